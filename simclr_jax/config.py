@@ -1,0 +1,358 @@
+"""The configs: their fields with default values, arguments of config files, validation, comparison, JSON.
+
+`pretrain()`, `linear_probe()`, `finetune()` and `knn()` hold every field that exists; a file in `configs/` starts from
+one of them and changes what its setting needs. A field that is None there has to be given, or is taken from the
+pretraining config of the checkpoint that is evaluated.
+"""
+
+import difflib
+import json
+import math
+from typing import Any
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+from simclr_jax.errors import UserError
+
+
+def _data() -> dict:
+    return {
+        # Where the images come from: "tfds" (any TensorFlow Datasets name), "folder", or "digits" (embedded).
+        "source": placeholder(str),
+        # TFDS: name, also with a config and version: "cifar10", "imagenet2012_subset/1pct".
+        "name": placeholder(str),
+        # Folder: the folder. TFDS: its data_dir; None is TFDS's own default.
+        "root": placeholder(str),
+        # TFDS: split expressions ("train[:90%]"). Folder: sub-folders of root; an unset test split is the first that
+        # exists of test, val, validation.
+        "train_split": "train",
+        "test_split": placeholder(str),
+        # Side of the square images that the network sees, in pixels.
+        "image_size": placeholder(int),
+        # Test images are the central square of this share of the shorter side: 0.875 at 224 px, 1 for small images.
+        "eval_crop": placeholder(float),
+        # A TFDS split up to this size is held in memory, encoded, and shuffled perfectly; a larger one is streamed
+        # through a shuffle buffer of this many examples.
+        "memory_mib": 2048,
+        "shuffle_buffer": 16_384,
+        # Unreadable files are skipped and replaced up to this share of the data set; beyond it the run stops.
+        "max_bad_fraction": 0.01,
+    }
+
+
+def _model() -> dict:
+    return {
+        "depth": placeholder(int),  # 18, 34, 50, 101, 152, 200
+        "width": placeholder(float),  # 1, 2, 4; a fraction such as 0.25 for small machines
+        "stem": placeholder(str),  # "imagenet" or "cifar"
+    }
+
+
+def _optimizer(**changes) -> dict:
+    fields = {
+        "name": "lars",  # "lars", "sgd", "adamw"
+        "learning_rate": 0.3,
+        "scaling": "linear",  # with the global batch B: "linear" B / 256, "sqrt" sqrt(B), "none" 1
+        "warmup_epochs": 10.0,
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 1e-6,
+        "trust_coefficient": 0.001,
+        "b1": 0.9,  # AdamW only
+        "b2": 0.999,
+    }
+    return fields | changes
+
+
+def _crop_and_flip() -> dict:
+    return {
+        "crop": True,
+        "crop_area": (0.08, 1.0),
+        "crop_aspect": (3 / 4, 4 / 3),
+        "flip_prob": 0.5,
+    }
+
+
+def _augment() -> dict:
+    """The paper's family (appendix A). Turn an op off with `crop=False`, or with a probability or strength of 0."""
+    return _crop_and_flip() | {
+        "jitter_prob": 0.8,
+        "strength": 1.0,  # s: scales the four ops below; 1 on ImageNet, 0.5 on CIFAR-10
+        "brightness": 0.8,
+        "contrast": 0.8,
+        "saturation": 0.8,
+        "hue": 0.2,
+        "grayscale_prob": 0.2,
+        "blur_prob": 0.5,  # 0 on CIFAR-10
+        "blur_sigma": (0.1, 2.0),
+    }
+
+
+def _run() -> dict:
+    return {
+        "seed": 0,
+        "compute_dtype": "float32",  # or "bfloat16"; parameters, statistics and losses are float32
+        "log_every_steps": 50,
+        "checkpoint": {"every_steps": 1000, "keep": 2, "keep_every_steps": 0},
+    }
+
+
+def pretrain() -> ml_collections.ConfigDict:
+    """All fields of a pretraining run, at the paper's ImageNet values where the paper has one."""
+    return ml_collections.ConfigDict(
+        _run()
+        | {
+            "data": _data(),
+            "augment": _augment(),
+            "model": _model() | {"width": 1.0, "stem": "imagenet"},
+            "head": {"kind": "nonlinear", "layers": 2, "dim": 128},
+            "loss": {"temperature": 0.1, "normalize": True},
+            "optimizer": _optimizer(),
+            "batch_size": 4096,  # global: images over all devices and hosts
+            "epochs": 100.0,
+            # Train a linear classifier beside the encoder, on features without gradient, where there are labels.
+            "online_classifier": True,
+        }
+    )
+
+
+def _evaluation() -> dict:
+    return _run() | {
+        "init": "pretrained",  # or "random": the same network, untrained (from scratch)
+        # None here: as in pretraining.
+        "data": _data() | {"train_split": placeholder(str)},
+        "model": _model(),
+        # Which labels may be used: a share of them, or this many per class (0: by the share). Class-balanced; one
+        # draw for every seed.
+        "label_fraction": 1.0,
+        "labels_per_class": 0,
+        "label_seeds": (0,),
+        "batch_size": 256,
+    }
+
+
+def linear_probe() -> ml_collections.ConfigDict:
+    """All fields of a linear probe: a linear classifier on a frozen encoder (paper section 4.2, appendix B.6, B.8)."""
+    return ml_collections.ConfigDict(
+        _evaluation()
+        | {
+            "protocol": "lbfgs",  # "lbfgs": on cached features, l2 chosen on held-out labels; "sgd": the paper's ImageNet protocol
+            "features": "h",  # "h", the representation, or "z", the output of the projection head
+            "lbfgs": {"l2_min": 1e-6, "l2_max": 1e5, "l2_values": 45, "holdout": 0.2, "max_iterations": 1000},
+            "augment": _crop_and_flip(),
+            "optimizer": _optimizer(
+                name="sgd", learning_rate=0.1, warmup_epochs=0.0, nesterov=True, weight_decay=0.0
+            ),
+            "epochs": 90.0,
+        }
+    )
+
+
+def finetune() -> ml_collections.ConfigDict:
+    """All fields of a fine-tuning run: the whole network on some of the labels (paper section 4.2, appendix B.5)."""
+    return ml_collections.ConfigDict(
+        _evaluation()
+        | {
+            "augment": _crop_and_flip(),
+            "optimizer": _optimizer(
+                name="sgd", learning_rate=0.05, warmup_epochs=0.0, nesterov=True, weight_decay=0.0
+            ),
+            "epochs": 30.0,
+            "min_steps": 0,  # train for at least so many steps: with a handful of labels an epoch is less than a batch
+        }
+    )
+
+
+def knn() -> ml_collections.ConfigDict:
+    """All fields of a nearest-neighbour evaluation (weighted vote; Wu et al. 2018, arXiv 1805.01978, section 3.4)."""
+    return ml_collections.ConfigDict(
+        _evaluation()
+        | {
+            "features": "h",
+            "neighbours": 20,
+            "temperature": 0.1,
+            "map_points": 2000,  # test images in the 2-D map of the embeddings; 0 draws none
+        }
+    )
+
+
+def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
+    """Arguments of a config file: `--config=configs/imagenet.py:depth=50,width=2`, typed as their defaults are.
+
+    Args:
+      arg: the text behind the colon, or None. An entry without "=" is the value of the first argument.
+      **defaults: every argument with its default value (int, float, bool or str).
+    """
+    values = ml_collections.ConfigDict(defaults)
+    for index, item in enumerate(filter(None, (arg or "").split(","))):
+        key, equals, text = item.partition("=")
+        if not equals and index == 0:
+            key, text = next(iter(defaults)), item
+        if key not in defaults:
+            raise UserError(f"the config file has no argument {key!r}{_nearest(key, defaults)}; it has {_list(defaults)}.")
+        try:
+            values[key] = _parse(text, type(defaults[key]))
+        except ValueError:
+            kind = type(defaults[key]).__name__
+            raise UserError(f"the config argument {key}={text!r} should be of type {kind}.") from None
+    return values
+
+
+def _parse(text: str, kind: type) -> Any:
+    if kind is bool:
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise ValueError(text)
+        return text.lower() in ("true", "1")
+    return kind(text)
+
+
+def _nearest(key: str, known) -> str:
+    match = difflib.get_close_matches(key, list(known), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def _list(names) -> str:
+    return ", ".join(sorted(names))
+
+
+def flatten(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """`{"optimizer.name": "lars", ...}` with tuples as lists, as JSON has them."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def from_dict(values: dict, defaults: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A saved config on top of `defaults`, so that fields that are newer than the save have their default values."""
+    config = defaults.copy_and_resolve_references()
+    with config.unlocked():
+        _update(config, values)
+    return config
+
+
+def _update(config: ml_collections.ConfigDict, values: dict) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and key in config:
+            _update(config[key], value)
+        else:
+            config[key] = tuple(value) if isinstance(value, list) else value
+
+
+# Fields that may change when a run is continued: they change neither the data order nor the numbers.
+MAY_CHANGE = ("data.root", "data.max_bad_fraction", "log_every_steps", "checkpoint.")
+
+
+def differences(config: ml_collections.ConfigDict, saved: ml_collections.ConfigDict) -> list[str]:
+    """What differs between a config and a saved one and would make another run of it, a line for each field."""
+    new, old = flatten(config), flatten(saved)
+    lines = []
+    for key in sorted(new.keys() | old.keys()):
+        if key.startswith(MAY_CHANGE) or new.get(key) == old.get(key):
+            continue
+        lines.append(f"config.{key} is {new.get(key)!r}, but the checkpoint was written with {old.get(key)!r}")
+    return lines
+
+
+def check_fields(config: ml_collections.ConfigDict, schema: ml_collections.ConfigDict) -> None:
+    """Refuses fields that `schema` does not have (a config file can invent some) and values of the wrong type."""
+    known, given = flatten(schema), flatten(config)
+    for key, value in given.items():
+        if key not in known:
+            raise UserError(f"config.{key} is not a field that is known{_nearest(key, known)}.")
+        default = known[key]
+        right = default is None or value is None or isinstance(value, type(default))
+        if not right and not (isinstance(default, float) and isinstance(value, int)):
+            raise UserError(f"config.{key} is {value!r}, but should be of type {type(default).__name__}.")
+    missing = known.keys() - given.keys()
+    if missing:
+        raise UserError(f"the config lacks the fields {_list(missing)}: start it from simclr_jax.config's defaults.")
+
+
+def inherit(config: ml_collections.ConfigDict, pretrained: ml_collections.ConfigDict | None) -> None:
+    """Fills the unset data and model fields of an evaluation config, in place, from the pretraining config."""
+    other_source = config.data.source is not None and (
+        pretrained is None or config.data.source != pretrained.data.source or config.data.name != pretrained.data.name
+    )
+    for block in ("model", "data"):
+        for key, value in config[block].items():
+            # Another data set's splits and place say nothing about this one's.
+            if other_source and block == "data" and key not in ("image_size", "eval_crop"):
+                continue
+            if value is None and pretrained is not None:
+                config[block][key] = pretrained[block][key]
+    if config.data.train_split is None:
+        config.data.train_split = "train"
+
+
+def require(config: ml_collections.ConfigDict, *fields: str, hint: str) -> None:
+    """A clear error where one of `fields` is None."""
+    flat = flatten(config)
+    for field in fields:
+        if flat[field] is None:
+            raise UserError(f"config.{field} is not set: {hint}")
+
+
+def check_values(config: ml_collections.ConfigDict, device_count: int) -> None:
+    """Refuses values that would fail, or quietly do nothing, only after expensive work. Common to all binaries."""
+    flat = flatten(config)
+
+    def check(field: str, right: bool, what: str) -> None:
+        if field in flat and not right:
+            raise UserError(f"config.{field} is {flat[field]!r}, but must be {what}.")
+
+    def value(field: str, default=1):
+        found = flat.get(field)
+        return default if found is None else found
+
+    batch = flat["batch_size"]
+    check("batch_size", batch > 0, "positive")
+    if batch % device_count:
+        lower, upper = batch // device_count * device_count, -(-batch // device_count) * device_count
+        near = f"{lower} or {upper}" if lower else f"{upper}"
+        raise UserError(
+            f"config.batch_size is {batch}, which {device_count} devices cannot share equally: take {near}."
+        )
+    for field in ("epochs", "loss.temperature", "temperature", "log_every_steps", "checkpoint.every_steps"):
+        check(field, value(field) > 0, "positive")
+    for field in ("checkpoint.keep", "neighbours", "data.image_size", "head.dim", "head.layers", "lbfgs.l2_values"):
+        check(field, value(field) >= 1, "at least 1")
+    for field in ("augment.flip_prob", "augment.jitter_prob", "augment.grayscale_prob", "augment.blur_prob"):
+        check(field, 0 <= value(field) <= 1, "a probability in [0, 1]")
+    for field in ("strength", "brightness", "contrast", "saturation"):
+        check(f"augment.{field}", value(f"augment.{field}") >= 0, "at least 0")
+    for field in ("crop_area", "crop_aspect", "blur_sigma"):
+        low, high = value(f"augment.{field}", (1, 1))
+        top = 1 if field == "crop_area" else math.inf
+        check(f"augment.{field}", 0 < low <= high <= top, f"(low, high) with 0 < low <= high <= {top}")
+    hue = value("augment.hue", 0) * value("augment.strength")
+    check("augment.hue", 0 <= hue <= 1, "in [0, 1] after multiplication with config.augment.strength")
+    check("data.max_bad_fraction", 0 <= value("data.max_bad_fraction", 0) <= 1, "a share in [0, 1]")
+    check("data.eval_crop", 0 < value("data.eval_crop") <= 1, "in (0, 1]")
+    check("compute_dtype", flat["compute_dtype"] in ("float32", "bfloat16", "float64"), "float32 or bfloat16")
+    check("label_fraction", 0 < value("label_fraction") <= 1, "in (0, 1]: 0.01 for 1 %")
+    check("labels_per_class", value("labels_per_class", 0) >= 0, "at least 0")
+    check("label_seeds", len(value("label_seeds", (0,))) > 0, "at least one seed")
+    check("init", value("init", "random") in ("pretrained", "random"), "'pretrained' or 'random'")
+    check("features", value("features", "h") in ("h", "z"), "'h' or 'z'")
+    check("protocol", value("protocol", "sgd") in ("lbfgs", "sgd"), "'lbfgs' or 'sgd'")
+    check("lbfgs.holdout", 0 < value("lbfgs.holdout", 0.5) < 1, "a share in (0, 1)")
+    for field, choices in {
+        "head.kind": ("none", "linear", "nonlinear"),
+        "optimizer.name": ("lars", "sgd", "adamw"),
+        "optimizer.scaling": ("linear", "sqrt", "none"),
+        "model.stem": ("imagenet", "cifar"),
+        "model.depth": (18, 34, 50, 101, 152, 200),
+        "data.source": ("tfds", "folder", "digits"),
+    }.items():
+        check(field, flat.get(field) is None or flat[field] in choices, f"one of {', '.join(map(str, choices))}")
+    width = value("model.width")
+    check("model.width", width > 0 and float(64 * width).is_integer(), "positive, with 64 * width a whole number")

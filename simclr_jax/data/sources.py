@@ -1,0 +1,144 @@
+"""Where images come from: one small interface, and `open_source`, which finds the source that a config names.
+
+A source hands out *records*: for every position of a sequence a few candidates, of which the pipeline takes the first
+that can be read. So an unreadable image is replaced, always by the same other one, and no position is ever lost.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+from typing import Protocol
+
+from ml_collections import ConfigDict
+import numpy as np
+import tensorflow as tf
+
+from simclr_jax.data import order
+from simclr_jax.errors import UserError
+
+# How many examples are tried for one position before the run gives up.
+CANDIDATES = 4
+
+
+class Source(Protocol):
+    """Examples with an image and perhaps a label, numbered 0 to n - 1."""
+
+    name: str  # for messages: "cifar10, split train"
+    num_examples: int
+    class_names: Sequence[str] | None  # None: no labels
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 `[n]`; reads the whole source where they are not at hand."""
+
+    def shuffled(self, share: order.Share, seed: int) -> tf.data.Dataset:
+        """One host's endless training sequence: `{"position": int64, "candidates": records}`, candidates stacked."""
+
+    def ordered(self, share: order.Share) -> tf.data.Dataset:
+        """The same for positions 0 to n - 1 in the order of the source, one candidate each; later ones cannot be read."""
+
+    def read(self, record) -> dict[str, tf.Tensor]:
+        """A candidate's `image` (encoded bytes, or uint8 pixels), `label` (int32, -1 for none) and `index` (int64).
+
+        An error while reading makes the pipeline take the next candidate.
+        """
+
+    def describe(self, index: int) -> str:
+        """What a user would call this example: a path, or a name in the data set."""
+
+    def subset(self, indices: np.ndarray) -> "RandomAccess":
+        """Only these examples, renumbered from 0."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomAccess:
+    """A source that reads any example at once: arrays in memory, files in a folder. Its records are indices.
+
+    Every epoch is a perfect permutation, and any position is found without touching the ones before it.
+
+    Attributes:
+      fetch: int64 scalar index to the image (encoded bytes or uint8 pixels).
+      all_labels: int32 `[n]`, or None.
+      ids: what each example is called, or None where its number says it all.
+    """
+
+    name: str
+    num_examples: int
+    fetch: Callable[[tf.Tensor], tf.Tensor]
+    all_labels: np.ndarray | None = None
+    class_names: Sequence[str] | None = None
+    ids: Sequence[str] | None = None
+
+    @property
+    def labels(self) -> np.ndarray:
+        if self.all_labels is None:
+            raise UserError(f"{self.name} has no labels.")
+        return self.all_labels
+
+    def shuffled(self, share: order.Share, seed: int) -> tf.data.Dataset:
+        def candidates(position):
+            attempts = [order.permuted(position, self.num_examples, seed, attempt) for attempt in range(CANDIDATES)]
+            return {"position": position, "candidates": tf.stack(attempts)}
+
+        return share.positions().map(candidates)
+
+    def ordered(self, share: order.Share) -> tf.data.Dataset:
+        def candidate(position):
+            return {"position": position, "candidates": tf.where(position < self.num_examples, position, -1)[None]}
+
+        return share.positions().map(candidate)
+
+    def read(self, record: tf.Tensor) -> dict[str, tf.Tensor]:
+        label = tf.constant(-1, tf.int32) if self.all_labels is None else tf.gather(self._labels_tensor, record)
+        return {"image": self.fetch(record), "label": label, "index": record}
+
+    @functools.cached_property
+    def _labels_tensor(self) -> tf.Tensor:
+        with tf.init_scope():
+            return tf.constant(self.all_labels, tf.int32)
+
+    def describe(self, index: int) -> str:
+        return self.ids[index] if self.ids is not None else f"example {index} of {self.name}"
+
+    def subset(self, indices: np.ndarray) -> "RandomAccess":
+        rows = tf.constant(indices, tf.int64)
+        return dataclasses.replace(
+            self,
+            num_examples=len(indices),
+            fetch=lambda index: self.fetch(tf.gather(rows, index)),
+            all_labels=None if self.all_labels is None else self.all_labels[indices],
+            ids=[self.describe(int(index)) for index in indices],
+        )
+
+
+def open_source(data: ConfigDict, split: str) -> Source:
+    """The source of `config.data` for its "train" or "test" split.
+
+    Raises:
+      UserError: where the data is missing, empty or not prepared; before any image is read.
+    """
+    # Each source's module is imported only when it is asked for: TFDS alone takes a second.
+    if data.source == "digits":
+        from simclr_jax.data import digits
+
+        return digits.open_digits(split)
+    if data.source == "folder":
+        from simclr_jax.data import folder
+
+        return folder.open_folder(data, split)
+    from simclr_jax.data import tfds_source
+
+    return tfds_source.open_tfds(data, split)
+
+
+def check_same_classes(train: Source, test: Source) -> None:
+    """Refuses a test split whose classes are not the training split's."""
+    if train.class_names is None or test.class_names is None:
+        unlabelled = train if train.class_names is None else test
+        raise UserError(f"{unlabelled.name} has no labels, which this evaluation needs.")
+    missing = sorted(set(train.class_names) - set(test.class_names))
+    unknown = sorted(set(test.class_names) - set(train.class_names))
+    if missing:
+        raise UserError(f"{test.name} lacks the class{'es' * (len(missing) > 1)} {', '.join(missing)} of {train.name}.")
+    if unknown:
+        raise UserError(f"{test.name} has the class{'es' * (len(unknown) > 1)} {', '.join(unknown)}, unknown to {train.name}.")

@@ -1,0 +1,62 @@
+"""Which labels a semi-supervised run may use: class-balanced, seeded (paper section 4.2: 1 % and 10 %)."""
+
+import json
+
+from absl import logging
+from etils import epath
+import numpy as np
+
+from simclr_jax.data.sources import Source
+from simclr_jax.errors import UserError
+
+
+def choose_labelled(
+    labels: np.ndarray, class_names, *, fraction: float = 1.0, per_class: int = 0, seed: int = 0
+) -> np.ndarray:
+    """The examples whose labels may be used, drawn without replacement and equally many from each class.
+
+    Args:
+      labels: int `[n]`.
+      class_names: of the classes 0, 1, ...
+      fraction: of the n labels, in (0, 1]; each class gets `round(fraction * n / classes)`, at least one, or all it has.
+      per_class: if positive, this many of each class instead.
+      seed: of the draw.
+
+    Returns:
+      Sorted int64 indices. All of them, whatever the balance, where `fraction` is 1 and `per_class` is 0.
+    """
+    if not per_class and fraction == 1.0:
+        return np.arange(len(labels))
+    target = per_class or max(1, round(fraction * len(labels) / len(class_names)))
+    chosen = []
+    for number, name in enumerate(class_names):
+        members = np.flatnonzero(labels == number)
+        if len(members) == 0:
+            raise UserError(f"the class {name!r} has no training examples, so no class-balanced subset exists.")
+        if per_class > len(members):
+            raise UserError(f"config.labels_per_class={per_class}, but the class {name!r} has only {len(members)} examples.")
+        if target > len(members):
+            logging.warning("Class %r has only %d examples; all are taken, %d were wanted.", name, len(members), target)
+        # A generator for each class: the draw in one class does not depend on the others.
+        chosen.append(np.random.default_rng([seed, number]).permutation(members)[:target])
+    return np.sort(np.concatenate(chosen))
+
+
+def labelled_subset(source: Source, *, fraction: float, per_class: int, seed: int, ids_file: epath.Path) -> Source:
+    """The source with the chosen labels only; the chosen ids are written to `ids_file` (JSON)."""
+    if not per_class and fraction == 1.0:
+        return source
+    labels = source.labels
+    chosen = choose_labelled(labels, source.class_names, fraction=fraction, per_class=per_class, seed=seed)
+    subset = source.subset(chosen)
+    record = {
+        "source": source.name,
+        "seed": seed,
+        "num_examples": len(chosen),
+        "examples": [
+            {"index": int(index), "id": subset.describe(place), "label": source.class_names[labels[index]]}
+            for place, index in enumerate(chosen)
+        ],
+    }
+    ids_file.write_text(json.dumps(record, indent=1) + "\n")
+    return subset

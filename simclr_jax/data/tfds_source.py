@@ -1,0 +1,207 @@
+"""Any data set of TensorFlow Datasets, by name, split expression and data_dir.
+
+A split of up to `config.data.memory_mib` is read into memory, still encoded, and becomes random access. A larger one is
+streamed: files in an order drawn for each epoch, records through a shuffle buffer drawn for each epoch, and to resume
+within an epoch its first records are skipped undecoded.
+"""
+
+import dataclasses
+import functools
+
+from absl import logging
+from ml_collections import ConfigDict
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from simclr_jax.data import order
+from simclr_jax.data.sources import RandomAccess
+from simclr_jax.errors import UserError
+
+
+def open_tfds(data: ConfigDict, split: str) -> "RandomAccess | Stream":
+    """The source of a TFDS split. Prepares (downloads) the data set if that is still to be done."""
+    builder = prepared_builder(data.name, data.root)
+    expression = data.train_split if split == "train" else data.test_split
+    if expression is None:
+        expression = next((name for name in ("test", "validation") if name in builder.info.splits), None)
+        if expression is None:
+            raise UserError(f"TFDS {data.name} has no split named test or validation: set --config.data.test_split.")
+    try:
+        num_examples = builder.info.splits[expression].num_examples
+    except (KeyError, ValueError) as error:
+        raise UserError(f"TFDS {data.name} has no split {expression!r}: {error}") from error
+    if num_examples == 0:
+        raise UserError(f"the split {expression!r} of TFDS {data.name} is empty.")
+    image_key, label_key = feature_keys(builder)
+    class_names = builder.info.features[label_key].names if label_key else None
+    stream = Stream(
+        name=f"TFDS {data.name}, split {expression}",
+        num_examples=num_examples,
+        class_names=class_names,
+        builder=builder,
+        split=expression,
+        image_key=image_key,
+        label_key=label_key,
+        shuffle_buffer=data.shuffle_buffer,
+    )
+    if stream.estimated_bytes() <= data.memory_mib * 2**20:
+        return stream.subset(np.arange(num_examples))
+    if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
+        raise UserError(
+            f"TFDS {data.name} is stored as {builder.info.file_format.value}, which cannot be streamed: prepare it as "
+            "tfrecord, or raise --config.data.memory_mib to hold it in memory."
+        )
+    return stream
+
+
+def prepared_builder(name: str | None, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    """The builder of a data set that is on disk, after a download if need be and possible."""
+    if not name:
+        raise UserError('config.data.name is not set: give the name of a TFDS data set, as in "--config.data.name=cifar10".')
+    where = data_dir or tfds.core.constants.DATA_DIR
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except Exception as error:  # TFDS raises many kinds, some with the whole catalogue as text
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"TFDS does not know the data set {name!r}, nor is it prepared in {where}: {first}") from error
+    if builder.is_prepared():
+        return builder
+    logging.warning("TFDS %s is not prepared in %s; downloading and preparing it there.", name, where)
+    try:
+        builder.download_and_prepare()
+    except Exception as error:
+        raise UserError(
+            f"TFDS {name} is not prepared in {where} and could not be downloaded: {error}\n"
+            f"Prepare it there with `tfds build {name}`, or say where it is with --config.data.root=DATA_DIR."
+        ) from error
+    return builder
+
+
+def feature_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str | None]:
+    """The names of the image and of the label feature: `image` and `label`, or the only ones of their kind."""
+
+    def find(kind, preferred):
+        keys = [key for key, feature in builder.info.features.items() if isinstance(feature, kind)]
+        return preferred if preferred in keys else keys[0] if len(keys) == 1 else None
+
+    image_key = find(tfds.features.Image, "image")
+    if image_key is None:
+        raise UserError(f"TFDS {builder.info.full_name} has no feature `image`, nor a single other one that is an image.")
+    return image_key, find(tfds.features.ClassLabel, "label")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """A TFDS split read front to back. Its records are examples: `{"image": encoded, "label", "index"}`.
+
+    In training, `index` numbers the records of one epoch's order; in evaluation it is the place in the split.
+    """
+
+    name: str
+    num_examples: int
+    class_names: list[str] | None
+    builder: tfds.core.DatasetBuilder
+    split: str
+    image_key: str
+    label_key: str | None
+    shuffle_buffer: int
+
+    def estimated_bytes(self) -> float:
+        """Of the split, from the size of the whole data set; TFDS does not know the size of a sub-split."""
+        splits = self.builder.info.splits.values()
+        total = sum(split.num_examples for split in splits)
+        return self.num_examples / total * sum(split.num_bytes for split in splits)
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        if self.label_key is None:
+            raise UserError(f"{self.name} has no labels.")
+        return np.fromiter((r["label"] for r in self._in_order().as_numpy_iterator()), np.int32, self.num_examples)
+
+    def shuffled(self, share: order.Share, seed: int) -> tf.data.Dataset:
+        first, within = divmod(share.start, self.num_examples)
+
+        def epoch_records(epoch):
+            records = self._epoch(epoch, seed)
+            # A record stands in for its unreadable neighbour: candidates of (a, b) are (a, b) and (b, a).
+            pairs = records.batch(2).map(
+                lambda pair: {k: tf.stack([v, tf.reverse(v, [0])], axis=1) for k, v in pair.items()}, tf.data.AUTOTUNE
+            )
+            records = pairs.unbatch()
+            return records.skip(tf.where(epoch == first, tf.constant(within, tf.int64), 0))
+
+        epochs = tf.data.Dataset.counter(first, dtype=tf.int64)
+        positions = tf.data.Dataset.counter(share.start, dtype=tf.int64)
+        joined = tf.data.Dataset.zip({"position": positions, "candidates": epochs.flat_map(epoch_records)})
+        return joined.filter(lambda element: share.owns(element["position"])) if share.process_count > 1 else joined
+
+    def _epoch(self, epoch: tf.Tensor, seed: int) -> tf.data.Dataset:
+        """The records of one epoch: a pure function of (seed, epoch)."""
+        files = self.builder.info.splits[self.split].file_instructions
+        paths = tf.constant([f.filename for f in files])
+        skips = tf.constant([f.skip for f in files], tf.int64)
+        takes = tf.constant([f.take for f in files], tf.int64)
+        key = order.epoch_seed(seed, epoch)
+
+        def read_file(file_number):
+            number = order.permuted(epoch * len(files) + file_number, len(files), seed)
+            return tf.data.TFRecordDataset(paths[number]).skip(skips[number]).take(takes[number])
+
+        records = tf.data.Dataset.range(len(files)).interleave(
+            read_file, cycle_length=16, block_length=16, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+        records = records.shuffle(self.shuffle_buffer, seed=key[0] * 1_000_003 + key[1], reshuffle_each_iteration=False)
+        return records.enumerate().map(self._parse, tf.data.AUTOTUNE)
+
+    def _parse(self, index: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
+        example = self.builder.info.features.deserialize_example(record, decoders=self._decoders)
+        return self._record(index, example)
+
+    def _record(self, index: tf.Tensor, example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        label = example[self.label_key] if self.label_key else -1
+        return {"image": example[self.image_key], "label": tf.cast(label, tf.int32), "index": tf.cast(index, tf.int64)}
+
+    @property
+    def _decoders(self) -> dict:
+        return {self.image_key: tfds.decode.SkipDecoding()}
+
+    def _in_order(self) -> tf.data.Dataset:
+        dataset = self.builder.as_dataset(split=self.split, decoders=self._decoders, shuffle_files=False)
+        return dataset.enumerate().map(self._record, tf.data.AUTOTUNE)
+
+    def ordered(self, share: order.Share) -> tf.data.Dataset:
+        padding = {"image": tf.constant(""), "label": tf.constant(-1), "index": tf.constant(-1, tf.int64)}
+        records = self._in_order().concatenate(tf.data.Dataset.from_tensors(padding).repeat())
+        records = records.map(lambda record: {key: value[None] for key, value in record.items()})
+        joined = tf.data.Dataset.zip({"position": tf.data.Dataset.counter(0, dtype=tf.int64), "candidates": records})
+        return joined.take(share.num_steps * share.batch_size).filter(lambda element: share.owns(element["position"]))
+
+    def read(self, record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return record
+
+    def describe(self, index: int) -> str:
+        return f"record {index} of {self.name}"
+
+    def subset(self, indices: np.ndarray) -> RandomAccess:
+        """These examples in memory, still encoded. One pass over the split."""
+        wanted = set(indices.tolist())
+        config = tfds.ReadConfig(add_tfds_id=True)
+        dataset = self.builder.as_dataset(
+            split=self.split, decoders=self._decoders, shuffle_files=False, read_config=config
+        )
+        kept = {}
+        for index, example in enumerate(dataset.as_numpy_iterator()):
+            if index in wanted:
+                label = example[self.label_key] if self.label_key else -1
+                kept[index] = (example[self.image_key], label, example["tfds_id"].decode())
+        images, labels, ids = zip(*(kept[index] for index in indices.tolist()), strict=True)
+        images = tf.constant(images, tf.string)
+        return RandomAccess(
+            name=self.name,
+            num_examples=len(indices),
+            fetch=lambda index: tf.gather(images, index),
+            all_labels=np.array(labels, np.int32) if self.label_key else None,
+            class_names=self.class_names,
+            ids=ids,
+        )

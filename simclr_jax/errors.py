@@ -1,0 +1,24 @@
+"""Errors that a user can cause, told in a line instead of a traceback, and the exit codes of the binaries."""
+
+# A launcher restarts a run that ends with EXIT_PREEMPTED (sysexits' EX_TEMPFAIL: "try again later").
+EXIT_USER_ERROR = 2
+EXIT_NON_FINITE = 3
+EXIT_PREEMPTED = 75
+
+
+class UserError(ValueError):
+    """Something the user gave is wrong: the message says what it was and what would be right."""
+
+    exit_code = EXIT_USER_ERROR
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss became NaN or infinite; the message names the step and the last good checkpoint."""
+
+    exit_code = EXIT_NON_FINITE
+
+
+class Preempted(Exception):  # noqa: N818 (not an error: the run saved and wants to go on later)
+    """The run was asked to stop (SIGTERM), has saved a checkpoint, and continues when started again."""
+
+    exit_code = EXIT_PREEMPTED

@@ -1,0 +1,183 @@
+"""ResNet encoders, as SimCLR uses them (paper section 2.2 and appendix B; He et al. 2015).
+
+ResNet v1 with the stride in the 3x3 convolution, BatchNorm momentum 0.9 and epsilon 1e-5, the last BatchNorm scale of
+every block initialised to zero, and explicit symmetric padding for strided convolutions. The shortcut of the first
+block of *every* stage is a projection, also where the shapes already agree (ResNet-18/34, stage 1): the reference
+implementation does so, and its parameter counts show it.
+"""
+
+from collections.abc import Callable
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from simclr_jax.models.conv import conv_general_dilated
+
+# depth -> (blocks per stage, bottleneck?)
+STAGES = {
+    18: ((2, 2, 2, 2), False),
+    34: ((3, 4, 6, 3), False),
+    50: ((3, 4, 6, 3), True),
+    101: ((3, 4, 23, 3), True),
+    152: ((3, 8, 36, 3), True),
+    200: ((3, 24, 36, 3), True),
+}
+STEMS = ("imagenet", "cifar")
+
+# TensorFlow's VarianceScaling() default, which the reference uses for convolutions.
+conv_init = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+
+
+def conv(in_features: int, features: int, kernel: int, stride: int, *, dtype, param_dtype, rngs: nnx.Rngs) -> nnx.Conv:
+    """A convolution without bias and with symmetric padding, whatever the stride."""
+    pad = (kernel - 1) // 2
+    return nnx.Conv(
+        in_features,
+        features,
+        (kernel, kernel),
+        strides=(stride, stride),
+        padding=((pad, pad), (pad, pad)),
+        use_bias=False,
+        kernel_init=conv_init,
+        conv_general_dilated=conv_general_dilated,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        rngs=rngs,
+    )
+
+
+def batch_norm(features: int, *, zero_scale: bool = False, use_bias: bool = True, dtype, param_dtype, rngs: nnx.Rngs):
+    """BatchNorm with the reference's constants. Under `jax.jit` its mean and variance are those of the global batch."""
+    return nnx.BatchNorm(
+        features,
+        momentum=0.9,
+        epsilon=1e-5,
+        use_bias=use_bias,
+        scale_init=nnx.initializers.zeros if zero_scale else nnx.initializers.ones,
+        dtype=dtype,
+        param_dtype=param_dtype,
+        rngs=rngs,
+    )
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3 convolutions; the first one strides."""
+
+    expansion = 1
+
+    def __init__(self, in_features: int, features: int, stride: int, project: bool, **kwargs):
+        self.conv1 = conv(in_features, features, 3, stride, **kwargs)
+        self.bn1 = batch_norm(features, **kwargs)
+        self.conv2 = conv(features, features, 3, 1, **kwargs)
+        self.bn2 = batch_norm(features, zero_scale=True, **kwargs)
+        self.project = project
+        if project:
+            self.shortcut_conv = conv(in_features, features, 1, stride, **kwargs)
+            self.shortcut_bn = batch_norm(features, **kwargs)
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        shortcut = x
+        if self.project:
+            shortcut = self.shortcut_bn(self.shortcut_conv(x), use_running_average=not train)
+        x = nnx.relu(self.bn1(self.conv1(x), use_running_average=not train))
+        x = self.bn2(self.conv2(x), use_running_average=not train)
+        return nnx.relu(x + shortcut)
+
+
+class BottleneckBlock(nnx.Module):
+    """1x1 down, 3x3 (which strides), 1x1 up to four times the width."""
+
+    expansion = 4
+
+    def __init__(self, in_features: int, features: int, stride: int, project: bool, **kwargs):
+        out_features = features * self.expansion
+        self.conv1 = conv(in_features, features, 1, 1, **kwargs)
+        self.bn1 = batch_norm(features, **kwargs)
+        self.conv2 = conv(features, features, 3, stride, **kwargs)
+        self.bn2 = batch_norm(features, **kwargs)
+        self.conv3 = conv(features, out_features, 1, 1, **kwargs)
+        self.bn3 = batch_norm(out_features, zero_scale=True, **kwargs)
+        self.project = project
+        if project:
+            self.shortcut_conv = conv(in_features, out_features, 1, stride, **kwargs)
+            self.shortcut_bn = batch_norm(out_features, **kwargs)
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        shortcut = x
+        if self.project:
+            shortcut = self.shortcut_bn(self.shortcut_conv(x), use_running_average=not train)
+        x = nnx.relu(self.bn1(self.conv1(x), use_running_average=not train))
+        x = nnx.relu(self.bn2(self.conv2(x), use_running_average=not train))
+        x = self.bn3(self.conv3(x), use_running_average=not train)
+        return nnx.relu(x + shortcut)
+
+
+class ResNet(nnx.Module):
+    """The encoder f: images to representations h.
+
+    Args:
+      depth: 18, 34, 50, 101, 152 or 200.
+      width: multiplies every number of channels. The paper uses 1, 2 and 4; a fraction gives a small network for small
+        machines, as long as `64 * width` is a whole number.
+      stem: "imagenet" (7x7 convolution of stride 2, then 3x3 max pooling of stride 2) or "cifar" (3x3 convolution of
+        stride 1, no pooling; paper appendix B.9).
+      dtype: of the computation. Parameters and BatchNorm statistics are `param_dtype`.
+      rngs: Flax random number generators, for the initial parameters.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        width: float = 1,
+        stem: str = "imagenet",
+        *,
+        dtype=jnp.float32,
+        param_dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if depth not in STAGES:
+            raise ValueError(f"ResNet depth {depth} is not one of {sorted(STAGES)}.")
+        if stem not in STEMS:
+            raise ValueError(f"ResNet stem {stem!r} is not one of {STEMS}.")
+        if width <= 0 or 64 * width != int(64 * width):
+            raise ValueError(f"ResNet width {width}: 64 * width must be a positive whole number of channels.")
+        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        blocks, bottleneck = STAGES[depth]
+        block: Callable = BottleneckBlock if bottleneck else BasicBlock
+        channels = int(64 * width)
+        self.stem = stem
+        self.dtype = dtype
+        if stem == "imagenet":
+            self.stem_conv = conv(3, channels, 7, 2, **kwargs)
+        else:
+            self.stem_conv = conv(3, channels, 3, 1, **kwargs)
+        self.stem_bn = batch_norm(channels, **kwargs)
+
+        # Blocks are plain attributes, so that a parameter's path, and so a checkpoint, reads
+        # "stage2_block1/conv1/kernel".
+        self.block_names = []
+        in_channels = channels
+        for stage, num_blocks in enumerate(blocks):
+            features = channels * 2**stage
+            for index in range(num_blocks):
+                stride = 2 if stage > 0 and index == 0 else 1
+                name = f"stage{stage + 1}_block{index + 1}"
+                setattr(self, name, block(in_channels, features, stride, project=index == 0, **kwargs))
+                self.block_names.append(name)
+                in_channels = features * block.expansion
+        self.block_names = tuple(self.block_names)
+        self.num_features = in_channels
+
+    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
+        """Float images `[batch, height, width, 3]` in [0, 1] to float32 representations `[batch, num_features]`.
+
+        `train` chooses the BatchNorm statistics: of this batch (and updates the running ones), or the running ones.
+        """
+        x = self.stem_bn(self.stem_conv(images.astype(self.dtype)), use_running_average=not train)
+        x = nnx.relu(x)
+        if self.stem == "imagenet":
+            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+        for name in self.block_names:
+            x = getattr(self, name)(x, train=train)
+        return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
