@@ -1,14 +1,16 @@
 """A folder of image files: `root/SPLIT/CLASS/*.jpg`, or for pretraining any folder with images in it."""
 
+import logging
 import os
 
-from absl import logging
 from ml_collections import ConfigDict
 import numpy as np
 import tensorflow as tf
 
 from simclr_jax.data.sources import RandomAccess
 from simclr_jax.errors import UserError
+
+log = logging.getLogger("simclr_jax")
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 TEST_SPLITS = ("test", "val", "validation")
@@ -32,7 +34,7 @@ def open_folder(data: ConfigDict, split: str) -> RandomAccess:
             f"no images in {folder!r}: files named *{', *'.join(EXTENSIONS)} are read, and {ignored} other files are there."
         )
     if ignored:
-        logging.info("%s: %d files are not named like images and are left out.", folder, ignored)
+        log.info("%s: %d files are not named like images and are left out.", folder, ignored)
     labels, class_names = (None, None) if folder == root else _labels(folder, paths)
     path_tensor = tf.constant(paths)
     return RandomAccess(

@@ -1,8 +1,8 @@
 """A source + an order + an augmentation = this host's batches, as NumPy arrays."""
 
+import logging
 from collections.abc import Callable, Iterator
 
-from absl import logging
 from ml_collections import ConfigDict
 import numpy as np
 import tensorflow as tf
@@ -11,6 +11,8 @@ from simclr_jax.data import augment as augmentation
 from simclr_jax.data import order
 from simclr_jax.data.sources import Source
 from simclr_jax.errors import UserError
+
+log = logging.getLogger("simclr_jax")
 
 
 class BadImages:
@@ -36,7 +38,7 @@ class BadImages:
         for index in wanted[(wanted != used) & (wanted >= 0)]:
             if int(index) not in self._seen:
                 self._seen.add(int(index))
-                logging.warning("Cannot read the image %s; it is skipped.", self._source.describe(int(index)))
+                log.warning("Cannot read the image %s; it is skipped.", self._source.describe(int(index)))
         if self.count > self._max_fraction * self._source.num_examples:
             raise UserError(
                 f"{self.count} of the {self._source.num_examples} images of {self._source.name} cannot be read, more than "

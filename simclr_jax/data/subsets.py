@@ -1,13 +1,15 @@
 """Which labels a semi-supervised run may use: class-balanced, seeded (paper section 4.2: 1 % and 10 %)."""
 
+import logging
 import json
 
-from absl import logging
 from etils import epath
 import numpy as np
 
 from simclr_jax.data.sources import Source
 from simclr_jax.errors import UserError
+
+log = logging.getLogger("simclr_jax")
 
 
 def choose_labelled(
@@ -36,7 +38,7 @@ def choose_labelled(
         if per_class > len(members):
             raise UserError(f"config.labels_per_class={per_class}, but the class {name!r} has only {len(members)} examples.")
         if target > len(members):
-            logging.warning("Class %r has only %d examples; all are taken, %d were wanted.", name, len(members), target)
+            log.warning("Class %r has only %d examples; all are taken, %d were wanted.", name, len(members), target)
         # A generator for each class: the draw in one class does not depend on the others.
         chosen.append(np.random.default_rng([seed, number]).permutation(members)[:target])
     return np.sort(np.concatenate(chosen))

@@ -5,10 +5,10 @@ streamed: files in an order drawn for each epoch, records through a shuffle buff
 within an epoch its first records are skipped undecoded.
 """
 
+import logging
 import dataclasses
 import functools
 
-from absl import logging
 from ml_collections import ConfigDict
 import numpy as np
 import tensorflow as tf
@@ -17,6 +17,8 @@ import tensorflow_datasets as tfds
 from simclr_jax.data import order
 from simclr_jax.data.sources import RandomAccess
 from simclr_jax.errors import UserError
+
+log = logging.getLogger("simclr_jax")
 
 
 def open_tfds(data: ConfigDict, split: str) -> "RandomAccess | Stream":
@@ -67,7 +69,7 @@ def prepared_builder(name: str | None, data_dir: str | None) -> tfds.core.Datase
         raise UserError(f"TFDS does not know the data set {name!r}, nor is it prepared in {where}: {first}") from error
     if builder.is_prepared():
         return builder
-    logging.warning("TFDS %s is not prepared in %s; downloading and preparing it there.", name, where)
+    log.warning("TFDS %s is not prepared in %s; downloading and preparing it there.", name, where)
     try:
         builder.download_and_prepare()
     except Exception as error:

@@ -1,0 +1,90 @@
+"""Pictures of a run: augmented views, training curves, a map of embeddings (PNG)."""
+
+import os
+from typing import Any
+
+from etils import epath
+import numpy as np
+
+
+def _figure(width: float, height: float):
+    """A figure that needs no display and touches no global state of matplotlib."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure, path: epath.Path) -> None:
+    temporary = path.parent / f".{path.name}.tmp"
+    with temporary.open("wb") as file:
+        figure.savefig(file, format="png", dpi=120)
+    temporary.replace(path)
+
+
+def contact_sheet(views: np.ndarray, path: epath.Path, *, columns: int = 8, rows: int = 4) -> None:
+    """The two views of each image side by side. `views` uint8 `[n, 2, size, size, 3]`; the first rows * columns."""
+    views = views[: rows * columns]
+    columns = min(columns, len(views))
+    rows = -(-len(views) // columns)
+    size = views.shape[2]
+    gap = max(size // 16, 1)
+    cell_w, cell_h = 2 * size + 2 * gap, size + gap
+    sheet = np.full((rows * cell_h + gap, columns * cell_w + gap, 3), 255, np.uint8)
+    for place, pair in enumerate(views):
+        top, left = gap + place // columns * cell_h, gap + place % columns * cell_w
+        sheet[top : top + size, left : left + size] = pair[0]
+        sheet[top : top + size, left + size : left + 2 * size] = pair[1]
+    figure = _figure(12, 12 * sheet.shape[0] / sheet.shape[1] + 0.4)
+    axes = figure.add_subplot()
+    axes.imshow(sheet, interpolation="nearest")
+    axes.set_title(f"{len(views)} images, two augmented views of each", fontsize=10)
+    axes.axis("off")
+    _save(figure, path)
+
+
+def curves(metrics: list[dict[str, Any]], path: epath.Path) -> None:
+    """Training curves from the lines of a `metrics.jsonl`: whichever of these are there."""
+    panels = [
+        ("loss", "NT-Xent loss" if "contrastive_top1" in metrics[-1] else "loss"),
+        ("contrastive_top1", "contrastive top-1"),
+        ("contrastive_entropy", "contrastive entropy (nats)"),
+        ("classifier_top1", "online linear classifier, top-1"),
+        ("top1", "top-1 of the batch"),
+        ("learning_rate", "learning rate"),
+    ]
+    panels = [(key, title) for key, title in panels if key in metrics[-1]]
+    figure = _figure(3.2 * len(panels), 2.8)
+    for place, (key, title) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), place)
+        axes.plot([line["step"] for line in metrics], [line[key] for line in metrics], linewidth=1.2)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def embedding_map(features: np.ndarray, labels: np.ndarray, class_names, path: epath.Path, *, seed: int = 0) -> None:
+    """A 2-D map (t-SNE, cosine distance) of `[n, dim]` features, coloured by class."""
+    # joblib, below scikit-learn, asks for the number of physical cores by a command that small machines lack.
+    os.environ.setdefault("LOKY_MAX_CPU_COUNT", str(os.cpu_count()))
+    from matplotlib import colormaps
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30.0, max((len(features) - 1) / 3, 1.0))
+    places = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed).fit_transform(features)
+    colours = colormaps["tab10" if len(class_names) <= 10 else "nipy_spectral"]
+    figure = _figure(6.5, 5)
+    axes = figure.add_subplot()
+    for number, name in enumerate(class_names):
+        mine = labels == number
+        colour = colours(number) if len(class_names) <= 10 else colours(number / len(class_names))
+        axes.scatter(*places[mine].T, s=9, color=colour, label=name)
+    if len(class_names) <= 20:
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2)
+    axes.set_title(f"{len(features)} test images, t-SNE of the representations", fontsize=10)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    _save(figure, path)

@@ -1,0 +1,173 @@
+"""Contrastive pretraining.
+
+    python -m simclr_jax.pretrain --config=configs/digits.py --workdir=runs/digits
+
+Started again with the same workdir, it continues from the newest checkpoint and ends exactly as if it had not been
+interrupted. Writes to the workdir: config.json, views.png (augmented pairs of the first batch; look at it before a long
+run), metrics.jsonl, tensorboard/, checkpoints/, curves.png, results.json.
+"""
+
+import itertools
+import logging
+import time
+
+from etils import epath
+import jax
+from ml_collections import ConfigDict
+
+from simclr_jax import cli
+from simclr_jax import config as config_lib
+from simclr_jax import optim
+from simclr_jax import parallel
+from simclr_jax import pictures
+from simclr_jax.data import order
+from simclr_jax.data import pipeline
+from simclr_jax.data import sources
+from simclr_jax.errors import UserError
+from simclr_jax.models.networks import SimCLR
+from simclr_jax.training import checkpoint
+from simclr_jax.training import evaluate
+from simclr_jax.training import loop
+from simclr_jax.training import metrics
+from simclr_jax.training import state as state_lib
+from simclr_jax.training import steps
+
+log = logging.getLogger("simclr_jax")
+
+
+def run(config: ConfigDict, workdir: epath.Path) -> dict:
+    """Pretrains and returns what stands in results.json.
+
+    `top1` and `top5` there are those of the online linear classifier on the test split, None where there is none.
+    """
+    began = time.monotonic()
+
+    # What the run is, checked before anything is computed.
+    config_lib.check_fields(config, config_lib.pretrain())
+    hint = "set it in the config file or on the command line."
+    config_lib.require(config, "data.source", "data.image_size", "data.eval_crop", "model.depth", hint=hint)
+    config_lib.check_values(config, jax.device_count())
+    source = sources.open_source(config.data, "train")
+    if config.batch_size > source.num_examples:
+        raise UserError(
+            f"config.batch_size is {config.batch_size}, but {source.name} has only {source.num_examples} images: an image "
+            f"would be its own negative. Take at most {source.num_examples}."
+        )
+    num_classes = len(source.class_names) if source.class_names and config.online_classifier else None
+    test_source = _test_source(config, source) if num_classes else None
+    total_steps = optim.total_steps(source.num_examples, config.batch_size, config.epochs)
+    schedule = optim.make_schedule(
+        config.optimizer, batch_size=config.batch_size, num_examples=source.num_examples, steps=total_steps
+    )
+
+    # Network, optimiser, state: initial, or that of the newest checkpoint.
+    mesh = parallel.make_mesh()
+    optimizer = optim.make_optimizer(config.optimizer, schedule)
+
+    def make_model(rngs):
+        return SimCLR(config, num_classes, rngs=rngs)
+
+    graph = state_lib.graph_of(make_model)
+    state = state_lib.new_state(*state_lib.init_variables(make_model, config.seed, mesh), optimizer, mesh)
+    checkpoints = checkpoint.Checkpoints(workdir, config)
+    state = checkpoints.restore(state)
+    start_step = int(state.step)
+    metrics.write_atomically(workdir / "config.json", config_lib.to_json(config))
+    log.info(
+        "Pretraining a ResNet-%d (%gx) on %d images of %s: %d steps of %d images on %d %s device(s)%s.",
+        config.model.depth,
+        config.model.width,
+        source.num_examples,
+        source.name,
+        total_steps,
+        config.batch_size,
+        jax.device_count(),
+        jax.default_backend(),
+        f", from step {start_step}" if start_step else "",
+    )
+
+    # Data, from the step where the state stands.
+    bad_images = pipeline.BadImages(source, config.data.max_bad_fraction)
+    batches = pipeline.train_batches(
+        source,
+        config.augment,
+        num_views=2,
+        size=config.data.image_size,
+        share=order.Share(config.batch_size, start_step, None, jax.process_index(), jax.process_count()),
+        seed=config.seed,
+        bad_images=bad_images,
+    )
+    if start_step < total_steps:
+        first = next(batches)
+        batches = itertools.chain([first], batches)
+        if not (workdir / "views.png").exists():
+            pictures.contact_sheet(first["views"], workdir / "views.png")
+            log.info("%s shows the views that the network will see.", workdir / "views.png")
+
+    # Training.
+    preempted = parallel.Preemption()
+    writer = metrics.MetricsWriter(workdir, start_step)
+    state = loop.fit(
+        state,
+        steps.make_pretrain_step(graph, optimizer, schedule, config.loss, mesh),
+        batches,
+        start_step=start_step,
+        total_steps=total_steps,
+        batch_size=config.batch_size,
+        mesh=mesh,
+        log_every=config.log_every_steps,
+        checkpoint_every=config.checkpoint.every_steps,
+        checkpoints=checkpoints,
+        writer=writer,
+        bad_images=bad_images,
+        preempted=preempted,
+        name="pretrain",
+    )
+    writer.close()
+    checkpoints.close()
+
+    # What came of it.
+    lines = metrics.read_metrics(workdir / "metrics.jsonl")
+    pictures.curves(lines, workdir / "curves.png")
+    results = {"top1": None, "top5": None, "n": 0}
+    if test_source is not None:
+        forward = steps.make_forward(
+            graph, lambda model, images: model.classifier(model.encoder(images, train=False)), mesh
+        )
+        outputs = evaluate.outputs_of(
+            forward,
+            state.params,
+            state.batch_stats,
+            test_source,
+            data=config.data,
+            batch_size=config.batch_size,
+            mesh=mesh,
+            preempted=preempted,
+        )
+        results = evaluate.accuracy(outputs.values, outputs.labels)
+    last = {key: lines[-1][key] for key in ("loss", "contrastive_top1", "contrastive_top5", "contrastive_entropy")}
+    results |= last | {
+        "step": total_steps,
+        "seconds": time.monotonic() - began,
+        "bad_images": bad_images.count,
+        "checkpoint": str(checkpoints.directory / str(total_steps)),
+    }
+    metrics.write_results(workdir, results)
+    online = "" if results["top1"] is None else f"; online linear classifier {results['top1']:.1%} on the test split"
+    log.info("Pretrained in %.0f s: loss %.4f%s. The encoder is in %s.", results["seconds"], last["loss"], online, workdir)
+    return results
+
+
+def _test_source(config: ConfigDict, source: sources.Source) -> sources.Source | None:
+    try:
+        test_source = sources.open_source(config.data, "test")
+    except UserError as error:
+        log.info("The online classifier will not be tested: %s", error)
+        return None
+    sources.check_same_classes(source, test_source)
+    return test_source
+
+
+if __name__ == "__main__":
+    cli.define_flags(None, pretrained=False)
+    cli.main(run)

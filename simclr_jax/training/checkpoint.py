@@ -1,0 +1,150 @@
+"""Checkpoints: a thin layer over Orbax.
+
+A checkpoint is a folder `DIR/STEP` with one item for each part: `encoder`, `head`, `classifier` (parameters and
+BatchNorm statistics), `optimizer` and `config`. So evaluation reads the encoder and nothing else, and a checkpoint
+explains itself when it is moved. Orbax writes into a temporary folder and renames it when all is there: what exists
+under its final name is complete.
+"""
+
+from typing import Any
+
+from etils import epath
+import jax
+import ml_collections
+import orbax.checkpoint as ocp
+
+from simclr_jax import config as config_lib
+from simclr_jax.errors import UserError
+from simclr_jax.training.state import TrainState
+
+FOLDER = "checkpoints"
+
+
+def _to_items(state: TrainState) -> dict[str, Any]:
+    items = {
+        name: {"params": params, "batch_stats": state.batch_stats.get(name, {})} for name, params in state.params.items()
+    }
+    return items | {"optimizer": {"step": state.step, "opt_state": state.opt_state}}
+
+
+def _from_items(items: dict[str, Any], like: TrainState) -> TrainState:
+    optimizer = items["optimizer"]
+    return TrainState(
+        step=optimizer["step"],
+        params={name: items[name]["params"] for name in like.params},
+        batch_stats={name: items[name]["batch_stats"] for name in like.batch_stats},
+        opt_state=optimizer["opt_state"],
+    )
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+      workdir: of the run; checkpoints go to its folder `checkpoints`.
+      config: of the run, saved in each checkpoint. `config.checkpoint` has `keep` (the last k stay) and
+        `keep_every_steps` (every such step stays for good; 0 for none).
+    """
+
+    def __init__(self, workdir: epath.Path, config: ml_collections.ConfigDict):
+        self._config = config
+        self.directory = workdir / FOLDER
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=config.checkpoint.keep,
+            keep_period=config.checkpoint.keep_every_steps or None,
+            enable_async_checkpointing=True,
+            create=True,
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def latest(self) -> int | None:
+        """The step of the newest complete checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Saves in the background; arrays are copied before this returns. A step that is there is not written again."""
+        if self.latest() is not None and self.latest() >= step:
+            return
+        items = {name: ocp.args.StandardSave(item) for name, item in _to_items(state).items()}
+        items["config"] = ocp.args.JsonSave(self._config.to_dict())
+        self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def restore(self, state: TrainState) -> TrainState:
+        """The newest checkpoint in the shape and sharding of `state`; `state` itself where there is none.
+
+        Raises:
+          UserError: where the checkpoint belongs to another config; names the fields.
+        """
+        step = self.latest()
+        if step is None:
+            return state
+        saved = self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore())).config
+        saved = config_lib.from_dict(saved, self._config)
+        differing = config_lib.differences(self._config, saved)
+        if differing:
+            raise UserError(
+                f"{self.directory} holds checkpoints of another run:\n  "
+                + "\n  ".join(differing)
+                + "\nContinue it with its own config, or start anew in another --workdir."
+            )
+        items = {name: ocp.args.StandardRestore(_abstract(item)) for name, item in _to_items(state).items()}
+        return _from_items(self._manager.restore(step, args=ocp.args.Composite(**items)), state)
+
+    def wait(self) -> None:
+        """Until all saves are on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def find(pretrained: str) -> epath.Path:
+    """The folder of one checkpoint: `pretrained` itself, or the newest one of a pretraining workdir.
+
+    Raises:
+      UserError: where there is none.
+    """
+    path = epath.Path(pretrained)
+    if not path.exists():
+        raise UserError(f"--pretrained={pretrained!r} does not exist.")
+    if (path / "encoder").exists():
+        return path
+    for directory in (path, path / FOLDER):
+        steps = [int(child.name) for child in directory.iterdir() if child.name.isdigit()] if directory.exists() else []
+        if steps:
+            return directory / str(max(steps))
+    raise UserError(
+        f"--pretrained={pretrained!r} is neither the workdir of a pretraining run with a finished checkpoint "
+        f"(a folder {FOLDER}/STEP) nor one checkpoint."
+    )
+
+
+def load_config(checkpoint: epath.Path) -> ml_collections.ConfigDict:
+    """The pretraining config of a checkpoint."""
+    saved = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(checkpoint / "config")
+    return config_lib.from_dict(saved, config_lib.pretrain())
+
+
+def load_parts(checkpoint: epath.Path, params: dict[str, Any], batch_stats: dict[str, Any]) -> tuple[Any, Any]:
+    """Only some parts of a checkpoint, such as the encoder.
+
+    Args:
+      checkpoint: from `find`.
+      params, batch_stats: `{"encoder": ...}`, perhaps with `"head"`: arrays whose shapes and shardings to restore.
+
+    Returns:
+      The same trees with the saved values.
+    """
+    with ocp.StandardCheckpointer() as checkpointer:
+        items = {}
+        for name in params:
+            target = _abstract({"params": params[name], "batch_stats": batch_stats.get(name, {})})
+            items[name] = checkpointer.restore(checkpoint / name, target)
+    return (
+        {name: item["params"] for name, item in items.items()},
+        {name: items[name]["batch_stats"] for name in batch_stats},
+    )

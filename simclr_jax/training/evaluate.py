@@ -1,0 +1,68 @@
+"""A network over every example of a source, once; and what predictions are worth."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+import numpy as np
+
+from simclr_jax import objectives
+from simclr_jax import parallel
+from simclr_jax.data import order
+from simclr_jax.data import pipeline
+from simclr_jax.data.sources import Source
+from simclr_jax.errors import Preempted
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What a network says of the readable examples of a source, in the order of the source."""
+
+    values: np.ndarray  # float32 [n, ...]
+    labels: np.ndarray  # int32 [n]
+    index: np.ndarray  # int64 [n]: the number in the source
+    unreadable: int
+
+
+def outputs_of(
+    forward: Callable,
+    params: Any,
+    batch_stats: Any,
+    source: Source,
+    *,
+    data: ConfigDict,
+    batch_size: int,
+    mesh: Mesh,
+    preempted: parallel.Preemption,
+) -> Outputs:
+    """Runs `forward` (of `steps.make_forward`) over a source; each example counts exactly once.
+
+    Raises:
+      Preempted: if the run is asked to stop meanwhile; whatever was trained is saved already.
+    """
+    steps = -(-source.num_examples // batch_size)
+    share = order.Share(
+        batch_size, num_steps=steps, process_index=jax.process_index(), process_count=jax.process_count()
+    )
+    bad_images = pipeline.BadImages(source, data.max_bad_fraction)
+    batches = pipeline.eval_batches(
+        source, size=data.image_size, crop=data.eval_crop, share=share, bad_images=bad_images
+    )
+    parts = []
+    for batch in batches:
+        results = jax.device_get(forward(params, batch_stats, parallel.to_global(batch, mesh)))
+        mask = results.pop("mask")
+        parts.append({key: value[mask] for key, value in results.items()})
+        if preempted():
+            raise Preempted("asked to stop during an evaluation; the same command runs it again.")
+    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return Outputs(joined["output"], joined["label"], joined["index"], bad_images.count)
+
+
+def accuracy(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Top-1 and top-5 accuracy, shares in [0, 1], and the number of examples. Scores `[n, classes]`, labels `[n]`."""
+    rank = np.asarray(objectives.target_rank(scores, labels))
+    return {"top1": float(np.mean(rank < 1)), "top5": float(np.mean(rank < 5)), "n": len(labels)}

@@ -1,0 +1,121 @@
+"""Where numbers go: `metrics.jsonl`, TensorBoard summaries, `config.json`, `results.json`, progress on the terminal."""
+
+import json
+import logging
+import math
+import sys
+import time
+from typing import Any
+
+from etils import epath
+from tensorboardX import SummaryWriter
+from tqdm.auto import tqdm
+
+log = logging.getLogger("simclr_jax")
+
+# Without a terminal, seconds between two lines of progress.
+LINE_EVERY_SECONDS = 20.0
+
+
+class MetricsWriter:
+    """Appends to `metrics.jsonl` and to TensorBoard event files.
+
+    Args:
+      workdir: of the run.
+      step: of the checkpoint that the run continues from. Lines behind it, which the continued run writes again, are
+        taken out, so that every step stands there once.
+    """
+
+    def __init__(self, workdir: epath.Path, step: int = 0):
+        self._path = workdir / "metrics.jsonl"
+        kept = [line for line in self._lines() if line["step"] <= step]
+        write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = self._path.open("a")
+        self._summaries = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
+
+    def _lines(self) -> list[dict[str, Any]]:
+        return read_metrics(self._path) if self._path.exists() else []
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """One line `{"step": ..., ...}`, at once on disk."""
+        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._summaries.add_scalar(name, value, step)
+        self._summaries.flush()
+
+    def close(self) -> None:
+        self._file.close()
+        self._summaries.close()
+
+
+def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`; a last line that was cut off in writing is left out."""
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def write_atomically(path: epath.Path, text: str) -> None:
+    """Writes a small file so that it is never seen half-written."""
+    temporary = path.parent / f".{path.name}.tmp"
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def write_results(workdir: epath.Path, results: dict[str, Any]) -> None:
+    """`results.json`; numbers that are not finite become null, which JSON can hold."""
+
+    def clean(value):
+        if isinstance(value, dict):
+            return {key: clean(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [clean(item) for item in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    write_atomically(workdir / "results.json", json.dumps(clean(results), indent=2) + "\n")
+
+
+class Progress:
+    """A bar with loss, images/s and time left on a terminal; elsewhere one line every so often.
+
+    Args:
+      name: of what is running.
+      step, total_steps: where it begins and ends.
+      images_per_step: of the global batch.
+    """
+
+    def __init__(self, name: str, step: int, total_steps: int, images_per_step: int):
+        self._name, self._total, self._images_per_step = name, total_steps, images_per_step
+        self._start_step, self._step = step, step
+        self._start_time = self._line_time = time.monotonic()
+        self._bar = tqdm(total=total_steps, initial=step, desc=name, unit="step", disable=not sys.stderr.isatty())
+
+    def update(self, step: int, loss: float | None = None) -> None:
+        """`loss` is None on steps that are not logged, where it would have to be fetched from the device."""
+        self._bar.update(step - self._step)
+        self._step = step
+        if loss is None:
+            return
+        now = time.monotonic()
+        rate = (step - self._start_step) * self._images_per_step / max(now - self._start_time, 1e-9)
+        self._bar.set_postfix_str(f"loss {loss:.4f}, {rate:.0f} images/s", refresh=False)
+        if self._bar.disable and (now - self._line_time > LINE_EVERY_SECONDS or step == self._total):
+            self._line_time = now
+            left = (self._total - step) * self._images_per_step / rate
+            log.info(
+                "%s: step %d of %d, loss %.4f, %.0f images/s, %s left",
+                self._name,
+                step,
+                self._total,
+                loss,
+                rate,
+                tqdm.format_interval(left),
+            )
+
+    def close(self) -> None:
+        self._bar.close()
