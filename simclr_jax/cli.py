@@ -29,7 +29,9 @@ def define_flags(default_config: str | None, *, pretrained: bool) -> None:
     """
     default = str(CONFIGS / default_config) if default_config else None
     config_flags.DEFINE_config_file("config", default, "A config file: configs/NAME.py[:argument=value,...].")
-    flags.DEFINE_string("workdir", None, "Folder for checkpoints, metrics and results. The same folder continues a run.")
+    flags.DEFINE_string(
+        "workdir", None, "Folder for checkpoints, metrics and results. The same folder continues a run."
+    )
     if pretrained:
         flags.DEFINE_string("pretrained", None, "Workdir of a pretraining run, or one checkpoint in it.")
 

@@ -137,13 +137,12 @@ def linear_probe() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         _evaluation()
         | {
-            "protocol": "lbfgs",  # "lbfgs": on cached features, l2 chosen on held-out labels; "sgd": the paper's ImageNet protocol
+            # "lbfgs": on cached features, l2 chosen on held-out labels; "sgd": the paper's ImageNet protocol.
+            "protocol": "lbfgs",
             "features": "h",  # "h", the representation, or "z", the output of the projection head
             "lbfgs": {"l2_min": 1e-6, "l2_max": 1e5, "l2_values": 45, "holdout": 0.2, "max_iterations": 1000},
             "augment": _crop_and_flip(),
-            "optimizer": _optimizer(
-                name="sgd", learning_rate=0.1, warmup_epochs=0.0, nesterov=True, weight_decay=0.0
-            ),
+            "optimizer": _optimizer(name="sgd", learning_rate=0.1, warmup_epochs=0.0, nesterov=True, weight_decay=0.0),
             "epochs": 90.0,
         }
     )
@@ -155,9 +154,7 @@ def finetune() -> ml_collections.ConfigDict:
         _evaluation()
         | {
             "augment": _crop_and_flip(),
-            "optimizer": _optimizer(
-                name="sgd", learning_rate=0.05, warmup_epochs=0.0, nesterov=True, weight_decay=0.0
-            ),
+            "optimizer": _optimizer(name="sgd", learning_rate=0.05, warmup_epochs=0.0, nesterov=True, weight_decay=0.0),
             "epochs": 30.0,
             "min_steps": 0,  # train for at least so many steps: with a handful of labels an epoch is less than a batch
         }
@@ -190,7 +187,9 @@ def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
         if not equals and index == 0:
             key, text = next(iter(defaults)), item
         if key not in defaults:
-            raise UserError(f"the config file has no argument {key!r}{_nearest(key, defaults)}; it has {_list(defaults)}.")
+            raise UserError(
+                f"the config file has no argument {key!r}{_nearest(key, defaults)}; it has {_list(defaults)}."
+            )
         try:
             values[key] = _parse(text, type(defaults[key]))
         except ValueError:

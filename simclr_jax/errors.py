@@ -18,7 +18,7 @@ class NonFiniteLoss(RuntimeError):
     exit_code = EXIT_NON_FINITE
 
 
-class Preempted(Exception):  # noqa: N818 (not an error: the run saved and wants to go on later)
-    """The run was asked to stop (SIGTERM), has saved a checkpoint, and continues when started again."""
+class Preempted(Exception):
+    """Not a failure: the run was asked to stop (SIGTERM), has saved, and continues when it is started again."""
 
     exit_code = EXIT_PREEMPTED

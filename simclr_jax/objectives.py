@@ -51,7 +51,9 @@ def nt_xent(z: jax.Array, temperature: float, normalize: bool = True) -> jax.Arr
     if normalize:
         z = l2_normalize(z)
     pairs, _, dim = z.shape
-    logits = _similarities(z, z.reshape(2 * pairs, dim), temperature)  # [pairs, 2, 2 * pairs]; column 2 i + v is z[i, v]
+    logits = _similarities(
+        z, z.reshape(2 * pairs, dim), temperature
+    )  # [pairs, 2, 2 * pairs]; column 2 i + v is z[i, v]
     columns = jnp.arange(2 * pairs)
     own = jnp.arange(pairs)[:, None] * 2 + jnp.arange(2)  # [pairs, 2]: the column of each row's own view
     logits = jnp.where(columns == own[..., None], -jnp.inf, logits)

@@ -42,7 +42,7 @@ def warmup_cosine(peak: float, warmup_steps: int, steps: int) -> optax.Schedule:
 def make_schedule(optimizer: ConfigDict, *, batch_size: int, num_examples: int, steps: int) -> optax.Schedule:
     """The schedule of `config.optimizer` for a run of `steps` steps: step (int) to learning rate."""
     peak = peak_learning_rate(optimizer.learning_rate, optimizer.scaling, batch_size)
-    warmup = int(round(optimizer.warmup_epochs * num_examples // batch_size))
+    warmup = round(optimizer.warmup_epochs * num_examples // batch_size)
     if warmup >= steps:
         raise UserError(
             f"config.optimizer.warmup_epochs={optimizer.warmup_epochs:g} is {warmup} steps, but the run has only {steps}: "

@@ -154,7 +154,9 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict:
     }
     metrics.write_results(workdir, results)
     online = "" if results["top1"] is None else f"; online linear classifier {results['top1']:.1%} on the test split"
-    log.info("Pretrained in %.0f s: loss %.4f%s. The encoder is in %s.", results["seconds"], last["loss"], online, workdir)
+    log.info(
+        "Pretrained in %.0f s: loss %.4f%s. The encoder is in %s.", results["seconds"], last["loss"], online, workdir
+    )
     return results
 
 

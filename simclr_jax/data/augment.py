@@ -1,9 +1,9 @@
 """The augmentation family of SimCLR (paper appendix A; reference tf2/data_util.py), stateless, in TensorFlow.
 
-`random_crop` and `random_view` compose the family; every op is also a function of its own with explicit parameters. Images are float32
-`[height, width, 3]`, nominally in [0, 1]; the operations are applied in the paper's order: random resized crop, flip,
-colour jitter, greyscale, blur. All random numbers of a view come from its two seeds and always stand at the same place
-of the draw, so turning one op off leaves the draws of all others as they were.
+`random_crop` and `random_view` compose the family; every op is also a function of its own with explicit parameters.
+Images are float32 `[height, width, 3]`, nominally in [0, 1]; the operations are applied in the paper's order: random
+resized crop, flip, colour jitter, greyscale, blur. All random numbers of a view come from its two seeds and always
+stand at the same place of the draw, so turning one op off leaves the draws of all others as they were.
 """
 
 from collections.abc import Callable

@@ -24,7 +24,9 @@ def open_folder(data: ConfigDict, split: str) -> RandomAccess:
     """
     root = data.root
     if not root:
-        raise UserError('config.data.root is not set: give the folder of your images, as in "--config.data.root=photos".')
+        raise UserError(
+            'config.data.root is not set: give the folder of your images, as in "--config.data.root=photos".'
+        )
     if not tf.io.gfile.isdir(root):
         raise UserError(f"config.data.root={root!r} is not a folder.")
     folder = _split_folder(data, split)
@@ -56,7 +58,9 @@ def _split_folder(data: ConfigDict, split: str) -> str:
     for name in names:
         if tf.io.gfile.isdir(os.path.join(root, name)):
             return os.path.join(root, name)
-    there = sorted(name.rstrip("/") for name in tf.io.gfile.listdir(root) if tf.io.gfile.isdir(os.path.join(root, name)))
+    there = sorted(
+        name.rstrip("/") for name in tf.io.gfile.listdir(root) if tf.io.gfile.isdir(os.path.join(root, name))
+    )
     raise UserError(
         f"config.data.root={root!r} has no folder {' or '.join(names)} with test images; "
         f"it has {', '.join(there[:10]) or 'no folders'}. Name one with --config.data.test_split."

@@ -1,7 +1,8 @@
 """A source + an order + an augmentation = this host's batches, as NumPy arrays."""
 
+from collections.abc import Callable
+from collections.abc import Iterator
 import logging
-from collections.abc import Callable, Iterator
 
 from ml_collections import ConfigDict
 import numpy as np

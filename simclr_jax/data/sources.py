@@ -4,7 +4,8 @@ A source hands out *records*: for every position of a sequence a few candidates,
 that can be read. So an unreadable image is replaced, always by the same other one, and no position is ever lost.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence
 import dataclasses
 import functools
 from typing import Protocol
@@ -141,4 +142,6 @@ def check_same_classes(train: Source, test: Source) -> None:
     if missing:
         raise UserError(f"{test.name} lacks the class{'es' * (len(missing) > 1)} {', '.join(missing)} of {train.name}.")
     if unknown:
-        raise UserError(f"{test.name} has the class{'es' * (len(unknown) > 1)} {', '.join(unknown)}, unknown to {train.name}.")
+        raise UserError(
+            f"{test.name} has the class{'es' * (len(unknown) > 1)} {', '.join(unknown)}, unknown to {train.name}."
+        )

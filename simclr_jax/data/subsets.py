@@ -1,7 +1,7 @@
 """Which labels a semi-supervised run may use: class-balanced, seeded (paper section 4.2: 1 % and 10 %)."""
 
-import logging
 import json
+import logging
 
 from etils import epath
 import numpy as np
@@ -36,7 +36,9 @@ def choose_labelled(
         if len(members) == 0:
             raise UserError(f"the class {name!r} has no training examples, so no class-balanced subset exists.")
         if per_class > len(members):
-            raise UserError(f"config.labels_per_class={per_class}, but the class {name!r} has only {len(members)} examples.")
+            raise UserError(
+                f"config.labels_per_class={per_class}, but the class {name!r} has only {len(members)} examples."
+            )
         if target > len(members):
             log.warning("Class %r has only %d examples; all are taken, %d were wanted.", name, len(members), target)
         # A generator for each class: the draw in one class does not depend on the others.
@@ -44,21 +46,26 @@ def choose_labelled(
     return np.sort(np.concatenate(chosen))
 
 
-def labelled_subset(source: Source, *, fraction: float, per_class: int, seed: int, ids_file: epath.Path) -> Source:
-    """The source with the chosen labels only; the chosen ids are written to `ids_file` (JSON)."""
+def labelled_rows(source: Source, *, fraction: float, per_class: int, seed: int, ids_file: epath.Path) -> np.ndarray:
+    """The indices of `choose_labelled` in a source; where they are not all, the chosen ids go to `ids_file` (JSON)."""
     if not per_class and fraction == 1.0:
-        return source
+        return np.arange(source.num_examples)
     labels = source.labels
     chosen = choose_labelled(labels, source.class_names, fraction=fraction, per_class=per_class, seed=seed)
-    subset = source.subset(chosen)
     record = {
         "source": source.name,
         "seed": seed,
         "num_examples": len(chosen),
         "examples": [
-            {"index": int(index), "id": subset.describe(place), "label": source.class_names[labels[index]]}
-            for place, index in enumerate(chosen)
+            {"index": int(index), "id": source.describe(int(index)), "label": source.class_names[labels[index]]}
+            for index in chosen
         ],
     }
     ids_file.write_text(json.dumps(record, indent=1) + "\n")
-    return subset
+    return chosen
+
+
+def labelled_subset(source: Source, **choice) -> Source:
+    """The source with the examples of `labelled_rows` only; the arguments are the same."""
+    rows = labelled_rows(source, **choice)
+    return source if len(rows) == source.num_examples else source.subset(rows)

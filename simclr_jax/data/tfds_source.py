@@ -5,9 +5,9 @@ streamed: files in an order drawn for each epoch, records through a shuffle buff
 within an epoch its first records are skipped undecoded.
 """
 
-import logging
 import dataclasses
 import functools
+import logging
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -60,7 +60,9 @@ def open_tfds(data: ConfigDict, split: str) -> "RandomAccess | Stream":
 def prepared_builder(name: str | None, data_dir: str | None) -> tfds.core.DatasetBuilder:
     """The builder of a data set that is on disk, after a download if need be and possible."""
     if not name:
-        raise UserError('config.data.name is not set: give the name of a TFDS data set, as in "--config.data.name=cifar10".')
+        raise UserError(
+            'config.data.name is not set: give the name of a TFDS data set, as in "--config.data.name=cifar10".'
+        )
     where = data_dir or tfds.core.constants.DATA_DIR
     try:
         builder = tfds.builder(name, data_dir=data_dir)
@@ -89,7 +91,9 @@ def feature_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str | None]:
 
     image_key = find(tfds.features.Image, "image")
     if image_key is None:
-        raise UserError(f"TFDS {builder.info.full_name} has no feature `image`, nor a single other one that is an image.")
+        raise UserError(
+            f"TFDS {builder.info.full_name} has no feature `image`, nor a single other one that is an image."
+        )
     return image_key, find(tfds.features.ClassLabel, "label")
 
 

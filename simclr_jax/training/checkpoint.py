@@ -22,7 +22,8 @@ FOLDER = "checkpoints"
 
 def _to_items(state: TrainState) -> dict[str, Any]:
     items = {
-        name: {"params": params, "batch_stats": state.batch_stats.get(name, {})} for name, params in state.params.items()
+        name: {"params": params, "batch_stats": state.batch_stats.get(name, {})}
+        for name, params in state.params.items()
     }
     return items | {"optimizer": {"step": state.step, "opt_state": state.opt_state}}
 

@@ -89,7 +89,9 @@ def fit(
             if stop:
                 if checkpoints is not None:
                     checkpoints.wait()
-                raise Preempted(f"asked to stop: saved step {done} of {total_steps}; the same command continues from there.")
+                raise Preempted(
+                    f"asked to stop: saved step {done} of {total_steps}; the same command continues from there."
+                )
         if checkpoints is not None:
             checkpoints.wait()
     finally:

@@ -12,8 +12,8 @@ import optax
 
 from simclr_jax import objectives
 from simclr_jax import parallel
-from simclr_jax.training.state import merge
 from simclr_jax.training.state import TrainState
+from simclr_jax.training.state import merge
 
 StepFn = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
 

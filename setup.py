@@ -1,0 +1,45 @@
+"""Installs the package `simclr_jax`. The configs and launchers are used from a clone: pip install -e ."""
+
+import pathlib
+import re
+
+from setuptools import find_packages
+from setuptools import setup
+
+HERE = pathlib.Path(__file__).parent
+
+setup(
+    name="simclr_jax",
+    version=re.search(r'__version__ = "(.+)"', (HERE / "simclr_jax" / "__init__.py").read_text()).group(1),
+    description="SimCLR in JAX and Flax: contrastive pretraining, linear probes and fine-tuning, from laptop to TPU pod",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["simclr_jax", "simclr_jax.*"]),
+    install_requires=[
+        "absl-py>=2.1",
+        "etils[epath]>=1.9",
+        "flax>=0.12",
+        "importlib_resources",  # tensorflow-datasets needs it to prepare a data set and does not say so
+        "jax>=0.10",
+        "matplotlib>=3.8",
+        "ml_collections>=1.0",
+        "numpy>=1.26",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.30",
+        "scikit-learn>=1.4",
+        "tensorboardX>=2.6",
+        # TensorFlow reads data on the CPU; its CPU-only wheel is a third of the size.
+        "tensorflow-cpu>=2.18; platform_system == 'Linux' and platform_machine == 'x86_64'",
+        "tensorflow>=2.18; platform_system != 'Linux' or platform_machine != 'x86_64'",
+        "tensorflow-datasets>=4.9.7",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "test": ["pillow", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.14"],
+        "tpu": ["jax[tpu]"],
+        "cuda12": ["jax[cuda12]"],
+        "cuda13": ["jax[cuda13]"],
+    },
+)

@@ -1,0 +1,184 @@
+"""What the evaluations of a pretrained encoder share: linear_probe, finetune and knn begin here."""
+
+from collections.abc import Callable
+import dataclasses
+import logging
+from typing import Any
+
+from etils import epath
+from flax import nnx
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from simclr_jax import config as config_lib
+from simclr_jax import parallel
+from simclr_jax.data import sources
+from simclr_jax.errors import UserError
+from simclr_jax.models.heads import ProjectionHead
+from simclr_jax.models.networks import make_encoder
+from simclr_jax.models.resnet import ResNet
+from simclr_jax.training import checkpoint
+from simclr_jax.training import evaluate
+from simclr_jax.training import metrics
+from simclr_jax.training import state as state_lib
+from simclr_jax.training import steps
+
+log = logging.getLogger("simclr_jax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """An encoder (and perhaps its projection head) with its parameters, labelled data, and where to run.
+
+    `params` and `batch_stats` have the keys "encoder" and, where z is evaluated, "head".
+    """
+
+    config: ConfigDict
+    workdir: epath.Path
+    train: sources.Source
+    test: sources.Source
+    mesh: Mesh
+    preempted: parallel.Preemption
+    pretrain_config: ConfigDict | None
+    pretrained_step: int  # 0 where the encoder is untrained
+    params: dict[str, Any]
+    batch_stats: dict[str, Any]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.train.class_names)
+
+    def make_parts(self, rngs: nnx.Rngs) -> tuple[ResNet, ProjectionHead | None]:
+        return _make_parts(self.config, self.pretrain_config, rngs)
+
+    def features(self, source: sources.Source) -> evaluate.Outputs:
+        """The frozen encoder's h, or z, of every readable example; images as in evaluation, without augmentation."""
+
+        def forward(model: _Features, images: jax.Array) -> jax.Array:
+            return model(images)
+
+        def make_model(rngs):
+            return _Features(*self.make_parts(rngs))
+
+        graph = state_lib.graph_of(make_model)
+        return self.outputs(steps.make_forward(graph, forward, self.mesh), self.params, self.batch_stats, source)
+
+    def outputs(self, forward: Callable, params: Any, batch_stats: Any, source: sources.Source) -> evaluate.Outputs:
+        return evaluate.outputs_of(
+            forward,
+            params,
+            batch_stats,
+            source,
+            data=self.config.data,
+            batch_size=self.config.batch_size,
+            mesh=self.mesh,
+            preempted=self.preempted,
+        )
+
+
+class _Features(nnx.Module):
+    def __init__(self, encoder: ResNet, head: ProjectionHead | None):
+        self.encoder = encoder
+        if head is not None:
+            self.head = head
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        h = self.encoder(images, train=False)
+        return self.head(h, train=False) if hasattr(self, "head") else h
+
+
+def _make_parts(config: ConfigDict, pretrain_config: ConfigDict | None, rngs: nnx.Rngs):
+    encoder = make_encoder(config.model, config.compute_dtype, rngs)
+    if config.get("features", "h") == "h":
+        return encoder, None
+    head = pretrain_config.head
+    return encoder, ProjectionHead(
+        encoder.num_features, head.kind, head.layers, head.dim, dtype=encoder.dtype, rngs=rngs
+    )
+
+
+def set_up(config: ConfigDict, workdir: epath.Path, pretrained: str | None, schema: ConfigDict) -> Setup:
+    """Checks the config, opens data and checkpoint, and loads the encoder (or initialises it, `config.init="random"`).
+
+    Unset fields of `config.data` and `config.model` are filled, in place, from the pretraining config.
+
+    Raises:
+      UserError: for whatever the user can mend; before anything is computed.
+    """
+    config_lib.check_fields(config, schema)
+    config_lib.check_values(config, jax.device_count())
+    if pretrained is None and config.init == "pretrained":
+        raise UserError(
+            "--pretrained is missing: the workdir of a pretraining run. (Or from scratch: --config.init=random.)"
+        )
+    path = checkpoint.find(pretrained) if pretrained else None
+    pretrain_config = checkpoint.load_config(path) if path else None
+    if path and workdir.resolve() in (epath.Path(pretrained).resolve(), path.parent.parent.resolve()):
+        raise UserError(
+            f"--workdir={workdir} is the pretraining run's own: its config and results would be overwritten."
+        )
+    if path and config.init == "pretrained":
+        for field in ("depth", "width", "stem"):
+            given, saved = config.model[field], pretrain_config.model[field]
+            if given is not None and given != saved:
+                raise UserError(
+                    f"config.model.{field} is {given!r}, but the encoder in {path} has {saved!r}: leave it unset."
+                )
+    config_lib.inherit(config, pretrain_config)
+    config_lib.require(
+        config,
+        "data.source",
+        "data.image_size",
+        "data.eval_crop",
+        "model.depth",
+        "model.width",
+        "model.stem",
+        hint="set it, or give a pretraining run to take it from with --pretrained.",
+    )
+    config_lib.check_values(config, jax.device_count())
+    if config.get("features", "h") == "z" and pretrain_config is None:
+        raise UserError("config.features='z' needs --pretrained: the projection head is the pretraining run's.")
+    train, test = _labelled_sources(config)
+
+    mesh = parallel.make_mesh()
+    params, batch_stats = _variables(config, pretrain_config, path, mesh)
+    workdir.mkdir(parents=True, exist_ok=True)
+    metrics.write_atomically(workdir / "config.json", config_lib.to_json(config))
+    origin = f"the encoder of {path}" if config.init == "pretrained" else "an untrained encoder (config.init=random)"
+    log.info("Evaluating %s on %s.", origin, train.name)
+    return Setup(
+        config=config,
+        workdir=workdir,
+        train=train,
+        test=test,
+        mesh=mesh,
+        preempted=parallel.Preemption(),
+        pretrain_config=pretrain_config,
+        pretrained_step=int(path.name) if config.init == "pretrained" else 0,
+        params=params,
+        batch_stats=batch_stats,
+    )
+
+
+def _labelled_sources(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
+    train = sources.open_source(config.data, "train")
+    if train.class_names is None:
+        raise UserError(
+            f"{train.name} has no labels, which an evaluation needs: point --config.data.root at a folder with "
+            "train/CLASS and test/CLASS (or choose another --config.data.source)."
+        )
+    test = sources.open_source(config.data, "test")
+    sources.check_same_classes(train, test)
+    return train, test
+
+
+def _variables(config: ConfigDict, pretrain_config: ConfigDict | None, path: epath.Path | None, mesh: Mesh):
+    def make_model(rngs):
+        return _Features(*_make_parts(config, pretrain_config, rngs))
+
+    seed = config.seed if pretrain_config is None else pretrain_config.seed
+    params, batch_stats = state_lib.init_variables(make_model, seed, mesh)
+    if config.init == "random":
+        return params, batch_stats
+    return checkpoint.load_parts(path, params, batch_stats)

@@ -1,0 +1,44 @@
+"""Fine-tuning of the whole network on some of the labels (paper section 4.2, appendix B.5), or training from scratch.
+
+    python -m simclr_jax.finetune --pretrained=runs/digits --workdir=runs/digits_10pct --config.label_fraction=0.1
+    python -m simclr_jax.finetune --pretrained=runs/digits --workdir=runs/digits_10pct_scratch \\
+        --config.label_fraction=0.1 --config.init=random
+
+With several `config.label_seeds`, one run for each draw of the labels, in `draw_SEED/`; results.json has mean and
+spread. Started again, finished draws are kept and an interrupted one continues. Each draw's folder has labels.json (the
+chosen examples), metrics.jsonl, checkpoints/ and results.json.
+"""
+
+import logging
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from simclr_jax import cli
+from simclr_jax import config as config_lib
+from simclr_jax import evaluation
+from simclr_jax.training import supervised
+
+log = logging.getLogger("simclr_jax")
+
+
+def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None) -> dict:
+    """Fine-tunes for every draw of the labels and returns what stands in results.json."""
+    setup = evaluation.set_up(config, workdir, pretrained, config_lib.finetune())
+    training = supervised.ClassifierTraining(setup, frozen=False, name="finetune")
+    results = supervised.run_draws(training)
+    log.info(
+        "%s on %d labels: %.1f %% top-1 (+- %.1f over %d draws) of %d test images.",
+        "Fine-tuned" if config.init == "pretrained" else "Trained from scratch",
+        results["draws"][0]["labels"],
+        100 * results["top1"],
+        100 * results["top1_std"],
+        len(results["draws"]),
+        results["n"],
+    )
+    return results
+
+
+if __name__ == "__main__":
+    cli.define_flags("finetune.py", pretrained=True)
+    cli.main(run)

@@ -1,0 +1,142 @@
+"""Linear evaluation: what a linear classifier reads out of a frozen encoder (paper section 4.2, appendix B.6 and B.8).
+
+    python -m simclr_jax.linear_probe --pretrained=runs/digits --workdir=runs/digits_probe
+    python -m simclr_jax.linear_probe ... --config=configs/linear_probe.py:sgd    # the paper's ImageNet protocol
+    python -m simclr_jax.linear_probe ... --config.features=z                     # the projection head's output, not h
+    python -m simclr_jax.linear_probe ... --config.init=random                    # the same encoder, untrained
+
+Two protocols. "lbfgs": logistic regression by L-BFGS on features of the images as they are, l2 chosen on held-out
+training labels, then fitted to all. "sgd": the paper's for ImageNet, SGD with Nesterov momentum on random crops and
+flips. In both the encoder is frozen with its BatchNorm statistics. Writes config.json, results.json; for "sgd" also
+what a training writes.
+"""
+
+import logging
+import time
+import warnings
+
+from etils import epath
+from ml_collections import ConfigDict
+import numpy as np
+
+from simclr_jax import cli
+from simclr_jax import config as config_lib
+from simclr_jax import evaluation
+from simclr_jax.data import subsets
+from simclr_jax.errors import Preempted
+from simclr_jax.training import evaluate
+from simclr_jax.training import metrics
+from simclr_jax.training import supervised
+
+log = logging.getLogger("simclr_jax")
+
+
+def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None) -> dict:
+    """Probes the encoder and returns what stands in results.json."""
+    setup = evaluation.set_up(config, workdir, pretrained, config_lib.linear_probe())
+    if config.protocol == "sgd":
+        results = supervised.run_draws(supervised.ClassifierTraining(setup, frozen=True, name="linear probe"))
+    else:
+        results = _lbfgs(setup)
+    results |= {"protocol": config.protocol, "features": config.features, "init": config.init}
+    metrics.write_results(workdir, results)
+    log.info(
+        "Linear probe (%s) of %s: %.1f %% top-1, %.1f %% top-5 of %d test images.",
+        config.protocol,
+        config.features,
+        100 * results["top1"],
+        100 * results["top5"],
+        results["n"],
+    )
+    return results
+
+
+def _lbfgs(setup: evaluation.Setup) -> dict:
+    config, began = setup.config, time.monotonic()
+    train, test = setup.features(setup.train), setup.features(setup.test)
+    draws = []
+    for seed in config.label_seeds:
+        workdir = setup.workdir / f"draw_{seed}"
+        workdir.mkdir(parents=True, exist_ok=True)
+        chosen = subsets.labelled_rows(
+            setup.train,
+            fraction=config.label_fraction,
+            per_class=config.labels_per_class,
+            seed=seed,
+            ids_file=workdir / "labels.json",
+        )
+        rows = np.isin(train.index, chosen)
+        classifier, l2 = fit_logistic_regression(
+            train.values[rows], train.labels[rows], config.lbfgs, seed=seed, stop=setup.preempted
+        )
+        results = evaluate.accuracy(scores(classifier, test.values, setup.num_classes), test.labels)
+        results |= {"l2": l2, "labels": int(rows.sum()), "seed": seed, "step": setup.pretrained_step}
+        results |= {"seconds": time.monotonic() - began, "bad_images": train.unreadable + test.unreadable}
+        began = time.monotonic()
+        metrics.write_results(workdir, results)
+        draws.append(results)
+    return supervised.summarise(draws)
+
+
+def fit_logistic_regression(
+    features: np.ndarray, labels: np.ndarray, lbfgs: ConfigDict, *, seed: int, stop=lambda: False
+):
+    """Multinomial logistic regression by L-BFGS (scikit-learn), its l2 penalty chosen on held-out labels.
+
+    Minimises the sum of cross entropies + l2 / 2 times the squared norm of the weights; the offset is free. The values
+    of l2 are tried from strong to weak, each from the previous solution, on a class-balanced share of the labels; the
+    best one, the strongest among equals, is then fitted to all of them.
+
+    Args:
+      features: float32 `[n, dim]`.
+      labels: int32 `[n]`.
+      lbfgs: `config.lbfgs`: `l2_min`, `l2_max`, `l2_values`, `holdout`, `max_iterations`.
+      seed: of the held-out share.
+      stop: polled between fits.
+
+    Returns:
+      The fitted classifier and its l2.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import train_test_split
+
+    counts = np.bincount(labels)
+    counts = counts[counts > 0]
+    values = np.geomspace(lbfgs.l2_max, lbfgs.l2_min, lbfgs.l2_values)
+    # Each class needs an example on either side.
+    if len(values) > 1 and counts.min() >= 2 and int(len(labels) * lbfgs.holdout) >= len(counts):
+        rows = train_test_split(np.arange(len(labels)), test_size=lbfgs.holdout, stratify=labels, random_state=seed)
+        fit_rows, held_rows = rows
+        classifier = LogisticRegression(max_iter=lbfgs.max_iterations, warm_start=True)
+        best_l2, best_accuracy = values[0], -1.0
+        for l2 in values:
+            if stop():
+                raise Preempted("asked to stop during the l2 sweep; the same command runs it again.")
+            classifier.set_params(C=1 / l2)
+            with warnings.catch_warnings():  # weak penalties need not converge to be told from better ones
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                classifier.fit(features[fit_rows], labels[fit_rows])
+            held_accuracy = classifier.score(features[held_rows], labels[held_rows])
+            if held_accuracy > best_accuracy:
+                best_l2, best_accuracy = l2, held_accuracy
+    else:
+        best_l2 = values[0] if len(values) == 1 else 1.0
+        log.info("Too few labels to hold some out: l2 is %g, not chosen.", best_l2)
+    classifier = LogisticRegression(C=1 / best_l2, max_iter=10 * lbfgs.max_iterations)
+    return classifier.fit(features, labels), float(best_l2)
+
+
+def scores(classifier, features: np.ndarray, num_classes: int) -> np.ndarray:
+    """Class scores `[n, num_classes]`; a class that was not among the training labels scores lowest."""
+    decision = classifier.decision_function(features)
+    if decision.ndim == 1:  # two classes: scikit-learn gives one column
+        decision = np.stack([-decision, decision], axis=1)
+    full = np.full((len(features), num_classes), -np.inf)
+    full[:, classifier.classes_] = decision
+    return full
+
+
+if __name__ == "__main__":
+    cli.define_flags("linear_probe.py", pretrained=True)
+    cli.main(run)

@@ -1,0 +1,156 @@
+"""Training a classifier on an encoder, frozen (linear probe, SGD protocol) or not (fine-tuning, from scratch)."""
+
+import functools
+import logging
+import time
+from typing import Any
+
+from etils import epath
+import jax
+import numpy as np
+import optax
+
+from simclr_jax import optim
+from simclr_jax.data import order
+from simclr_jax.data import pipeline
+from simclr_jax.data import subsets
+from simclr_jax.data.sources import Source
+from simclr_jax.evaluation import Setup
+from simclr_jax.models.networks import Classifier
+from simclr_jax.training import evaluate
+from simclr_jax.training import loop
+from simclr_jax.training import metrics
+from simclr_jax.training import state as state_lib
+from simclr_jax.training import steps
+from simclr_jax.training.checkpoint import Checkpoints
+
+log = logging.getLogger("simclr_jax")
+
+
+class ClassifierTraining:
+    """One recipe, for any number of label draws; what is compiled for the first draw serves the others.
+
+    Args:
+      setup: data, encoder and config (`optimizer`, `augment`, `epochs`, `batch_size`, perhaps `min_steps`).
+      frozen: whether only the classifier is trained. BatchNorm statistics are frozen with the encoder.
+      name: for the progress bar.
+    """
+
+    def __init__(self, setup: Setup, *, frozen: bool, name: str):
+        self.setup, self.frozen, self.name = setup, frozen, name
+
+        def make_model(rngs):
+            encoder, head = setup.make_parts(rngs)
+            return Classifier(encoder, setup.num_classes, head=head, frozen=frozen, rngs=rngs)
+
+        self.make_model = make_model
+        self.graph = state_lib.graph_of(make_model)
+        self.forward = steps.make_forward(self.graph, lambda model, images: model(images, train=False), setup.mesh)
+        self.recipe = functools.cache(self._recipe)
+
+    def _recipe(self, num_examples: int):
+        """Optimiser, jitted step and number of steps for a training set of this size."""
+        config = self.setup.config
+        total_steps = optim.total_steps(num_examples, config.batch_size, config.epochs)
+        total_steps = max(total_steps, config.get("min_steps", 0))
+        schedule = optim.make_schedule(
+            config.optimizer, batch_size=config.batch_size, num_examples=num_examples, steps=total_steps
+        )
+        optimizer = optim.make_optimizer(config.optimizer, schedule, mask=optim.kernels)
+        if self.frozen:
+            optimizer = _only_classifier(optimizer)
+        return optimizer, steps.make_classifier_step(self.graph, optimizer, schedule, self.setup.mesh), total_steps
+
+    def run(self, train: Source, seed: int, workdir: epath.Path) -> dict[str, Any]:
+        """Trains on a source's labels and tests; continues where an earlier call in the same workdir stopped."""
+        setup, config, began = self.setup, self.setup.config, time.monotonic()
+        optimizer, step_fn, total_steps = self.recipe(train.num_examples)
+        params, batch_stats = state_lib.init_variables(self.make_model, seed, setup.mesh)
+        state = state_lib.new_state(params | setup.params, batch_stats | setup.batch_stats, optimizer, setup.mesh)
+        checkpoints = Checkpoints(workdir, config)
+        state = checkpoints.restore(state)
+        start_step = int(state.step)
+        bad_images = pipeline.BadImages(train, config.data.max_bad_fraction)
+        batches = pipeline.train_batches(
+            train,
+            config.augment,
+            num_views=1,
+            size=config.data.image_size,
+            share=order.Share(config.batch_size, start_step, None, jax.process_index(), jax.process_count()),
+            seed=seed,
+            bad_images=bad_images,
+        )
+        writer = metrics.MetricsWriter(workdir, start_step)
+        state = loop.fit(
+            state,
+            step_fn,
+            batches,
+            start_step=start_step,
+            total_steps=total_steps,
+            batch_size=config.batch_size,
+            mesh=setup.mesh,
+            log_every=config.log_every_steps,
+            checkpoint_every=config.checkpoint.every_steps,
+            checkpoints=checkpoints,
+            writer=writer,
+            bad_images=bad_images,
+            preempted=setup.preempted,
+            name=self.name,
+        )
+        writer.close()
+        checkpoints.close()
+        outputs = setup.outputs(self.forward, state.params, state.batch_stats, setup.test)
+        results = evaluate.accuracy(outputs.values, outputs.labels)
+        return results | {
+            "step": total_steps,
+            "seconds": time.monotonic() - began,
+            "labels": train.num_examples,
+            "seed": seed,
+            "bad_images": bad_images.count,
+        }
+
+
+def _only_classifier(optimizer):
+    """Keeps updates and optimiser state to the classifier; the encoder's gradients are zero, its state would be waste."""
+
+    def part(params):
+        return {name: jax.tree.map(lambda _, name=name: name, tree) for name, tree in params.items()}
+
+    others = {name: optax.set_to_zero() for name in ("encoder", "head")}
+    return optax.partition({"classifier": optimizer} | others, part)
+
+
+def run_draws(training: ClassifierTraining) -> dict[str, Any]:
+    """Runs every draw of `config.label_seeds` in `workdir/draw_SEED`; finished ones are kept. Writes results.json."""
+    setup, config = training.setup, training.setup.config
+    draws = []
+    for seed in config.label_seeds:
+        workdir = setup.workdir / f"draw_{seed}"
+        workdir.mkdir(parents=True, exist_ok=True)
+        train = subsets.labelled_subset(
+            setup.train,
+            fraction=config.label_fraction,
+            per_class=config.labels_per_class,
+            seed=seed,
+            ids_file=workdir / "labels.json",
+        )
+        results = training.run(train, seed, workdir)
+        metrics.write_results(workdir, results)
+        draws.append(results)
+    results = summarise(draws)
+    metrics.write_results(setup.workdir, results)
+    return results
+
+
+def summarise(draws: list[dict[str, Any]]) -> dict[str, Any]:
+    """Results of several label draws as one: means, and the sample standard deviation of top-1 over draws."""
+    top1 = np.array([draw["top1"] for draw in draws])
+    return {
+        "top1": float(top1.mean()),
+        "top5": float(np.mean([draw["top5"] for draw in draws])),
+        "n": draws[0]["n"],
+        "seconds": sum(draw["seconds"] for draw in draws),
+        "step": draws[0]["step"],
+        "top1_std": float(top1.std(ddof=1)) if len(draws) > 1 else 0.0,
+        "draws": draws,
+    }
