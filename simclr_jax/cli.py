@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import sys
+import traceback
 
 from absl import app
 from absl import flags
@@ -20,82 +21,115 @@ CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 log = logging.getLogger("simclr_jax")
 
 
-def define_flags(default_config: str | None, *, pretrained: bool) -> None:
-    """`--config`, `--workdir` and, for evaluations, `--pretrained`.
+class Binary:
+    """A command line: its flags and the function that does the work.
 
     Args:
+      run: called as `run(config, workdir)`, or with `--pretrained` as its third argument.
       default_config: name of the file in `configs/` that is used without `--config`; None where one must be given.
       pretrained: whether there is a flag `--pretrained`.
     """
-    default = str(CONFIGS / default_config) if default_config else None
-    config_flags.DEFINE_config_file("config", default, "A config file: configs/NAME.py[:argument=value,...].")
-    flags.DEFINE_string(
-        "workdir", None, "Folder for checkpoints, metrics and results. The same folder continues a run."
-    )
-    if pretrained:
-        flags.DEFINE_string("pretrained", None, "Workdir of a pretraining run, or one checkpoint in it.")
+
+    def __init__(self, run: Callable[..., dict], *, default_config: str | None, pretrained: bool):
+        self._run = run
+        self._default = str(CONFIGS / default_config) if default_config else None
+        self._pretrained = pretrained
+
+    def define_flags(self, values: flags.FlagValues = flags.FLAGS) -> None:
+        config_flags.DEFINE_config_file(
+            "config", self._default, "A config file: configs/NAME.py[:argument=value,...].", flag_values=values
+        )
+        text = "Folder for checkpoints, metrics and results. The same folder continues a run."
+        flags.DEFINE_string("workdir", None, text, flag_values=values)
+        if self._pretrained:
+            text = "Workdir of a pretraining run, or one checkpoint in it."
+            flags.DEFINE_string("pretrained", None, text, flag_values=values)
+
+    def parse(self, argv: list[str], values: flags.FlagValues = flags.FLAGS) -> None:
+        """Fills `values` from a command line, `argv[0]` being the program.
+
+        Raises:
+          UserError: for an unknown flag or field, with the nearest name; for a missing or malformed one.
+        """
+        for argument in argv[1:]:
+            # A config file that is missing would be noticed only when its first field is read, by a puzzling error.
+            name, _, value = argument.lstrip("-").partition("=")
+            if name == "config" and value and not pathlib.Path(value.split(":")[0]).is_file():
+                raise errors.UserError(f"--config={value}: no such file. The configs are in {CONFIGS}.")
+        try:
+            rest = values(argv)
+        except AttributeError as error:  # --config.some.unknown=1
+            text = " ".join(str(error.args[0]).replace("\\n", " ").split()).strip("'\"")
+            raise errors.UserError(f"a --config override names a field that does not exist: {text}") from error
+        except (flags.Error, TypeError) as error:
+            raise errors.UserError(str(error)) from error
+        if len(rest) > 1:
+            raise errors.UserError(f"unknown argument {rest[1]!r}: flags begin with --, as in --workdir=DIR.")
+        if values["config"].value is None:
+            raise errors.UserError(f"--config is missing, as in --config={CONFIGS / 'digits.py'}.")
+        if not values["workdir"].value:
+            raise errors.UserError("--workdir is missing: the folder for checkpoints, metrics and results.")
+
+    def work(self, values: flags.FlagValues = flags.FLAGS) -> dict:
+        """Does the work with parsed flags."""
+        arguments = [values["config"].value, epath.Path(values["workdir"].value)]
+        if self._pretrained:
+            arguments.append(values["pretrained"].value)
+        return self._run(*arguments)
+
+    def call(self, *arguments: str) -> dict:
+        """As the command line with these arguments, but within this process."""
+        values = flags.FlagValues()
+        self.define_flags(values)
+        self.parse(["call", *arguments], values)
+        return self.work(values)
+
+    def main(self) -> None:
+        """As a program: messages instead of tracebacks, and exit codes.
+
+        0 done, 2 the user's mistake, 3 the loss became non-finite, 75 preempted: run the same command again.
+        """
+
+        def parse(argv: list[str]) -> list[str]:
+            try:
+                self.parse(argv)
+            except errors.UserError as error:
+                sys.exit(_fail(error))
+            return argv[:1]
+
+        def guarded(argv: list[str]) -> None:
+            del argv
+            parallel.initialize()
+            exit_at_once(self.work)
+
+        self.define_flags()
+        set_up_logging()
+        app.run(guarded, flags_parser=parse)
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
-    for argument in argv[1:]:
-        # A config that is missing would be noticed only when its first field is read, by a puzzling error.
-        name, _, value = argument.lstrip("-").partition("=")
-        if name == "config" and value and not pathlib.Path(value.split(":")[0]).is_file():
-            raise errors.UserError(f"--config={value}: no such file. The configs are in {CONFIGS}.")
+def exit_at_once(work: Callable[[], object]) -> None:
+    """Ends the process after `work()`, with its exit code.
+
+    Not by sys.exit: threads of TensorFlow's input pipeline, still reading ahead, can hold up or crash a normal exit.
+    Everything worth keeping is on disk by then.
+    """
+    code = 0
     try:
-        return flags.FLAGS(argv)
-    except AttributeError as error:  # --config.some.unknown=1
-        text = str(error.args[0]).strip("'\"").replace("\\n", " ").replace("\n", " ")
-        raise errors.UserError(f"a --config override names a field that does not exist: {text}") from error
-    except (flags.Error, TypeError) as error:
-        raise errors.UserError(str(error)) from error
+        work()
+    except (errors.UserError, errors.NonFiniteLoss, errors.Preempted) as error:
+        code = _fail(error)
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _fail(error: Exception) -> int:
     print(f"error: {error}", file=sys.stderr)
     return error.exit_code
-
-
-def main(run: Callable[..., dict]) -> None:
-    """Parses the flags, calls `run(config, workdir, [pretrained])` and turns errors into messages and exit codes.
-
-    Exit codes: 0 done, 2 the user's mistake, 3 the loss became non-finite, 75 preempted: run the same command again.
-    """
-
-    def work(argv: list[str]) -> None:
-        if len(argv) > 1:
-            raise errors.UserError(f"unknown argument {argv[1]!r}: flags begin with --.")
-        values = flags.FLAGS
-        if values["config"].value is None:
-            raise errors.UserError(f"--config is missing, as in --config={CONFIGS / 'digits.py'}.")
-        if not values.workdir:
-            raise errors.UserError("--workdir is missing: the folder for checkpoints, metrics and results.")
-        parallel.initialize()
-        arguments = [values.config, epath.Path(values.workdir)]
-        if "pretrained" in values:
-            arguments.append(values.pretrained)
-        run(*arguments)
-
-    def guarded(argv: list[str]) -> None:
-        try:
-            code = work(argv)
-        except (errors.UserError, errors.NonFiniteLoss, errors.Preempted) as error:
-            code = _fail(error)
-        # Not sys.exit: threads of TensorFlow's input pipeline, still reading ahead, can hold up or crash a normal exit
-        # after a failure. Everything worth keeping is on disk here.
-        logging.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code or 0)
-
-    def parse(argv: list[str]) -> list[str]:
-        try:
-            return _parse_flags(argv)
-        except errors.UserError as error:
-            sys.exit(_fail(error))
-
-    set_up_logging()
-    app.run(guarded, flags_parser=parse)
 
 
 def set_up_logging() -> None:

@@ -120,6 +120,7 @@ def pretrain() -> ml_collections.ConfigDict:
 def _evaluation() -> dict:
     return _run() | {
         "init": "pretrained",  # or "random": the same network, untrained (from scratch)
+        "pretrained": placeholder(str),  # the checkpoint that was evaluated; filled in from --pretrained
         # None here: as in pretraining.
         "data": _data() | {"train_split": placeholder(str)},
         "model": _model(),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import logging
 from typing import Any
 
@@ -52,17 +53,14 @@ class Setup:
     def make_parts(self, rngs: nnx.Rngs) -> tuple[ResNet, ProjectionHead | None]:
         return _make_parts(self.config, self.pretrain_config, rngs)
 
+    @functools.cached_property
+    def _forward(self) -> Callable:
+        graph = state_lib.graph_of(lambda rngs: _Features(*self.make_parts(rngs)))
+        return steps.make_forward(graph, lambda model, images: model(images), self.mesh)
+
     def features(self, source: sources.Source) -> evaluate.Outputs:
         """The frozen encoder's h, or z, of every readable example; images as in evaluation, without augmentation."""
-
-        def forward(model: _Features, images: jax.Array) -> jax.Array:
-            return model(images)
-
-        def make_model(rngs):
-            return _Features(*self.make_parts(rngs))
-
-        graph = state_lib.graph_of(make_model)
-        return self.outputs(steps.make_forward(graph, forward, self.mesh), self.params, self.batch_stats, source)
+        return self.outputs(self._forward, self.params, self.batch_stats, source)
 
     def outputs(self, forward: Callable, params: Any, batch_stats: Any, source: sources.Source) -> evaluate.Outputs:
         return evaluate.outputs_of(
@@ -126,6 +124,7 @@ def set_up(config: ConfigDict, workdir: epath.Path, pretrained: str | None, sche
                     f"config.model.{field} is {given!r}, but the encoder in {path} has {saved!r}: leave it unset."
                 )
     config_lib.inherit(config, pretrain_config)
+    config.pretrained = str(path) if path else None
     config_lib.require(
         config,
         "data.source",
@@ -178,7 +177,6 @@ def _variables(config: ConfigDict, pretrain_config: ConfigDict | None, path: epa
         return _Features(*_make_parts(config, pretrain_config, rngs))
 
     seed = config.seed if pretrain_config is None else pretrain_config.seed
-    params, batch_stats = state_lib.init_variables(make_model, seed, mesh)
     if config.init == "random":
-        return params, batch_stats
-    return checkpoint.load_parts(path, params, batch_stats)
+        return state_lib.init_variables(make_model, seed, mesh)
+    return checkpoint.load_parts(path, *state_lib.abstract_variables(make_model, mesh))

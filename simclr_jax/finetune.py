@@ -39,6 +39,7 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None) -> dict
     return results
 
 
+BINARY = cli.Binary(run, default_config="finetune.py", pretrained=True)
+
 if __name__ == "__main__":
-    cli.define_flags("finetune.py", pretrained=True)
-    cli.main(run)
+    BINARY.main()

@@ -108,6 +108,7 @@ def weighted_votes(
     return np.concatenate([np.asarray(vote(test[start : start + CHUNK])) for start in range(0, len(test), CHUNK)])
 
 
+BINARY = cli.Binary(run, default_config="knn.py", pretrained=True)
+
 if __name__ == "__main__":
-    cli.define_flags("knn.py", pretrained=True)
-    cli.main(run)
+    BINARY.main()

@@ -137,6 +137,7 @@ def scores(classifier, features: np.ndarray, num_classes: int) -> np.ndarray:
     return full
 
 
+BINARY = cli.Binary(run, default_config="linear_probe.py", pretrained=True)
+
 if __name__ == "__main__":
-    cli.define_flags("linear_probe.py", pretrained=True)
-    cli.main(run)
+    BINARY.main()

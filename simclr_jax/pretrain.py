@@ -170,6 +170,7 @@ def _test_source(config: ConfigDict, source: sources.Source) -> sources.Source |
     return test_source
 
 
+BINARY = cli.Binary(run, default_config=None, pretrained=False)
+
 if __name__ == "__main__":
-    cli.define_flags(None, pretrained=False)
-    cli.main(run)
+    BINARY.main()

@@ -135,15 +135,15 @@ def load_parts(checkpoint: epath.Path, params: dict[str, Any], batch_stats: dict
 
     Args:
       checkpoint: from `find`.
-      params, batch_stats: `{"encoder": ...}`, perhaps with `"head"`: arrays whose shapes and shardings to restore.
+      params, batch_stats: `{"encoder": ...}`, perhaps with `"head"`: shapes, dtypes and shardings to restore.
 
     Returns:
-      The same trees with the saved values.
+      The same trees with the saved arrays.
     """
     with ocp.StandardCheckpointer() as checkpointer:
         items = {}
         for name in params:
-            target = _abstract({"params": params[name], "batch_stats": batch_stats.get(name, {})})
+            target = {"params": params[name], "batch_stats": batch_stats.get(name, {})}
             items[name] = checkpointer.restore(checkpoint / name, target)
     return (
         {name: item["params"] for name, item in items.items()},

@@ -40,6 +40,15 @@ def merge(graph: nnx.GraphDef, params: Any, batch_stats: Any) -> nnx.Module:
     return nnx.merge(graph, nnx.State(params), nnx.State(batch_stats), copy=True)
 
 
+def abstract_variables(make_model: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh) -> tuple[Any, Any]:
+    """Shapes, dtypes and shardings of what `init_variables` returns, without computing it."""
+
+    def abstract(x):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parallel.replicated(mesh))
+
+    return jax.tree.map(abstract, split(nnx.eval_shape(lambda: make_model(nnx.Rngs(0)))))
+
+
 def init_variables(make_model: Callable[[nnx.Rngs], nnx.Module], seed: int, mesh: Mesh) -> tuple[Any, Any]:
     """Initial parameters and statistics, replicated over the mesh: a function of the seed alone."""
     init = jax.jit(lambda: split(make_model(nnx.Rngs(seed))), out_shardings=parallel.replicated(mesh))

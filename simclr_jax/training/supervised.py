@@ -6,16 +6,19 @@ import time
 from typing import Any
 
 from etils import epath
+from flax import nnx
 import jax
 import numpy as np
 import optax
 
 from simclr_jax import optim
+from simclr_jax import parallel
 from simclr_jax.data import order
 from simclr_jax.data import pipeline
 from simclr_jax.data import subsets
 from simclr_jax.data.sources import Source
 from simclr_jax.evaluation import Setup
+from simclr_jax.models.heads import LinearClassifier
 from simclr_jax.models.networks import Classifier
 from simclr_jax.training import evaluate
 from simclr_jax.training import loop
@@ -43,8 +46,15 @@ class ClassifierTraining:
             encoder, head = setup.make_parts(rngs)
             return Classifier(encoder, setup.num_classes, head=head, frozen=frozen, rngs=rngs)
 
-        self.make_model = make_model
         self.graph = state_lib.graph_of(make_model)
+        features = nnx.eval_shape(lambda: make_model(nnx.Rngs(0))).classifier.in_features
+
+        @functools.partial(jax.jit, out_shardings=parallel.replicated(setup.mesh))
+        def init_classifier(seed):
+            rngs = nnx.Rngs(jax.random.key(seed))
+            return state_lib.split(LinearClassifier(features, setup.num_classes, rngs=rngs))[0]
+
+        self.init_classifier = init_classifier
         self.forward = steps.make_forward(self.graph, lambda model, images: model(images, train=False), setup.mesh)
         self.recipe = functools.cache(self._recipe)
 
@@ -65,8 +75,9 @@ class ClassifierTraining:
         """Trains on a source's labels and tests; continues where an earlier call in the same workdir stopped."""
         setup, config, began = self.setup, self.setup.config, time.monotonic()
         optimizer, step_fn, total_steps = self.recipe(train.num_examples)
-        params, batch_stats = state_lib.init_variables(self.make_model, seed, setup.mesh)
-        state = state_lib.new_state(params | setup.params, batch_stats | setup.batch_stats, optimizer, setup.mesh)
+        state = state_lib.new_state(
+            setup.params | {"classifier": self.init_classifier(seed)}, setup.batch_stats, optimizer, setup.mesh
+        )
         checkpoints = Checkpoints(workdir, config)
         state = checkpoints.restore(state)
         start_step = int(state.step)

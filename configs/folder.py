@@ -1,0 +1,38 @@
+"""SimCLR on a folder of your own images, labelled or not.
+
+    python -m simclr_jax.pretrain --config=configs/folder.py:PHOTOS --workdir=runs/photos
+    python -m simclr_jax.pretrain --config=configs/folder.py:PHOTOS,size=64,depth=18,width=0.5 --workdir=runs/photos
+
+PHOTOS may hold JPEG, PNG, WebP, BMP or GIF files at any depth. With PHOTOS/train/CLASS/* (and PHOTOS/test/CLASS/*, or
+val) the images have labels, which only the online classifier and the evaluations look at:
+
+    python -m simclr_jax.linear_probe --pretrained=runs/photos --workdir=runs/photos_probe
+    python -m simclr_jax.linear_probe --pretrained=runs/photos --workdir=runs/photos_probe --config.data.root=LABELLED
+
+Up to 32 px the paper's CIFAR-10 setting is taken (CIFAR stem, colour strength 0.5, no blur, temperature 0.5), above it
+the ImageNet one. The learning rate is 0.075 * sqrt(B), which the paper recommends for small batches.
+Costs on 2 CPU cores: docs/results.md. On a GPU, take the defaults, add bfloat16=true, and raise batch to what fits.
+"""
+
+from simclr_jax import config as config_lib
+
+
+def get_config(arg=None):
+    args = config_lib.parse_arg(
+        arg, root="", size=224, depth=50, width=1.0, batch=256, epochs=200, bfloat16=False, train="train", test=""
+    )
+    small = args.size <= 32
+    config = config_lib.pretrain()
+    config.data.update(source="folder", root=args.root, train_split=args.train, image_size=args.size)
+    config.data.test_split = args.test or None
+    config.data.eval_crop = 1.0 if small else 0.875
+    config.model.update(depth=args.depth, width=args.width, stem="cifar" if small else "imagenet")
+    if small:
+        config.augment.update(strength=0.5, blur_prob=0.0)
+        config.loss.temperature = 0.5
+    config.optimizer.update(scaling="sqrt", learning_rate=0.075, warmup_epochs=min(10.0, args.epochs / 10))
+    config.batch_size = args.batch
+    config.epochs = float(args.epochs)
+    config.compute_dtype = "bfloat16" if args.bfloat16 else "float32"
+    config.checkpoint.every_steps = 500
+    return config

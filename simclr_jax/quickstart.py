@@ -1,0 +1,93 @@
+"""The whole method on the embedded digits, in minutes: was the pretraining worth it?
+
+    make quickstart          (or: python -m simclr_jax.quickstart [WORKDIR])
+
+Runs the commands that it prints, one after the other, and ends with one table. Started again, it continues.
+"""
+
+import logging
+import pathlib
+import shlex
+import sys
+import time
+
+from simclr_jax import cli
+from simclr_jax import finetune
+from simclr_jax import knn
+from simclr_jax import linear_probe
+from simclr_jax import parallel
+from simclr_jax import pretrain
+
+log = logging.getLogger("simclr_jax")
+
+DRAWS = (0, 1, 2, 3, 4)
+
+
+def command(module, *arguments: str) -> dict:
+    """Prints the command line that would do this, and does it in this process."""
+    print(f"\n$ python -m {module.__name__} {shlex.join(arguments)}", flush=True)
+    return module.BINARY.call(*arguments)
+
+
+def run(workdir: pathlib.Path) -> None:
+    began = time.monotonic()
+    configs = cli.CONFIGS
+    if configs.is_relative_to(pathlib.Path.cwd()):  # so that the printed commands read well
+        configs = configs.relative_to(pathlib.Path.cwd())
+    pretrained = f"--pretrained={workdir}/pretrain"
+    untrained = "--config.init=random"
+
+    pretraining = command(pretrain, f"--config={configs}/digits.py", f"--workdir={workdir}/pretrain")
+    rows = []
+
+    def compare(name: str, module, folder: str, labels: str, *arguments: str) -> None:
+        ours = command(module, pretrained, f"--workdir={workdir}/{folder}", *arguments)
+        other = command(module, pretrained, f"--workdir={workdir}/{folder}_untrained", *arguments, untrained)
+        rows.append((name, labels, ours, other))
+
+    l2 = "--config.lbfgs.l2_values=12"
+    compare("linear probe, frozen encoder", linear_probe, "linear_probe", "all 1,437", l2)
+    compare("20 nearest neighbours", knn, "knn", "all 1,437")
+    draws = f"--config.label_seeds={','.join(map(str, DRAWS))}"
+    for fraction, labels in (("0.01", "1 %: 10"), ("0.1", "10 %: 140")):
+        recipe = f"--config={configs}/digits_finetune.py:{fraction}"
+        compare("fine-tuning, whole network", finetune, f"finetune_{fraction}", labels, recipe, draws)
+
+    print(_table(rows, pretraining, workdir, time.monotonic() - began))
+
+
+def _cell(results: dict) -> str:
+    spread = f" +- {100 * results['top1_std']:.1f}" if len(results["draws"]) > 1 else ""
+    return f"{100 * results['top1']:.1f}{spread}"
+
+
+def _table(rows: list[tuple], pretraining: dict, workdir: pathlib.Path, seconds: float) -> str:
+    lines = [
+        "",
+        "Was it worth it? Top-1 accuracy in %, on 360 test images of handwritten digits (10 classes)",
+        f"{'':30} {'labels':>10} {'pretrained':>14} {'untrained':>14} {'gain':>7}",
+    ]
+    for name, labels, ours, other in rows:
+        gain = 100 * (ours["top1"] - other["top1"])
+        lines.append(f"{name:30} {labels:>10} {_cell(ours):>14} {_cell(other):>14} {gain:>+7.1f}")
+    files = {
+        "pretrain/views.png": "augmented view pairs: what the network saw",
+        "pretrain/curves.png": "training curves",
+        "knn/embedding_map.png": "2-D map of the test embeddings, coloured by class",
+        "pretrain/checkpoints": "the encoder, for linear_probe, finetune and knn",
+    }
+    lines += [
+        "",
+        "pretrained: SimCLR on the 1,437 training images without their labels. untrained: the same network and recipe",
+        f"from random weights. +-: standard deviation over {len(DRAWS)} draws of the labels.",
+        "",
+        f"Pretraining took {pretraining['seconds']:.0f} s, everything {seconds:.0f} s. Look at:",
+    ]
+    lines += [f"  {workdir / file!s:42} {what}" for file, what in files.items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    cli.set_up_logging()
+    parallel.initialize()
+    cli.exit_at_once(lambda: run(pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "runs/quickstart")))
