@@ -18,6 +18,7 @@ from simclr_jax.data import sources
 from simclr_jax.errors import UserError
 from simclr_jax.models.heads import ProjectionHead
 from simclr_jax.models.networks import make_encoder
+from simclr_jax.models.networks import make_head
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.training import checkpoint
 from simclr_jax.training import evaluate
@@ -90,10 +91,7 @@ def _make_parts(config: ConfigDict, pretrain_config: ConfigDict | None, rngs: nn
     encoder = make_encoder(config.model, config.compute_dtype, rngs)
     if config.get("features", "h") == "h":
         return encoder, None
-    head = pretrain_config.head
-    return encoder, ProjectionHead(
-        encoder.num_features, head.kind, head.layers, head.dim, dtype=encoder.dtype, rngs=rngs
-    )
+    return encoder, make_head(pretrain_config.head, encoder, config.compute_dtype, rngs)
 
 
 def set_up(config: ConfigDict, workdir: epath.Path, pretrained: str | None, schema: ConfigDict) -> Setup:

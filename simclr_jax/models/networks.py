@@ -10,9 +10,19 @@ from simclr_jax.models.heads import ProjectionHead
 from simclr_jax.models.resnet import ResNet
 
 
+def dtypes(compute_dtype: str) -> dict:
+    """The computation in `compute_dtype`, parameters in float32 at least (float64 is for the tests)."""
+    return {"dtype": jnp.dtype(compute_dtype), "param_dtype": jnp.promote_types(compute_dtype, jnp.float32)}
+
+
 def make_encoder(model: ConfigDict, compute_dtype: str, rngs: nnx.Rngs) -> ResNet:
     """The encoder that `config.model` describes."""
-    return ResNet(model.depth, model.width, model.stem, dtype=jnp.dtype(compute_dtype), rngs=rngs)
+    return ResNet(model.depth, model.width, model.stem, **dtypes(compute_dtype), rngs=rngs)
+
+
+def make_head(head: ConfigDict, encoder: ResNet, compute_dtype: str, rngs: nnx.Rngs) -> ProjectionHead:
+    """The projection head that `config.head` describes, on an encoder."""
+    return ProjectionHead(encoder.num_features, head.kind, head.layers, head.dim, **dtypes(compute_dtype), rngs=rngs)
 
 
 class SimCLR(nnx.Module):
@@ -26,16 +36,12 @@ class SimCLR(nnx.Module):
 
     def __init__(self, config: ConfigDict, num_classes: int | None, *, rngs: nnx.Rngs):
         self.encoder = make_encoder(config.model, config.compute_dtype, rngs)
-        self.head = ProjectionHead(
-            self.encoder.num_features,
-            config.head.kind,
-            config.head.layers,
-            config.head.dim,
-            dtype=jnp.dtype(config.compute_dtype),
-            rngs=rngs,
-        )
+        self.head = make_head(config.head, self.encoder, config.compute_dtype, rngs)
         if num_classes is not None:
-            self.classifier = LinearClassifier(self.encoder.num_features, num_classes, rngs=rngs)
+            param_dtype = dtypes(config.compute_dtype)["param_dtype"]
+            self.classifier = LinearClassifier(
+                self.encoder.num_features, num_classes, param_dtype=param_dtype, rngs=rngs
+            )
 
     def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """Float images `[batch, height, width, 3]` in [0, 1] to (h `[batch, features]`, z `[batch, dim]`)."""

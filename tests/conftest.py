@@ -1,0 +1,71 @@
+"""Eight simulated devices, the reference vectors, and small things that several tests need."""
+
+import os
+import pathlib
+
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+
+from simclr_jax import config as config_lib
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """`reference("nt_xent")`: the arrays that the reference implementation produced, or a skip."""
+
+    def load(name):
+        path = SHARED / "reference" / f"{name}.npz"
+        if not path.exists():
+            pytest.skip(f"the reference vectors {path.name} are not here")
+        return np.load(path)
+
+    return load
+
+
+def mesh_of(count):
+    """A mesh of the first `count` simulated devices."""
+    return jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:count])
+
+
+def write_image(path, seed=0, size=(20, 24), mode="RGB", **options):
+    """A small image with some structure, so that JPEG keeps it about right."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 255, (4, 5, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(coarse).resize((size[1], size[0]), Image.BILINEAR).convert(mode).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def image_folder(tmp_path):
+    """root/{train,test}/{cat,dog,owl}/N.EXT: 8 and 4 images a class, in the formats that are read."""
+    root = tmp_path / "photos"
+    formats = ("jpg", "png", "webp", "jpeg")
+    for split, count in (("train", 8), ("test", 4)):
+        for number, name in enumerate(("cat", "dog", "owl")):
+            for index in range(count):
+                seed = 1000 * number + index + (500 if split == "test" else 0)
+                write_image(root / split / name / f"{index}.{formats[index % 4]}", seed=seed)
+    return root
+
+
+@pytest.fixture
+def tiny_digits():
+    """A pretraining config that runs in seconds: the digits, a ResNet-18 of an eighth of the width."""
+    config = config_lib.pretrain()
+    config.data.update(source="digits", image_size=8, eval_crop=1.0)
+    config.model.update(depth=18, width=0.125, stem="cifar")
+    config.augment.update(strength=0.5, blur_prob=0.0)
+    config.loss.temperature = 0.5
+    config.optimizer.update(learning_rate=1.0, warmup_epochs=0.1)
+    config.update(batch_size=64, epochs=0.5, log_every_steps=1)
+    config.checkpoint.update(every_steps=4, keep=2)
+    return config

@@ -1,0 +1,190 @@
+"""The augmentation family: each op against the reference, the draws' statistics, what is off stays off."""
+
+import io
+
+import numpy as np
+from PIL import Image
+import pytest
+import tensorflow as tf
+
+from simclr_jax import config as config_lib
+from simclr_jax.data import augment
+from simclr_jax.data import order
+
+OPS = {
+    "contrast": augment.contrast,
+    "saturation": augment.saturation,
+    "brightness_v2": augment.brightness,
+    "hue": augment.hue,
+}
+
+
+@pytest.mark.shared_data
+def test_every_op_equals_the_reference(reference):
+    vectors = reference("augment_ops")
+    image = vectors["im"]
+    checked = 0
+    for key in vectors:
+        _, op, *parameters = (*key.split("/"), "")
+        if op in OPS:
+            result = OPS[op](image, float(parameters[0]))
+        elif op == "grayscale":
+            result = augment.grayscale(image)
+        elif op == "blur":
+            # "ks22" is the tenth of a side of 220: the kernel is 23 wide.
+            kernel = 2 * (int(parameters[0].removeprefix("ks")) // 2) + 1
+            result = augment.gaussian_blur(image, kernel, float(parameters[1].removeprefix("sigma")))
+        else:
+            continue
+        np.testing.assert_allclose(result, vectors[key], atol=1e-6, err_msg=key)
+        checked += 1
+    assert checked == 5 * 3 + 6 + 1 + 8
+
+
+def test_blur_kernels_are_a_tenth_of_the_side():
+    assert [augment.blur_kernel_size(side) for side in (224, 96, 32, 16)] == [23, 9, 3, 1]
+
+
+def boxes(shape, area, aspect=(3 / 4, 4 / 3), count=500):
+    box = tf.function(
+        lambda position: augment.random_box(tf.constant([*shape, 3]), order.view_seeds(0, position, 0)[0], area, aspect)
+    )
+    return np.array([box(tf.constant(position, tf.int64)).numpy() for position in range(count)])
+
+
+@pytest.mark.parametrize(
+    ("shape", "mean", "deviation"), [((427, 640), 0.356, 0.180), ((32, 32), 0.434, 0.231), ((224, 224), 0.423, 0.225)]
+)
+def test_crop_areas_are_distributed_as_the_references(shape, mean, deviation):
+    crops = boxes(shape, (0.08, 1.0), count=1000)
+    areas = crops[:, 2] * crops[:, 3] / (shape[0] * shape[1])
+    standard_error = deviation / np.sqrt(len(areas))
+    assert abs(areas.mean() - mean) < 4 * standard_error
+    assert areas.std() == pytest.approx(deviation, rel=0.1)
+    assert areas.min() > 0.1 - 0.02, "no crop is below a tenth, but for rounding to pixels"
+    assert np.all(crops[:, :2] >= 0)
+    assert np.all(crops[:, :2] + crops[:, 2:] <= shape)
+
+
+def test_crops_keep_to_a_configured_area():
+    crops = boxes((100, 100), (0.5, 0.6), count=200)
+    areas = crops[:, 2] * crops[:, 3] / 1e4
+    assert areas.min() > 0.48
+    assert areas.max() < 0.62
+
+
+def test_the_central_box_is_square_and_central():
+    np.testing.assert_array_equal(augment.center_box(tf.constant([100, 200, 3]), 0.875), [6, 56, 88, 88])
+    np.testing.assert_array_equal(augment.center_box(tf.constant([9, 5, 3]), 1.0), [2, 0, 5, 5])
+
+
+@pytest.mark.parametrize("format", ["jpeg", "png", "webp", "bmp", "gif"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_formats_open_as_three_channels_and_crop_as_their_pixels(format, mode):
+    pixels = np.tile(np.arange(40, dtype=np.uint8)[:, None, None] * 6, (1, 30, 3))
+    file = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(file, format, **({"lossless": True} if format == "webp" else {}))
+    encoded = tf.constant(file.getvalue())
+    whole = augment.decode(encoded)
+    assert whole.shape == (40, 30, 3)
+    assert whole.dtype == tf.uint8
+    crop = augment.open_cropped(encoded, lambda shape: tf.constant([8, 4, 16, 12]))
+    np.testing.assert_allclose(crop, whole[8:24, 4:16], atol=3 if format == "jpeg" else 0)
+    np.testing.assert_allclose(crop, pixels[8:24, 4:16], atol=12 if format == "gif" else 4)
+
+
+def config(**changes):
+    """Every op off but those in `changes`."""
+    off = {"crop": False, "flip_prob": 0.0, "jitter_prob": 0.0, "grayscale_prob": 0.0, "blur_prob": 0.0}
+    fields = config_lib.pretrain().augment
+    fields.update(off | changes)
+    return fields
+
+
+IMAGE = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+
+
+def view(fields, position=0, seed=0, size=32, image=IMAGE):
+    crop_seed, draw_seed = order.view_seeds(seed, tf.constant(position, tf.int64), 0)
+    crop = augment.random_crop(tf.constant(image), crop_seed, fields)
+    return augment.random_view(crop, draw_seed, fields, size).numpy()
+
+
+def test_with_everything_off_a_view_is_the_image():
+    np.testing.assert_array_equal(view(config()), IMAGE)
+
+
+def test_rounding_loses_at_most_half_a_level_and_clips():
+    values = np.array([-0.1, 0.0, 0.5 / 255 + 1e-4, 0.3, 1.0, 1.7], np.float32)
+    np.testing.assert_array_equal(augment.to_uint8(values), [0, 0, 1, 76, 255, 255])
+
+
+def test_flip_and_grayscale_alone():
+    np.testing.assert_array_equal(view(config(flip_prob=1.0)), IMAGE[:, ::-1])
+    gray = view(config(grayscale_prob=1.0))
+    assert np.all(gray == gray[..., :1])
+    luma = IMAGE @ [0.2989, 0.587, 0.114]
+    np.testing.assert_allclose(gray[..., 0], luma, atol=1)
+
+
+def test_probabilities_are_kept():
+    flipped = [not np.array_equal(view(config(flip_prob=0.3), position), IMAGE) for position in range(300)]
+    assert abs(np.mean(flipped) - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 300)
+
+
+@pytest.mark.parametrize("op", ["brightness", "contrast", "saturation", "hue"])
+def test_each_jitter_op_alone_is_that_op_within_its_range(op):
+    bounds = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0) | {op: 0.4}
+    result = view(config(jitter_prob=1.0, strength=0.5, **bounds), position=5).astype(int)
+    function = {"brightness": augment.brightness, "contrast": augment.contrast}.get(op) or OPS[op]
+    low, high = (-0.2, 0.2) if op == "hue" else (0.8, 1.2)
+    candidates = np.linspace(low, high, 81, dtype=np.float32)
+    errors = [
+        np.abs(augment.to_uint8(function(IMAGE / np.float32(255), value)).numpy().astype(int) - result).mean()
+        for value in candidates
+    ]
+    assert min(errors) < 1.0
+    assert max(errors) > 2 * min(errors) + 0.5
+
+
+def test_jitter_order_is_random_and_clips_after_each_op():
+    fields = config(jitter_prob=1.0)
+    image = tf.constant(np.random.default_rng(1).uniform(size=(4, 4, 3)).astype(np.float32))
+    factors = tf.constant([0.9, 0.9, 0.9, 0.9])
+
+    def apply(order):
+        functions = [
+            lambda x: augment.brightness(x, 0.2 + 0.9 * 1.6),
+            lambda x: augment.contrast(x, 0.2 + 0.9 * 1.6),
+            lambda x: augment.saturation(x, 0.2 + 0.9 * 1.6),
+            lambda x: augment.hue(x, 0.8 * 0.2),
+        ]
+        result = image
+        for number in order:
+            result = np.clip(functions[number](result), 0, 1)
+        return result
+
+    for order_numbers in ([0.1, 0.2, 0.3, 0.4], [0.9, 0.1, 0.5, 0.2], [0.4, 0.3, 0.2, 0.1]):
+        expected = apply(np.argsort(order_numbers))
+        result = augment.jitter(image, fields, factors, tf.constant(order_numbers))
+        np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_turning_one_op_off_leaves_the_draws_of_the_others():
+    with_flip = view(config(flip_prob=0.5, jitter_prob=1.0), position=11)
+    without = view(config(jitter_prob=1.0), position=11)
+    assert any(np.array_equal(with_flip, candidate) for candidate in (without, without[:, ::-1]))
+
+
+def test_blur_is_drawn_for_each_image():
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[20, 20] = 255
+    peaks = {int(view(config(blur_prob=1.0), position, size=40, image=image)[20, 20, 0]) for position in range(20)}
+    assert len(peaks) > 10
+
+
+def test_views_depend_on_seed_position_and_view_alone():
+    fields = config_lib.pretrain().augment
+    np.testing.assert_array_equal(view(fields, 3), view(fields, 3))
+    assert not np.array_equal(view(fields, 3), view(fields, 4))
+    assert not np.array_equal(view(fields, 3), view(fields, 3, seed=1))

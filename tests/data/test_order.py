@@ -1,0 +1,44 @@
+"""Order and shares: permutations, disjoint hosts, resume anywhere."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from simclr_jax.data import order
+
+
+def take(share, count):
+    return [int(position) for position in share.positions().take(count)]
+
+
+def test_every_epoch_is_a_permutation_and_epochs_differ():
+    n = 50
+    indices = [int(order.permuted(tf.constant(p, tf.int64), n, seed=3)) for p in range(3 * n)]
+    epochs = np.reshape(indices, (3, n))
+    assert all(sorted(epoch) == list(range(n)) for epoch in epochs)
+    assert not np.array_equal(epochs[0], epochs[1])
+    other = [int(order.permuted(tf.constant(p, tf.int64), n, seed=4)) for p in range(n)]
+    assert not np.array_equal(epochs[0], other)
+
+
+def test_a_share_starts_at_its_step():
+    assert take(order.Share(4), 10) == list(range(10))
+    assert take(order.Share(4, start_step=5), 6) == list(range(20, 26))
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_split_every_global_batch(hosts):
+    shares = [order.Share(8, 3, 2, host, hosts) for host in range(hosts)]
+    parts = [np.reshape(take(share, 100), (2, 8 // hosts)) for share in shares]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), np.reshape(range(24, 40), (2, 8)))
+    for share, part in zip(shares, parts, strict=True):
+        owned = [p for p in range(24, 40) if bool(share.owns(tf.constant(p, tf.int64)))]
+        assert owned == sorted(part.ravel())
+
+
+def test_all_random_streams_differ():
+    position = tf.constant(7, tf.int64)
+    seeds = [seed for view in range(4) for seed in order.view_seeds(0, position, view)]
+    seeds += [order.epoch_seed(0, position)]
+    seeds += list(order.view_seeds(1, position, 0))
+    assert len({tuple(seed.numpy()) for seed in seeds}) == len(seeds)

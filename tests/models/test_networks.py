@@ -1,0 +1,143 @@
+"""Encoders and heads: parameter counts of the reference, initial values, dtypes, frozen means frozen."""
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simclr_jax.models import conv
+from simclr_jax.models.heads import ProjectionHead
+from simclr_jax.models.networks import Classifier
+from simclr_jax.models.resnet import ResNet
+
+
+def count(module):
+    return sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
+
+
+def abstract(make):
+    return nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "stem", "expected"),
+    [
+        (18, 1, "cifar", 11_173_056),  # these three are the reference's own counts
+        (50, 1, "imagenet", 23_508_032),
+        (50, 2, "imagenet", 93_907_072),
+        # torchvision's counts without their classifiers, for the depths that the paper does not count; ResNet-34 has
+        # one more projection here (64 * 64 + 2 * 64), in its first stage, as the reference has.
+        (34, 1, "imagenet", 21_284_672 + 4_224),
+        (101, 1, "imagenet", 42_500_160),
+        (152, 1, "imagenet", 58_143_808),
+    ],
+)
+def test_parameter_counts(depth, width, stem, expected):
+    assert count(abstract(lambda rngs: ResNet(depth, width, stem, rngs=rngs))) == expected
+
+
+def test_resnet_200_has_66_blocks():
+    assert len(abstract(lambda rngs: ResNet(200, 1, rngs=rngs)).block_names) == 3 + 24 + 36 + 3
+
+
+def test_the_4x_resnet_50_is_the_375_million_of_the_paper():
+    encoder = abstract(lambda rngs: ResNet(50, 4, rngs=rngs))
+    assert round(count(encoder) / 1e6) == 375
+    assert encoder.num_features == 8192
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_the_last_scale_of_every_block_starts_at_zero(depth):
+    encoder = ResNet(depth, 0.125, "cifar", rngs=nnx.Rngs(0))
+    last = "bn2" if depth == 18 else "bn3"
+    for name in encoder.block_names:
+        block = getattr(encoder, name)
+        assert np.all(getattr(block, last).scale[...] == 0)
+        assert np.all(block.bn1.scale[...] == 1)
+
+
+@pytest.mark.parametrize(("stem", "expected"), [("cifar", 32), ("imagenet", 8)])
+def test_stems_stride(stem, expected):
+    encoder = ResNet(18, 0.125, stem, rngs=nnx.Rngs(0))
+    sizes = []
+    encoder.stage1_block1.conv1 = lambda x: sizes.append(x.shape[1]) or jnp.zeros(x.shape)
+    encoder(jnp.zeros((1, 32, 32, 3)), train=False)
+    assert sizes == [expected]
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32():
+    encoder = ResNet(18, 0.125, "cifar", dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    head = ProjectionHead(encoder.num_features, dtype=jnp.bfloat16, rngs=nnx.Rngs(1))
+    h = encoder(jnp.ones((4, 8, 8, 3)), train=True)
+    z = head(h, train=True)
+    assert h.dtype == z.dtype == jnp.float32
+    assert encoder.stem_conv(jnp.ones((1, 8, 8, 3))).dtype == jnp.bfloat16
+    for leaf in jax.tree.leaves((nnx.state(encoder), nnx.state(head))):
+        assert leaf.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers", "out_dim", "expected"),
+    [("none", 2, 128, 0), ("linear", 2, 16, 64 * 16 + 16), ("nonlinear", 3, 16, 2 * (64 * 64 + 128) + 64 * 16 + 16)],
+)
+def test_head_layers_have_no_bias_and_the_last_batch_norm_no_offset(kind, layers, out_dim, expected):
+    head = ProjectionHead(64, kind, layers, out_dim, rngs=nnx.Rngs(0))
+    assert count(head) == expected
+    assert head(jnp.ones((4, 64)), train=True).shape == (4, head.num_features)
+    assert head.num_features == (64 if kind == "none" else out_dim)
+
+
+def test_a_nonlinear_head_ends_without_relu():
+    head = ProjectionHead(8, "nonlinear", 2, 4, rngs=nnx.Rngs(0))
+    z = head(jax.random.normal(jax.random.key(0), (64, 8)), train=True)
+    np.testing.assert_allclose(np.mean(z, axis=0), 0, atol=1e-5)
+    assert np.min(z) < 0
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_frozen_means_statistics_too(frozen):
+    encoder = ResNet(18, 0.125, "cifar", rngs=nnx.Rngs(0))
+    model = Classifier(encoder, 3, frozen=frozen, rngs=nnx.Rngs(1))
+    before = jax.tree.map(np.array, nnx.to_pure_dict(nnx.state(encoder)))
+    images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
+
+    def loss(model):
+        return jnp.sum(model(images, train=True) ** 2)
+
+    grads = nnx.to_pure_dict(nnx.grad(loss)(model))
+    after = nnx.to_pure_dict(nnx.state(encoder))
+    same = jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.array_equal(a, b)), before, after))
+    assert all(same) == frozen
+    moved = any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(grads["encoder"]))
+    assert moved != frozen
+    assert bool(jnp.any(grads["classifier"]["kernel"] != 0))
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride"), [(2, 3, 1), (4, 3, 2), (1, 3, 1), (2, 1, 1), (4, 1, 2)])
+def test_tiny_convolutions_equal_xlas_in_value_and_gradient(size, kernel, stride):
+    x = jax.random.normal(jax.random.key(0), (5, size, size, 7))
+    weights = jax.random.normal(jax.random.key(1), (kernel, kernel, 7, 6))
+    pad = (kernel - 1) // 2
+    options = {"window_strides": (stride, stride), "padding": ((pad, pad), (pad, pad))}
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def ours(x, weights):
+        out = conv.conv_general_dilated(x, weights, dimension_numbers=numbers, **options)
+        return jnp.sum(jnp.sin(out)), out
+
+    def xlas(x, weights):
+        out = jax.lax.conv_general_dilated(x, weights, dimension_numbers=numbers, **options)
+        return jnp.sum(jnp.sin(out)), out
+
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(ours)(x, weights))
+    (_, out), grads = jax.value_and_grad(ours, argnums=(0, 1), has_aux=True)(x, weights)
+    (_, expected), expected_grads = jax.value_and_grad(xlas, argnums=(0, 1), has_aux=True)(x, weights)
+    np.testing.assert_allclose(out, expected, atol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), grads, expected_grads)
+
+
+@pytest.mark.parametrize(("depth", "width", "stem"), [(19, 1, "cifar"), (18, 0.01, "cifar"), (18, 1, "mnist")])
+def test_unknown_architectures_are_refused(depth, width, stem):
+    with pytest.raises(ValueError, match=r"ResNet (depth 19|width 0.01|stem 'mnist')"):
+        ResNet(depth, width, stem, rngs=nnx.Rngs(0))

@@ -1,0 +1,122 @@
+"""Optimisers and schedules against the reference vectors, and the masks."""
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+import optax
+import pytest
+
+from simclr_jax import config as config_lib
+from simclr_jax import optim
+from simclr_jax.errors import UserError
+
+
+def nested(names, value):
+    """`{"a/b": x}` as nested dicts; the reference's supervised head is our classifier."""
+    tree = {}
+    for name in names:
+        *parents, last = name.replace("head_supervised", "classifier").split("/")
+        inner = tree
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+        inner[last] = jnp.asarray(value(name))
+    return tree
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("schedule", ["const", "cosine"])
+def test_lars_equals_the_reference_for_twenty_steps(reference, schedule):
+    vectors = reference("lars")
+    run = f"wd1e-06/classic1/nesterov0/{schedule}"
+    names = [key.removeprefix("init/") for key in vectors if key.startswith("init/")]
+    rates = jnp.asarray(vectors[f"{run}/lr"])
+    optimizer = optim.make_optimizer(config_lib.pretrain().optimizer, lambda step: rates[step])
+    params = nested(names, lambda name: vectors[f"init/{name}"])
+    state = optimizer.init(params)
+    for step in range(20):
+        grads = nested(names, lambda name, step=step: vectors[f"grad/{name}"][step])
+        updates, state = optimizer.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        expected = nested(names, lambda name, step=step: vectors[f"{run}/params/{name}"][step])
+        jax.tree.map(
+            lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7), params, expected
+        )
+
+
+SCHEDULES = {
+    "linear_base0.3_bs512_n5120_ep100_wu10": (0.3, "linear", 512, 5120, 100, 10),
+    "sqrt_base0.075_bs512_n5120_ep100_wu10": (0.075, "sqrt", 512, 5120, 100, 10),
+    "linear_base0.3_bs512_n5120_ep100_wu0": (0.3, "linear", 512, 5120, 100, 0),
+    "cifar_readme": (1.0, "linear", 512, 50_000, 1000, 10),
+    "imagenet_readme": (0.075, "sqrt", 4096, 1_281_167, 100, 10),
+    "imagenet_linear03": (0.3, "linear", 4096, 1_281_167, 100, 10),
+}
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_equal_the_reference(reference, name):
+    vectors = reference("lars")
+    base, scaling, batch, examples, epochs, warmup = SCHEDULES[name]
+    steps = optim.total_steps(examples, batch, epochs)
+    fields = ConfigDict({"learning_rate": base, "scaling": scaling, "warmup_epochs": warmup})
+    schedule = optim.make_schedule(fields, batch_size=batch, num_examples=examples, steps=steps)
+    expected = vectors[f"schedule/{name}/lr"]
+    at = vectors[f"schedule/{name}/steps"] if f"schedule/{name}/steps" in vectors else np.arange(len(expected))
+    np.testing.assert_allclose(jax.vmap(schedule)(jnp.asarray(at)), expected, rtol=1e-5, atol=1e-6 * expected.max())
+    if f"schedule/{name}/warmup_total" in vectors:
+        assert vectors[f"schedule/{name}/warmup_total"][1] == steps
+
+
+def test_the_first_update_has_rate_zero_and_the_peak_comes_after_the_warm_up():
+    schedule = optim.warmup_cosine(2.0, 10, 100)
+    assert schedule(0) == 0.0
+    assert schedule(10) == pytest.approx(2.0)
+    assert schedule(100) == pytest.approx(0.0, abs=1e-6)
+
+
+PARAMS = {
+    "encoder": {"conv": {"kernel": jnp.ones((3, 3, 2, 4))}, "bn": {"scale": jnp.ones(4), "bias": jnp.ones(4)}},
+    "classifier": {"kernel": jnp.ones((4, 10)), "bias": jnp.ones(10)},
+}
+
+
+def test_masks_choose_kernels():
+    assert optim.adapted(PARAMS) == {
+        "encoder": {"conv": {"kernel": True}, "bn": {"scale": False, "bias": False}},
+        "classifier": {"kernel": False, "bias": False},
+    }
+    assert optim.kernels(PARAMS)["classifier"] == {"kernel": True, "bias": False}
+
+
+@pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
+def test_every_optimizer_steps_down_and_decays_only_kernels(name):
+    fields = config_lib.pretrain().optimizer
+    fields.update(name=name, weight_decay=0.1, momentum=0.0)
+    optimizer = optim.make_optimizer(fields, 0.1)
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates, _ = optimizer.update(zero, optimizer.init(PARAMS), PARAMS)
+    shrunk = jax.tree.map(lambda update: bool(jnp.all(update < 0)), updates)
+    assert shrunk["encoder"] == {"conv": {"kernel": True}, "bn": {"scale": False, "bias": False}}
+    ones = jax.tree.map(jnp.ones_like, PARAMS)
+    updates, _ = optimizer.update(ones, optimizer.init(PARAMS), PARAMS)
+    assert all(bool(jnp.all(update < 0)) for update in jax.tree.leaves(updates))
+
+
+def test_nesterov_momentum_is_optax_sgd():
+    fields = config_lib.finetune().optimizer
+    assert (fields.name, fields.nesterov, fields.weight_decay) == ("sgd", True, 0.0)
+    ours, theirs = optim.make_optimizer(fields, 0.5), optax.sgd(0.5, momentum=0.9, nesterov=True)
+    params, (a, b) = jnp.ones(3), (ours.init(jnp.ones(3)), theirs.init(jnp.ones(3)))
+    for step in range(3):
+        grad = jnp.full(3, step + 1.0)
+        update, a = ours.update(grad, a, params)
+        expected, b = theirs.update(grad, b, params)
+        np.testing.assert_allclose(update, expected)
+
+
+def test_a_warm_up_longer_than_the_run_is_refused():
+    fields = ConfigDict({"learning_rate": 1.0, "scaling": "none", "warmup_epochs": 10.0})
+    with pytest.raises(UserError, match="warmup_epochs=10 is 100 steps, but the run has only 51"):
+        optim.make_schedule(fields, batch_size=10, num_examples=100, steps=51)
