@@ -35,10 +35,9 @@ class Binary:
         self._default = str(CONFIGS / default_config) if default_config else None
         self._pretrained = pretrained
 
-    def define_flags(self, values: flags.FlagValues = flags.FLAGS) -> None:
-        config_flags.DEFINE_config_file(
-            "config", self._default, "A config file: configs/NAME.py[:argument=value,...].", flag_values=values
-        )
+    def _define_flags(self, argv: list[str], values: flags.FlagValues) -> None:
+        text = "A config file: configs/NAME.py[:argument=value,...]. Its fields are flags too: --config.field=value."
+        config_flags.DEFINE_config_file("config", self._default, text, flag_values=values, sys_argv=argv)
         text = "Folder for checkpoints, metrics and results. The same folder continues a run."
         flags.DEFINE_string("workdir", None, text, flag_values=values)
         if self._pretrained:
@@ -46,7 +45,7 @@ class Binary:
             flags.DEFINE_string("pretrained", None, text, flag_values=values)
 
     def parse(self, argv: list[str], values: flags.FlagValues = flags.FLAGS) -> None:
-        """Fills `values` from a command line, `argv[0]` being the program.
+        """Defines the flags and fills `values` from a command line, `argv[0]` being the program.
 
         Raises:
           UserError: for an unknown flag or field, with the nearest name; for a missing or malformed one.
@@ -57,8 +56,9 @@ class Binary:
             if name == "config" and value and not pathlib.Path(value.split(":")[0]).is_file():
                 raise errors.UserError(f"--config={value}: no such file. The configs are in {CONFIGS}.")
         try:
+            self._define_flags(argv, values)
             rest = values(argv)
-        except AttributeError as error:  # --config.some.unknown=1
+        except (AttributeError, KeyError) as error:  # --config.some.unknown=1
             text = " ".join(str(error.args[0]).replace("\\n", " ").split()).strip("'\"")
             raise errors.UserError(f"a --config override names a field that does not exist: {text}") from error
         except (flags.Error, TypeError) as error:
@@ -80,7 +80,6 @@ class Binary:
     def call(self, *arguments: str) -> dict:
         """As the command line with these arguments, but within this process."""
         values = flags.FlagValues()
-        self.define_flags(values)
         self.parse(["call", *arguments], values)
         return self.work(values)
 
@@ -102,7 +101,6 @@ class Binary:
             parallel.initialize()
             exit_at_once(self.work)
 
-        self.define_flags()
         set_up_logging()
         app.run(guarded, flags_parser=parse)
 

@@ -101,30 +101,34 @@ def fit_logistic_regression(
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
 
+    def fit(classifier: LogisticRegression, rows) -> LogisticRegression:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return classifier.fit(features[rows], labels[rows])
+
     counts = np.bincount(labels)
     counts = counts[counts > 0]
     values = np.geomspace(lbfgs.l2_max, lbfgs.l2_min, lbfgs.l2_values)
+    everything = np.arange(len(labels))
     # Each class needs an example on either side.
     if len(values) > 1 and counts.min() >= 2 and int(len(labels) * lbfgs.holdout) >= len(counts):
-        rows = train_test_split(np.arange(len(labels)), test_size=lbfgs.holdout, stratify=labels, random_state=seed)
-        fit_rows, held_rows = rows
+        fitted, held_out = train_test_split(everything, test_size=lbfgs.holdout, stratify=labels, random_state=seed)
         classifier = LogisticRegression(max_iter=lbfgs.max_iterations, warm_start=True)
         best_l2, best_accuracy = values[0], -1.0
         for l2 in values:
             if stop():
                 raise Preempted("asked to stop during the l2 sweep; the same command runs it again.")
-            classifier.set_params(C=1 / l2)
-            with warnings.catch_warnings():  # weak penalties need not converge to be told from better ones
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                classifier.fit(features[fit_rows], labels[fit_rows])
-            held_accuracy = classifier.score(features[held_rows], labels[held_rows])
+            fit(classifier.set_params(C=1 / l2), fitted)
+            held_accuracy = classifier.score(features[held_out], labels[held_out])
             if held_accuracy > best_accuracy:
                 best_l2, best_accuracy = l2, held_accuracy
     else:
         best_l2 = values[0] if len(values) == 1 else 1.0
         log.info("Too few labels to hold some out: l2 is %g, not chosen.", best_l2)
-    classifier = LogisticRegression(C=1 / best_l2, max_iter=10 * lbfgs.max_iterations)
-    return classifier.fit(features, labels), float(best_l2)
+    classifier = fit(LogisticRegression(C=1 / best_l2, max_iter=10 * lbfgs.max_iterations), everything)
+    if np.max(classifier.n_iter_) >= 10 * lbfgs.max_iterations:
+        log.warning("L-BFGS with l2 %g did not converge: raise config.lbfgs.max_iterations.", best_l2)
+    return classifier, float(best_l2)
 
 
 def scores(classifier, features: np.ndarray, num_classes: int) -> np.ndarray:

@@ -1,0 +1,41 @@
+# Both commands do all the set-up. PYTHON chooses the interpreter: make test PYTHON=python3.12
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help quickstart test test-quick lint format clean
+
+help:
+	@echo "make quickstart   pretrain, probe and fine-tune on handwritten digits; under 10 minutes on 2 cores"
+	@echo "make test         the whole test suite, in parallel"
+	@echo "make test-quick   without the tests marked heavy"
+	@echo "make lint         ruff"
+
+# Made again whenever the requirements change. A failed install leaves no stamp and is tried again.
+$(VENV)/installed: setup.py constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+quickstart: $(VENV)/installed
+	$(BIN)/python -m simclr_jax.quickstart runs/quickstart
+
+# As many workers as cores, but no more than four: each holds up to 2 GiB.
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(TESTARGS)
+
+test-quick: $(VENV)/installed
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not heavy" $(TESTARGS)
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) *.egg-info build

@@ -1,0 +1,250 @@
+"""Linear probe, nearest neighbours and fine-tuning of one small pretrained encoder."""
+
+import json
+
+from conftest import REPOSITORY
+from conftest import write_image
+from etils import epath
+import jax
+import numpy as np
+import pytest
+
+from simclr_jax import config as config_lib
+from simclr_jax import errors
+from simclr_jax import evaluation
+from simclr_jax import finetune
+from simclr_jax import knn
+from simclr_jax import linear_probe
+from simclr_jax import pretrain
+from simclr_jax.training import checkpoint
+from simclr_jax.training import supervised
+
+FEW_L2 = ("--config.lbfgs.l2_values=4", "--config.lbfgs.max_iterations=50")
+
+
+@pytest.fixture(autouse=True)
+def at_repository(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """The workdir of a pretraining run of nine steps."""
+    workdir = tmp_path_factory.mktemp("pretrained")
+    pretrain.BINARY.call(
+        f"--config={REPOSITORY}/configs/digits.py",
+        f"--workdir={workdir}",
+        "--config.data.image_size=8",
+        "--config.model.width=0.125",
+        "--config.batch_size=64",
+        "--config.epochs=0.4",
+        "--config.optimizer.warmup_epochs=0.1",
+    )
+    return workdir
+
+
+def setup_of(tmp_path, pretrained, schema=config_lib.linear_probe, **fields):
+    config = schema()
+    config.update(fields)
+    return evaluation.set_up(config, epath.Path(tmp_path), str(pretrained), schema())
+
+
+def assert_trees_equal(some, others):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(some), jax.device_get(others))
+
+
+def test_the_encoder_that_is_evaluated_is_the_saved_one(tmp_path, pretrained):
+    setup = setup_of(tmp_path, pretrained)
+    path = checkpoint.find(str(pretrained))
+    import orbax.checkpoint as ocp
+
+    with ocp.StandardCheckpointer() as checkpointer:
+        saved = checkpointer.restore(path / "encoder")
+    assert_trees_equal(setup.params["encoder"], saved["params"])
+    assert_trees_equal(setup.batch_stats["encoder"], saved["batch_stats"])
+    untrained = setup_of(tmp_path, pretrained, init="random")
+    assert jax.tree.structure(untrained.params) == jax.tree.structure(setup.params)
+    assert np.all(untrained.batch_stats["encoder"]["stem_bn"]["mean"] == 0)
+
+
+def test_features_h_and_z(tmp_path, pretrained):
+    h = setup_of(tmp_path, pretrained, batch_size=64)
+    z = setup_of(tmp_path, pretrained, batch_size=64, features="z")
+    outputs = {name: setup.features(setup.test) for name, setup in {"h": h, "z": z}.items()}
+    assert outputs["h"].values.shape == (360, 64)
+    assert outputs["z"].values.shape == (360, 128)
+    np.testing.assert_array_equal(outputs["h"].labels, h.test.labels)
+    again = setup_of(tmp_path, pretrained, batch_size=120).features(h.test)
+    np.testing.assert_allclose(again.values, outputs["h"].values, atol=1e-5)
+
+
+def test_lbfgs_probe(tmp_path, pretrained):
+    results = linear_probe.BINARY.call(f"--pretrained={pretrained}", f"--workdir={tmp_path}", *FEW_L2)
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert {"top1", "top5", "n", "seconds", "step"} <= results.keys()
+    assert (results["n"], results["protocol"], results["features"]) == (360, "lbfgs", "h")
+    assert results["top1"] > 0.5, "even a hardly trained encoder tells most digits"
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written["data"]["source"] == "digits"
+    assert written["pretrained"].endswith("checkpoints/9")
+
+
+def test_sgd_probe_trains_the_classifier_only(tmp_path, pretrained):
+    results = linear_probe.BINARY.call(
+        f"--pretrained={pretrained}/checkpoints/9",
+        f"--workdir={tmp_path}",
+        "--config=configs/linear_probe.py:sgd,batch=64,epochs=1",
+        "--config.features=z",
+        "--config.optimizer.learning_rate=10",
+    )
+    assert results["step"] == 1437 // 64 + 1
+    assert results["top1"] > 0.2
+    setup = setup_of(tmp_path / "other", pretrained, features="z")
+    path = checkpoint.find(str(tmp_path / "draw_0"))
+    params, batch_stats = checkpoint.load_parts(path, setup.params, setup.batch_stats)
+    assert_trees_equal(params, setup.params)
+    assert_trees_equal(batch_stats, setup.batch_stats)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_logistic_regression_finds_separable_classes_and_missing_ones_score_lowest(classes):
+    rng = np.random.default_rng(0)
+    centres = 6 * np.eye(classes + 1, dtype=np.float32)
+    labels = rng.integers(0, classes, 200).astype(np.int32)
+    features = centres[labels] + rng.normal(size=(200, classes + 1)).astype(np.float32)
+    options = config_lib.linear_probe().lbfgs
+    options.l2_values = 5
+    classifier, l2 = linear_probe.fit_logistic_regression(features, labels, options, seed=0)
+    assert l2 in np.geomspace(1e-6, 1e5, 5)
+    scores = linear_probe.scores(classifier, features, classes + 1)
+    assert np.mean(np.argmax(scores, axis=1) == labels) > 0.98
+    assert np.all(scores[:, classes] == -np.inf)
+
+
+def test_the_l2_penalty_is_as_documented():
+    """At the solution, the gradient of the sum of cross entropies + l2 / 2 |w|^2 is zero."""
+    rng = np.random.default_rng(1)
+    features = rng.normal(size=(60, 4))
+    labels = rng.integers(0, 3, 60).astype(np.int32)
+    options = config_lib.linear_probe().lbfgs
+    options.update(l2_values=1, l2_max=2.5)
+    classifier, l2 = linear_probe.fit_logistic_regression(features, labels, options, seed=0)
+    assert l2 == 2.5
+    probabilities = classifier.predict_proba(features)
+    gradient = (probabilities - np.eye(3)[labels]).T @ features + l2 * classifier.coef_
+    assert np.max(np.abs(gradient)) < 0.05
+
+
+def test_weighted_votes_equal_a_plain_loop():
+    rng = np.random.default_rng(0)
+    train, test = rng.normal(size=(30, 5)).astype(np.float32), rng.normal(size=(7, 5)).astype(np.float32)
+    labels = rng.integers(0, 4, 30).astype(np.int32)
+    votes = knn.weighted_votes(train, labels, test, 4, neighbours=5, temperature=0.2)
+    for row, image in enumerate(test):
+        cosine = train @ image / np.linalg.norm(train, axis=1) / np.linalg.norm(image)
+        expected = np.zeros(4)
+        for index in np.argsort(-cosine)[:5]:
+            expected[labels[index]] += np.exp((cosine[index] - 1) / 0.2)
+        np.testing.assert_allclose(votes[row], expected, rtol=1e-4)
+    assert knn.weighted_votes(train[:3], labels[:3], test, 4, neighbours=20, temperature=0.2).shape == (7, 4)
+
+
+def test_knn_writes_a_map(tmp_path, pretrained):
+    results = knn.BINARY.call(f"--pretrained={pretrained}", f"--workdir={tmp_path}", "--config.map_points=60")
+    assert results["top1"] > 0.5
+    assert (tmp_path / "embedding_map.png").exists()
+    few = knn.BINARY.call(
+        f"--pretrained={pretrained}",
+        f"--workdir={tmp_path / 'few'}",
+        "--config.map_points=0",
+        "--config.label_fraction=0.01",
+        "--config.label_seeds=0,1,2",
+    )
+    assert [draw["labels"] for draw in few["draws"]] == [10, 10, 10]
+    assert few["top1"] < results["top1"]
+
+
+def test_finetune_draws_resume_and_write_their_labels(tmp_path, pretrained, monkeypatch):
+    arguments = (
+        f"--pretrained={pretrained}",
+        f"--workdir={tmp_path}",
+        "--config=configs/digits_finetune.py:0.01,steps=6",
+        "--config.label_seeds=3,5",
+        "--config.checkpoint.every_steps=2",
+    )
+    results = finetune.BINARY.call(*arguments)
+    assert [draw["seed"] for draw in results["draws"]] == [3, 5]
+    assert results["top1"] == pytest.approx(np.mean([draw["top1"] for draw in results["draws"]]))
+    assert results["top1_std"] == pytest.approx(np.std([draw["top1"] for draw in results["draws"]], ddof=1))
+    chosen = [json.loads((tmp_path / f"draw_{seed}" / "labels.json").read_text())["examples"] for seed in (3, 5)]
+    assert [len(examples) for examples in chosen] == [10, 10]
+    assert chosen[0] != chosen[1]
+    assert sorted(example["label"] for example in chosen[0]) == list("0123456789")
+
+    # A finished run is not trained again.
+    def no_training(*args, **kwargs):
+        assert kwargs["start_step"] == kwargs["total_steps"]
+        return args[0]
+
+    monkeypatch.setattr(supervised.loop, "fit", no_training)
+    again = finetune.BINARY.call(*arguments)
+    assert [draw["top1"] for draw in again["draws"]] == [draw["top1"] for draw in results["draws"]]
+
+
+def test_finetuning_moves_the_encoder_and_its_statistics(tmp_path, pretrained):
+    setup = setup_of(tmp_path, pretrained, config_lib.finetune, batch_size=64, epochs=0.1, labels_per_class=5)
+    training = supervised.ClassifierTraining(setup, frozen=False, name="test")
+    supervised.run_draws(training)
+    path = checkpoint.find(str(tmp_path / "draw_0"))
+    params, batch_stats = checkpoint.load_parts(path, setup.params, setup.batch_stats)
+    assert np.any(params["encoder"]["stem_conv"]["kernel"] != setup.params["encoder"]["stem_conv"]["kernel"])
+    assert np.any(batch_stats["encoder"]["stem_bn"]["mean"] != setup.batch_stats["encoder"]["stem_bn"]["mean"])
+
+
+def test_from_scratch_needs_no_pretraining_run(tmp_path):
+    arguments = (
+        f"--workdir={tmp_path}",
+        "--config=configs/digits_finetune.py:0.1,steps=2",
+        "--config.init=random",
+        "--config.data.source=digits",
+        "--config.data.image_size=8",
+        "--config.data.eval_crop=1.0",
+        "--config.model.depth=18",
+        "--config.model.width=0.125",
+    )
+    with pytest.raises(errors.UserError, match=r"config\.model\.stem is not set: set it, or give a pretraining run"):
+        finetune.BINARY.call(*arguments)
+    results = finetune.BINARY.call(*arguments, "--config.model.stem=cifar")
+    assert results["step"] == 140 // 64 + 1
+
+
+def test_mistakes_are_told(tmp_path, pretrained):
+    def probe(*arguments, workdir=tmp_path / "probe"):
+        return linear_probe.BINARY.call(f"--workdir={workdir}", *arguments)
+
+    run = f"--pretrained={pretrained}"
+    with pytest.raises(errors.UserError, match="--pretrained is missing"):
+        probe()
+    with pytest.raises(errors.UserError, match="'/nowhere' does not exist"):
+        probe("--pretrained=/nowhere")
+    with pytest.raises(errors.UserError, match=r"depth is 50, but the encoder in .* has 18"):
+        probe(run, "--config.model.depth=50")
+    with pytest.raises(errors.UserError, match="would be overwritten"):
+        probe(run, workdir=pretrained)
+    with pytest.raises(errors.UserError, match="must be 'h' or 'z'"):
+        probe(run, "--config.features=y")
+    for number in range(3):
+        write_image(tmp_path / "flat" / f"{number}.png", seed=number)
+    with pytest.raises(errors.UserError, match="has no labels, which an evaluation needs"):
+        probe(run, "--config.data.source=folder", f"--config.data.root={tmp_path / 'flat'}")
+
+
+def test_another_data_set_can_be_evaluated(tmp_path, pretrained, image_folder):
+    results = linear_probe.BINARY.call(
+        f"--pretrained={pretrained}",
+        f"--workdir={tmp_path / 'probe'}",
+        "--config.data.source=folder",
+        f"--config.data.root={image_folder}",
+        *FEW_L2,
+    )
+    assert results["n"] == 12

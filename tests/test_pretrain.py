@@ -1,0 +1,222 @@
+"""The pretraining binary as a user starts it: interruptions of every kind, mistakes, what it leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from conftest import REPOSITORY
+from conftest import write_image
+from etils import epath
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from simclr_jax import errors
+from simclr_jax import pretrain
+from simclr_jax.training import metrics
+
+TINY = (
+    "--config=configs/digits.py",
+    "--config.data.image_size=8",
+    "--config.model.width=0.125",
+    "--config.batch_size=64",
+    "--config.optimizer.warmup_epochs=0.1",
+    "--config.log_every_steps=1",
+)
+TIMED = ("images_per_second", "data_wait_fraction")
+
+
+def start(workdir, *arguments):
+    """The binary in a process of its own, on one device."""
+    command = [sys.executable, "-m", "simclr_jax.pretrain", *TINY, f"--workdir={workdir}", *arguments]
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    with (workdir.parent / f"{workdir.name}.log").open("a") as log:
+        return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+
+
+def log_of(workdir):
+    return (workdir.parent / f"{workdir.name}.log").read_text()
+
+
+def last_step(workdir):
+    path = epath.Path(workdir / "metrics.jsonl")
+    lines = metrics.read_metrics(path) if path.exists() else []
+    return lines[-1]["step"] if lines else 0
+
+
+def wait_for_step(process, workdir, step):
+    deadline = time.monotonic() + 300
+    while last_step(workdir) < step:
+        assert process.poll() is None, f"ended early:\n{log_of(workdir)}"
+        assert time.monotonic() < deadline, log_of(workdir)
+        time.sleep(0.01)
+
+
+def outcome(workdir):
+    """All numbers of all steps but the timings, and every array of the last checkpoint."""
+    lines = [
+        {key: value for key, value in line.items() if key not in TIMED}
+        for line in metrics.read_metrics(epath.Path(workdir / "metrics.jsonl"))
+    ]
+    newest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    parts = {}
+    with ocp.StandardCheckpointer() as checkpointer:
+        for part in ("encoder", "head", "classifier", "optimizer"):
+            parts[part] = jax.device_get(checkpointer.restore(newest / part))
+    return lines, int(newest.name), parts
+
+
+@pytest.mark.heavy
+def test_interrupted_equals_uninterrupted(tmp_path):
+    """Killed twice with -9 while it trains and saves, then asked to stop, then finished: bit for bit the same."""
+    settings = ("--config.epochs=3.0", "--config.checkpoint.every_steps=3")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert start(whole, *settings).wait(timeout=600) == 0, log_of(whole)
+    expected_lines, total, expected_arrays = outcome(whole)
+    assert len(expected_lines) == total == 68
+
+    for step in (11, 25):
+        process = start(broken, *settings)
+        wait_for_step(process, broken, step)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        assert last_step(broken) < total
+
+    process = start(broken, *settings)
+    wait_for_step(process, broken, 40)
+    process.send_signal(signal.SIGTERM)
+    sent = time.monotonic()
+    assert process.wait(timeout=120) == errors.EXIT_PREEMPTED, log_of(broken)
+    assert time.monotonic() - sent < 60
+    stopped_at = max(int(path.name) for path in (broken / "checkpoints").iterdir())
+    assert 40 <= stopped_at < total
+    assert f"saved step {stopped_at} of 68; the same command continues" in log_of(broken)
+
+    assert start(broken, *settings).wait(timeout=600) == 0, log_of(broken)
+    assert f"from step {stopped_at}" in log_of(broken)
+    lines, step, arrays = outcome(broken)
+    assert lines == expected_lines
+    assert step == total
+    jax.tree.map(np.testing.assert_array_equal, arrays, expected_arrays)
+
+    def comparable(workdir):
+        results = json.loads((workdir / "results.json").read_text())
+        return {key: value for key, value in results.items() if key not in ("seconds", "checkpoint")}
+
+    assert comparable(broken) == comparable(whole)
+
+
+@pytest.mark.heavy
+def test_a_process_ends_with_a_message_and_a_code(tmp_path):
+    """No traceback, and the exit codes that a launcher goes by."""
+    process = start(tmp_path / "a", "--config.loss.temprature=0.1")
+    assert process.wait(timeout=120) == errors.EXIT_USER_ERROR
+    text = log_of(tmp_path / "a")
+    assert 'Did you mean "temperature"' in text
+    assert "Traceback" not in text
+    process = start(tmp_path / "b", "--config.optimizer.name=sgd", "--config.optimizer.learning_rate=1e30")
+    assert process.wait(timeout=300) == errors.EXIT_NON_FINITE
+    assert "error: " in log_of(tmp_path / "b")
+
+
+def call(workdir, *arguments):
+    return pretrain.BINARY.call(*TINY, f"--workdir={workdir}", *arguments)
+
+
+@pytest.fixture
+def at_repository(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.mark.usefixtures("at_repository")
+def test_a_run_leaves_all_that_is_promised(tmp_path):
+    results = call(tmp_path, "--config.epochs=0.4", "--config.checkpoint.every_steps=4")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {
+        "checkpoints",
+        "config.json",
+        "curves.png",
+        "metrics.jsonl",
+        "results.json",
+        "tensorboard",
+        "views.png",
+    }
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert {"top1", "top5", "n", "seconds", "step"} <= results.keys()
+    assert (results["n"], results["step"]) == (360, 9)
+    assert json.loads((tmp_path / "config.json").read_text())["batch_size"] == 64
+    steps = [line["step"] for line in metrics.read_metrics(epath.Path(tmp_path / "metrics.jsonl"))]
+    assert steps == list(range(1, 10))
+    # A finished run is not trained again, and says the same.
+    again = call(tmp_path, "--config.epochs=0.4", "--config.checkpoint.every_steps=4")
+    assert again["top1"] == results["top1"]
+    # Continued with another config it is refused, and nothing of it is touched.
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(
+        errors.UserError, match=r"config.loss.temperature is 0.3, but the checkpoint was written with 0.5"
+    ):
+        call(tmp_path, "--config.epochs=0.4", "--config.loss.temperature=0.3")
+    assert (tmp_path / "config.json").read_text() == before
+
+
+@pytest.mark.usefixtures("at_repository")
+def test_a_non_finite_loss_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    make_step = pretrain.steps.make_pretrain_step
+
+    def make_failing_step(*args):
+        step = make_step(*args)
+
+        def failing(state, batch):
+            number = int(state.step)
+            state, values = step(state, batch)
+            return state, values | {"loss": values["loss"] + (np.float32("nan") if number == 6 else 0)}
+
+        return failing
+
+    monkeypatch.setattr(pretrain.steps, "make_pretrain_step", make_failing_step)
+    with pytest.raises(errors.NonFiniteLoss, match=r"loss is nan in step 7; the checkpoint of step 5 is kept"):
+        call(tmp_path, "--config.epochs=0.5", "--config.checkpoint.every_steps=5", "--config.log_every_steps=4")
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["5"]
+
+
+@pytest.mark.usefixtures("at_repository")
+def test_any_folder_without_labels_can_be_pretrained_on(tmp_path):
+    for number in range(20):
+        write_image(tmp_path / "photos" / f"{number % 3}" / f"{number}.jpg", seed=number)
+    (tmp_path / "photos" / "0" / "broken.jpg").write_bytes(b"")
+    results = pretrain.BINARY.call(
+        f"--config=configs/folder.py:{tmp_path / 'photos'},size=16,depth=18,width=0.125,batch=16,epochs=3",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.data.max_bad_fraction=0.1",
+    )
+    assert results["top1"] is None
+    assert results["bad_images"] == 1
+    assert results["step"] == 21 * 3 // 16 + 1
+
+
+@pytest.mark.usefixtures("at_repository")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--config.batch_size=2048",), "batch_size is 2048, but digits, split train has only 1437 images"),
+        (("--config.batch_size=100",), "8 devices cannot share equally: take 96 or 104"),
+        (("--config.data.source=folder", "--config.data.root=/nowhere"), "'/nowhere' is not a folder"),
+        (("--config.data.source=folder",), "config.data.root is not set"),
+        (("--config.optimizer.warmup_epochs=50.0",), "warm up for fewer"),
+        (("--config.modle.depth=34",), 'Did you mean "model"'),
+        (("--config.model.depth=abc",), "invalid literal"),
+        (("--cfg=x",), "Unknown command line flag 'cfg'"),
+        (("digits",), "unknown argument 'digits'"),
+        (("--config=configs/digit.py",), "no such file"),
+        (("--config=configs/digits.py:epoch=3",), "no argument 'epoch' .did you mean 'epochs'"),
+        (("--workdir=",), "--workdir is missing"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(tmp_path, arguments, message):
+    with pytest.raises(errors.UserError, match=message):
+        call(tmp_path / "run", *arguments)
+    assert not (tmp_path / "run" / "checkpoints").exists()
