@@ -116,6 +116,9 @@ def exit_at_once(work: Callable[[], object]) -> None:
         work()
     except (errors.UserError, errors.NonFiniteLoss, errors.Preempted) as error:
         code = _fail(error)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the newest checkpoint", file=sys.stderr)
+        code = 130
     except Exception:
         traceback.print_exc()
         code = 1

@@ -53,7 +53,7 @@ class Checkpoints:
 
     def __init__(self, workdir: epath.Path, config: ml_collections.ConfigDict):
         self._config = config
-        self.directory = workdir / FOLDER
+        self.directory = (workdir / FOLDER).resolve()  # Orbax takes absolute paths only
         options = ocp.CheckpointManagerOptions(
             max_to_keep=config.checkpoint.keep,
             keep_period=config.checkpoint.keep_every_steps or None,
@@ -109,7 +109,7 @@ def find(pretrained: str) -> epath.Path:
     Raises:
       UserError: where there is none.
     """
-    path = epath.Path(pretrained)
+    path = epath.Path(pretrained).resolve()
     if not path.exists():
         raise UserError(f"--pretrained={pretrained!r} does not exist.")
     if (path / "encoder").exists():

@@ -87,15 +87,13 @@ def fit(
                 checkpoints.save(done, state)
             progress.update(done, float(history[-1]["loss"]) if logging_step else None)
             if stop:
-                if checkpoints is not None:
-                    checkpoints.wait()
                 raise Preempted(
                     f"asked to stop: saved step {done} of {total_steps}; the same command continues from there."
                 )
-        if checkpoints is not None:
-            checkpoints.wait()
     finally:
         progress.close()
+        if checkpoints is not None:  # whatever ends the run, a save that has begun is finished
+            checkpoints.wait()
     return state
 
 
@@ -103,8 +101,6 @@ def _check_finite(history: list[dict[str, np.ndarray]], done: int, checkpoints: 
     for step, metrics in enumerate(history, start=done - len(history) + 1):
         for name in ("loss", "grad_norm"):
             if not math.isfinite(metrics[name]):
-                if checkpoints is not None:
-                    checkpoints.wait()
                 latest = checkpoints.latest() if checkpoints is not None else None
                 kept = f"the checkpoint of step {latest} is kept" if latest else "there is no checkpoint yet"
                 raise NonFiniteLoss(

@@ -105,6 +105,13 @@ def test_a_checkpoint_is_found_by_workdir_folder_or_itself(tmp_path, config, sta
         checkpoint.find(str(tmp_path / "other"))
 
 
+def test_relative_paths_are_fine(tmp_path, config, state, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    saved("run", config, state, [1])
+    assert checkpoint.find("run") == epath.Path(tmp_path / "run" / "checkpoints" / "1")
+    assert checkpoint.load_config(checkpoint.find("run/checkpoints/1")) == config
+
+
 def test_only_the_parts_asked_for_are_read(tmp_path, config, state):
     saved(tmp_path, config, state, [2])
     path = checkpoint.find(str(tmp_path))
