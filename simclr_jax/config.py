@@ -141,7 +141,14 @@ def linear_probe() -> ml_collections.ConfigDict:
             # "lbfgs": on cached features, l2 chosen on held-out labels; "sgd": the paper's ImageNet protocol.
             "protocol": "lbfgs",
             "features": "h",  # "h", the representation, or "z", the output of the projection head
-            "lbfgs": {"l2_min": 1e-6, "l2_max": 1e5, "l2_values": 45, "holdout": 0.2, "max_iterations": 1000},
+            "lbfgs": {
+                "standardize": True,  # features to mean 0 and deviation 1 first
+                "l2_min": 1e-6,
+                "l2_max": 1e5,
+                "l2_values": 45,  # log-spaced
+                "holdout": 0.2,  # share of the labels on which l2 is chosen
+                "max_iterations": 1000,
+            },
             "augment": _crop_and_flip(),
             "optimizer": _optimizer(name="sgd", learning_rate=0.1, warmup_epochs=0.0, nesterov=True, weight_decay=0.0),
             "epochs": 90.0,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import dataclasses
 import functools
 import logging
+import time
 from typing import Any
 
 from etils import epath
@@ -11,10 +12,12 @@ from flax import nnx
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
+import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax import parallel
 from simclr_jax.data import sources
+from simclr_jax.data import subsets
 from simclr_jax.errors import UserError
 from simclr_jax.models.heads import ProjectionHead
 from simclr_jax.models.networks import make_encoder
@@ -46,6 +49,7 @@ class Setup:
     pretrained_step: int  # 0 where the encoder is untrained
     params: dict[str, Any]
     batch_stats: dict[str, Any]
+    began: float  # time.monotonic()
 
     @property
     def num_classes(self) -> int:
@@ -102,6 +106,7 @@ def set_up(config: ConfigDict, workdir: epath.Path, pretrained: str | None, sche
     Raises:
       UserError: for whatever the user can mend; before anything is computed.
     """
+    began = time.monotonic()
     config_lib.check_fields(config, schema)
     config_lib.check_values(config, jax.device_count())
     if pretrained is None and config.init == "pretrained":
@@ -155,6 +160,7 @@ def set_up(config: ConfigDict, workdir: epath.Path, pretrained: str | None, sche
         pretrained_step=int(path.name) if config.init == "pretrained" else 0,
         params=params,
         batch_stats=batch_stats,
+        began=began,
     )
 
 
@@ -178,3 +184,43 @@ def _variables(config: ConfigDict, pretrain_config: ConfigDict | None, path: epa
     if config.init == "random":
         return state_lib.init_variables(make_model, seed, mesh)
     return checkpoint.load_parts(path, *state_lib.abstract_variables(make_model, mesh))
+
+
+def run_draws(setup: Setup, evaluate_draw: Callable[[np.ndarray, int, epath.Path], dict[str, Any]]) -> dict[str, Any]:
+    """Evaluates once for every draw of the labels, and sums up.
+
+    Args:
+      setup: its config has `label_seeds`, `label_fraction` and `labels_per_class`.
+      evaluate_draw: called with the rows of the training source whose labels may be used, the seed of the draw, and its
+        folder `draw_SEED` in the workdir. Returns results with `top1`, `top5`, `n`, `step`.
+
+    Returns:
+      Means over draws; `top1_std`, the sample standard deviation of top-1 over draws, 0 for a single one; `seconds` of
+      all; and each draw's results in `draws`. A draw's results are also in its folder's results.json.
+    """
+    config, draws = setup.config, []
+    for seed in config.label_seeds:
+        began = time.monotonic()
+        folder = setup.workdir / f"draw_{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = subsets.labelled_rows(
+            setup.train,
+            fraction=config.label_fraction,
+            per_class=config.labels_per_class,
+            seed=seed,
+            ids_file=folder / "labels.json",
+        )
+        results = evaluate_draw(rows, seed, folder)
+        results |= {"seed": seed, "labels": len(rows), "seconds": time.monotonic() - began}
+        metrics.write_results(folder, results)
+        draws.append(results)
+    top1 = np.array([draw["top1"] for draw in draws])
+    return {
+        "top1": float(top1.mean()),
+        "top5": float(np.mean([draw["top5"] for draw in draws])),
+        "n": draws[0]["n"],
+        "seconds": time.monotonic() - setup.began,
+        "step": draws[0]["step"],
+        "top1_std": float(top1.std(ddof=1)) if len(draws) > 1 else 0.0,
+        "draws": draws,
+    }

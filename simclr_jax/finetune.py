@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from simclr_jax import cli
 from simclr_jax import config as config_lib
 from simclr_jax import evaluation
+from simclr_jax.training import metrics
 from simclr_jax.training import supervised
 
 log = logging.getLogger("simclr_jax")
@@ -26,7 +27,8 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None) -> dict
     """Fine-tunes for every draw of the labels and returns what stands in results.json."""
     setup = evaluation.set_up(config, workdir, pretrained, config_lib.finetune())
     training = supervised.ClassifierTraining(setup, frozen=False, name="finetune")
-    results = supervised.run_draws(training)
+    results = evaluation.run_draws(setup, training.run) | {"init": config.init}
+    metrics.write_results(workdir, results)
     log.info(
         "%s on %d labels: %.1f %% top-1 (+- %.1f over %d draws) of %d test images.",
         "Fine-tuned" if config.init == "pretrained" else "Trained from scratch",

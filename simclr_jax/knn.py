@@ -7,7 +7,6 @@ al. 2018, section 3.4). Writes config.json, results.json and embedding_map.png, 
 """
 
 import logging
-import time
 
 from etils import epath
 import jax
@@ -20,10 +19,8 @@ from simclr_jax import config as config_lib
 from simclr_jax import evaluation
 from simclr_jax import objectives
 from simclr_jax import pictures
-from simclr_jax.data import subsets
 from simclr_jax.training import evaluate
 from simclr_jax.training import metrics
-from simclr_jax.training import supervised
 
 log = logging.getLogger("simclr_jax")
 
@@ -34,34 +31,23 @@ CHUNK = 1024
 def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None) -> dict:
     """Votes, draws the map, and returns what stands in results.json."""
     setup = evaluation.set_up(config, workdir, pretrained, config_lib.knn())
-    began = time.monotonic()
     train, test = setup.features(setup.train), setup.features(setup.test)
-    draws = []
-    for seed in config.label_seeds:
-        folder = workdir / f"draw_{seed}"
-        folder.mkdir(parents=True, exist_ok=True)
-        chosen = subsets.labelled_rows(
-            setup.train,
-            fraction=config.label_fraction,
-            per_class=config.labels_per_class,
-            seed=seed,
-            ids_file=folder / "labels.json",
-        )
-        rows = np.isin(train.index, chosen)
+
+    def evaluate_draw(rows: np.ndarray, seed: int, folder: epath.Path) -> dict:
+        del seed, folder
+        readable = np.isin(train.index, rows)
         votes = weighted_votes(
-            train.values[rows],
-            train.labels[rows],
+            train.values[readable],
+            train.labels[readable],
             test.values,
             setup.num_classes,
             neighbours=config.neighbours,
             temperature=config.temperature,
         )
         results = evaluate.accuracy(votes, test.labels)
-        results |= {"labels": int(rows.sum()), "seed": seed, "step": setup.pretrained_step}
-        results |= {"seconds": time.monotonic() - began, "bad_images": train.unreadable + test.unreadable}
-        began = time.monotonic()
-        draws.append(results)
-    results = supervised.summarise(draws) | {"features": config.features, "init": config.init}
+        return results | {"step": setup.pretrained_step, "bad_images": train.unreadable + test.unreadable}
+
+    results = evaluation.run_draws(setup, evaluate_draw) | {"features": config.features, "init": config.init}
     if config.map_points:
         shown = np.random.default_rng(config.seed).permutation(len(test.values))[: config.map_points]
         picture = workdir / "embedding_map.png"

@@ -12,7 +12,6 @@ what a training writes.
 """
 
 import logging
-import time
 import warnings
 
 from etils import epath
@@ -22,7 +21,6 @@ import numpy as np
 from simclr_jax import cli
 from simclr_jax import config as config_lib
 from simclr_jax import evaluation
-from simclr_jax.data import subsets
 from simclr_jax.errors import Preempted
 from simclr_jax.training import evaluate
 from simclr_jax.training import metrics
@@ -35,7 +33,8 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None) -> dict
     """Probes the encoder and returns what stands in results.json."""
     setup = evaluation.set_up(config, workdir, pretrained, config_lib.linear_probe())
     if config.protocol == "sgd":
-        results = supervised.run_draws(supervised.ClassifierTraining(setup, frozen=True, name="linear probe"))
+        training = supervised.ClassifierTraining(setup, frozen=True, name="linear probe")
+        results = evaluation.run_draws(setup, training.run)
     else:
         results = _lbfgs(setup)
     results |= {"protocol": config.protocol, "features": config.features, "init": config.init}
@@ -52,30 +51,18 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None) -> dict
 
 
 def _lbfgs(setup: evaluation.Setup) -> dict:
-    config, began = setup.config, time.monotonic()
     train, test = setup.features(setup.train), setup.features(setup.test)
-    draws = []
-    for seed in config.label_seeds:
-        workdir = setup.workdir / f"draw_{seed}"
-        workdir.mkdir(parents=True, exist_ok=True)
-        chosen = subsets.labelled_rows(
-            setup.train,
-            fraction=config.label_fraction,
-            per_class=config.labels_per_class,
-            seed=seed,
-            ids_file=workdir / "labels.json",
-        )
-        rows = np.isin(train.index, chosen)
+
+    def probe(rows: np.ndarray, seed: int, workdir: epath.Path) -> dict:
+        del workdir
+        readable = np.isin(train.index, rows)
         classifier, l2 = fit_logistic_regression(
-            train.values[rows], train.labels[rows], config.lbfgs, seed=seed, stop=setup.preempted
+            train.values[readable], train.labels[readable], setup.config.lbfgs, seed=seed, stop=setup.preempted
         )
         results = evaluate.accuracy(scores(classifier, test.values, setup.num_classes), test.labels)
-        results |= {"l2": l2, "labels": int(rows.sum()), "seed": seed, "step": setup.pretrained_step}
-        results |= {"seconds": time.monotonic() - began, "bad_images": train.unreadable + test.unreadable}
-        began = time.monotonic()
-        metrics.write_results(workdir, results)
-        draws.append(results)
-    return supervised.summarise(draws)
+        return results | {"l2": l2, "step": setup.pretrained_step, "bad_images": train.unreadable + test.unreadable}
+
+    return evaluation.run_draws(setup, probe)
 
 
 def fit_logistic_regression(
@@ -87,19 +74,28 @@ def fit_logistic_regression(
     of l2 are tried from strong to weak, each from the previous solution, on a class-balanced share of the labels; the
     best one, the strongest among equals, is then fitted to all of them.
 
+    The paper does not say whether it standardised the features. Here each is taken to mean 0 and deviation 1 over the
+    training features by default: without it L-BFGS hardly converges where features are small or of unlike size, which
+    would flatter a pretrained encoder against an untrained one.
+
     Args:
       features: float32 `[n, dim]`.
       labels: int32 `[n]`.
-      lbfgs: `config.lbfgs`: `l2_min`, `l2_max`, `l2_values`, `holdout`, `max_iterations`.
+      lbfgs: `config.lbfgs`: `standardize`, `l2_min`, `l2_max`, `l2_values`, `holdout`, `max_iterations`.
       seed: of the held-out share.
       stop: polled between fits.
 
     Returns:
-      The fitted classifier and its l2.
+      The fitted classifier (of features as given) and its l2.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import train_test_split
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler(with_mean=lbfgs.standardize, with_std=lbfgs.standardize).fit(features)
+    features = scaler.transform(features)
 
     def fit(classifier: LogisticRegression, rows) -> LogisticRegression:
         with warnings.catch_warnings():
@@ -128,7 +124,7 @@ def fit_logistic_regression(
     classifier = fit(LogisticRegression(C=1 / best_l2, max_iter=10 * lbfgs.max_iterations), everything)
     if np.max(classifier.n_iter_) >= 10 * lbfgs.max_iterations:
         log.warning("L-BFGS with l2 %g did not converge: raise config.lbfgs.max_iterations.", best_l2)
-    return classifier, float(best_l2)
+    return make_pipeline(scaler, classifier), float(best_l2)
 
 
 def scores(classifier, features: np.ndarray, num_classes: int) -> np.ndarray:

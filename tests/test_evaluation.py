@@ -127,12 +127,26 @@ def test_the_l2_penalty_is_as_documented():
     features = rng.normal(size=(60, 4))
     labels = rng.integers(0, 3, 60).astype(np.int32)
     options = config_lib.linear_probe().lbfgs
-    options.update(l2_values=1, l2_max=2.5)
+    options.update(l2_values=1, l2_max=2.5, standardize=False)
     classifier, l2 = linear_probe.fit_logistic_regression(features, labels, options, seed=0)
     assert l2 == 2.5
     probabilities = classifier.predict_proba(features)
-    gradient = (probabilities - np.eye(3)[labels]).T @ features + l2 * classifier.coef_
+    gradient = (probabilities - np.eye(3)[labels]).T @ features + l2 * classifier[-1].coef_
     assert np.max(np.abs(gradient)) < 0.05
+
+
+def test_the_scale_of_features_does_not_matter_when_they_are_standardised():
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(300, 6)).astype(np.float32)
+    labels = (features @ rng.normal(size=6) > 0).astype(np.int32)
+    options = config_lib.linear_probe().lbfgs
+    options.l2_values = 4
+    tiny = features * np.array([1e-4, 1, 1e-2, 1e-3, 1e2, 1], np.float32) + 0.3
+    accuracies = []
+    for values in (features, tiny):
+        classifier, _ = linear_probe.fit_logistic_regression(values, labels, options, seed=0)
+        accuracies.append(classifier.score(values, labels))
+    assert min(accuracies) > 0.95
 
 
 def test_weighted_votes_equal_a_plain_loop():
@@ -194,7 +208,7 @@ def test_finetune_draws_resume_and_write_their_labels(tmp_path, pretrained, monk
 def test_finetuning_moves_the_encoder_and_its_statistics(tmp_path, pretrained):
     setup = setup_of(tmp_path, pretrained, config_lib.finetune, batch_size=64, epochs=0.1, labels_per_class=5)
     training = supervised.ClassifierTraining(setup, frozen=False, name="test")
-    supervised.run_draws(training)
+    evaluation.run_draws(setup, training.run)
     path = checkpoint.find(str(tmp_path / "draw_0"))
     params, batch_stats = checkpoint.load_parts(path, setup.params, setup.batch_stats)
     assert np.any(params["encoder"]["stem_conv"]["kernel"] != setup.params["encoder"]["stem_conv"]["kernel"])

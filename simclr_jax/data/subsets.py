@@ -63,9 +63,3 @@ def labelled_rows(source: Source, *, fraction: float, per_class: int, seed: int,
     }
     ids_file.write_text(json.dumps(record, indent=1) + "\n")
     return chosen
-
-
-def labelled_subset(source: Source, **choice) -> Source:
-    """The source with the examples of `labelled_rows` only; the arguments are the same."""
-    rows = labelled_rows(source, **choice)
-    return source if len(rows) == source.num_examples else source.subset(rows)

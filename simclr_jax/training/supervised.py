@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import time
 from typing import Any
 
 from etils import epath
@@ -15,8 +14,6 @@ from simclr_jax import optim
 from simclr_jax import parallel
 from simclr_jax.data import order
 from simclr_jax.data import pipeline
-from simclr_jax.data import subsets
-from simclr_jax.data.sources import Source
 from simclr_jax.evaluation import Setup
 from simclr_jax.models.heads import LinearClassifier
 from simclr_jax.models.networks import Classifier
@@ -71,9 +68,13 @@ class ClassifierTraining:
             optimizer = _only_classifier(optimizer)
         return optimizer, steps.make_classifier_step(self.graph, optimizer, schedule, self.setup.mesh), total_steps
 
-    def run(self, train: Source, seed: int, workdir: epath.Path) -> dict[str, Any]:
-        """Trains on a source's labels and tests; continues where an earlier call in the same workdir stopped."""
-        setup, config, began = self.setup, self.setup.config, time.monotonic()
+    def run(self, rows: np.ndarray, seed: int, workdir: epath.Path) -> dict[str, Any]:
+        """Trains on some rows of the training source and tests; for `evaluation.run_draws`.
+
+        Continues where an earlier call in the same workdir stopped.
+        """
+        setup, config = self.setup, self.setup.config
+        train = setup.train if len(rows) == setup.train.num_examples else setup.train.subset(rows)
         optimizer, step_fn, total_steps = self.recipe(train.num_examples)
         state = state_lib.new_state(
             setup.params | {"classifier": self.init_classifier(seed)}, setup.batch_stats, optimizer, setup.mesh
@@ -112,13 +113,7 @@ class ClassifierTraining:
         checkpoints.close()
         outputs = setup.outputs(self.forward, state.params, state.batch_stats, setup.test)
         results = evaluate.accuracy(outputs.values, outputs.labels)
-        return results | {
-            "step": total_steps,
-            "seconds": time.monotonic() - began,
-            "labels": train.num_examples,
-            "seed": seed,
-            "bad_images": bad_images.count,
-        }
+        return results | {"step": total_steps, "bad_images": bad_images.count + outputs.unreadable}
 
 
 def _only_classifier(optimizer):
@@ -129,39 +124,3 @@ def _only_classifier(optimizer):
 
     others = {name: optax.set_to_zero() for name in ("encoder", "head")}
     return optax.partition({"classifier": optimizer} | others, part)
-
-
-def run_draws(training: ClassifierTraining) -> dict[str, Any]:
-    """Runs every draw of `config.label_seeds` in `workdir/draw_SEED`; finished ones are kept. Writes results.json."""
-    setup, config = training.setup, training.setup.config
-    draws = []
-    for seed in config.label_seeds:
-        workdir = setup.workdir / f"draw_{seed}"
-        workdir.mkdir(parents=True, exist_ok=True)
-        train = subsets.labelled_subset(
-            setup.train,
-            fraction=config.label_fraction,
-            per_class=config.labels_per_class,
-            seed=seed,
-            ids_file=workdir / "labels.json",
-        )
-        results = training.run(train, seed, workdir)
-        metrics.write_results(workdir, results)
-        draws.append(results)
-    results = summarise(draws)
-    metrics.write_results(setup.workdir, results)
-    return results
-
-
-def summarise(draws: list[dict[str, Any]]) -> dict[str, Any]:
-    """Results of several label draws as one: means, and the sample standard deviation of top-1 over draws."""
-    top1 = np.array([draw["top1"] for draw in draws])
-    return {
-        "top1": float(top1.mean()),
-        "top5": float(np.mean([draw["top5"] for draw in draws])),
-        "n": draws[0]["n"],
-        "seconds": sum(draw["seconds"] for draw in draws),
-        "step": draws[0]["step"],
-        "top1_std": float(top1.std(ddof=1)) if len(draws) > 1 else 0.0,
-        "draws": draws,
-    }

@@ -303,7 +303,8 @@ def test_label_subsets_are_balanced_seeded_and_nested_in_nothing_else():
 
 def test_the_chosen_ids_are_written(any_source, tmp_path):
     file = epath.Path(tmp_path / "labels.json")
-    subset = subsets.labelled_subset(any_source, fraction=1.0, per_class=1, seed=2, ids_file=file)
+    rows = subsets.labelled_rows(any_source, fraction=1.0, per_class=1, seed=2, ids_file=file)
+    subset = any_source.subset(rows)
     record = json.loads(file.read_text())
     assert record["num_examples"] == subset.num_examples == len(any_source.class_names)
     assert record["seed"] == 2
