@@ -3,9 +3,10 @@
     python -m simclr_jax.finetune --config=configs/digits_finetune.py:0.1 --pretrained=runs/digits --workdir=runs/digits_10pct
 
 Differs from configs/finetune.py in what 10 or 140 labels need: a number of steps instead of epochs, and small batches.
-A pretrained network does best with a small learning rate, which keeps what it knows; from scratch, 0.1 is better:
+A pretrained network does best with a small learning rate, which keeps what it knows. From scratch, 0.1 (for 10 labels)
+and 0.3 (for 140) are better:
 
-    python -m simclr_jax.finetune --config=configs/digits_finetune.py:0.1,learning_rate=0.1 --config.init=random ...
+    python -m simclr_jax.finetune --config=configs/digits_finetune.py:0.1,learning_rate=0.3 --config.init=random ...
 """
 
 from simclr_jax import config as config_lib

@@ -49,10 +49,10 @@ def run(workdir: pathlib.Path) -> None:
     compare("linear probe, frozen encoder", linear_probe, "linear_probe", "all 1,437", l2, l2)
     compare("20 nearest neighbours", knn, "knn", "all 1,437", [], [])
     draws = f"--config.label_seeds={','.join(map(str, DRAWS))}"
-    for fraction, labels in (("0.01", "1 %: 10"), ("0.1", "10 %: 140")):
+    for fraction, labels, baseline_rate in (("0.01", "1 %: 10", 0.1), ("0.1", "10 %: 140", 0.3)):
         recipe = f"--config={configs}/digits_finetune.py:{fraction}"
         # Each with the learning rate that suits it: the baseline would be far worse with the pretrained network's.
-        recipes = [recipe, draws], [f"{recipe},learning_rate=0.1", draws]
+        recipes = [recipe, draws], [f"{recipe},learning_rate={baseline_rate}", draws]
         compare("fine-tuning, whole network", finetune, f"finetune_{fraction}", labels, *recipes)
 
     print(_table(rows, pretraining, workdir, time.monotonic() - began))

@@ -58,7 +58,7 @@ def init_variables(make_model: Callable[[nnx.Rngs], nnx.Module], seed: int, mesh
 def new_state(params: Any, batch_stats: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state before the first step. Owns copies, so that donating it leaves the arguments usable."""
 
-    def make(params, batch_stats):
-        return TrainState(jnp.zeros([], jnp.int32), params, batch_stats, optimizer.init(params))
-
-    return jax.jit(make, out_shardings=parallel.replicated(mesh))(params, batch_stats)
+    whole = parallel.replicated(mesh)
+    opt_state = jax.jit(optimizer.init, out_shardings=whole)(params)
+    step, params, batch_stats = jax.tree.map(jnp.copy, (jnp.zeros([], jnp.int32), params, batch_stats))
+    return jax.device_put(TrainState(step, params, batch_stats, opt_state), whole)
