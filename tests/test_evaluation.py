@@ -17,6 +17,7 @@ from simclr_jax import knn
 from simclr_jax import linear_probe
 from simclr_jax import pretrain
 from simclr_jax.training import checkpoint
+from simclr_jax.training import metrics
 from simclr_jax.training import supervised
 
 FEW_L2 = ("--config.lbfgs.l2_values=4", "--config.lbfgs.max_iterations=50")
@@ -89,17 +90,19 @@ def test_lbfgs_probe(tmp_path, pretrained):
     assert written["pretrained"].endswith("checkpoints/9")
 
 
-def test_sgd_probe_trains_the_classifier_only(tmp_path, pretrained):
+@pytest.mark.parametrize("features", ["h", "z"])
+def test_sgd_probe_trains_the_classifier_only(tmp_path, pretrained, features):
     results = linear_probe.BINARY.call(
         f"--pretrained={pretrained}/checkpoints/9",
         f"--workdir={tmp_path}",
         "--config=configs/linear_probe.py:sgd,batch=64,epochs=1",
-        "--config.features=z",
-        "--config.optimizer.learning_rate=10",
+        f"--config.features={features}",
     )
     assert results["step"] == 1437 // 64 + 1
-    assert results["top1"] > 0.2
-    setup = setup_of(tmp_path / "other", pretrained, features="z")
+    lines = metrics.read_metrics(epath.Path(tmp_path / "draw_0" / "metrics.jsonl"))
+    assert lines[-1]["grad_norm"] > 0
+    setup = setup_of(tmp_path / "other", pretrained, features=features)
+    assert set(setup.params) == ({"encoder"} if features == "h" else {"encoder", "head"})
     path = checkpoint.find(str(tmp_path / "draw_0"))
     params, batch_stats = checkpoint.load_parts(path, setup.params, setup.batch_stats)
     assert_trees_equal(params, setup.params)
