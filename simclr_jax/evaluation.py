@@ -196,7 +196,8 @@ def run_draws(setup: Setup, evaluate_draw: Callable[[np.ndarray, int, epath.Path
 
     Returns:
       Means over draws; `top1_std`, the sample standard deviation of top-1 over draws, 0 for a single one; `seconds` of
-      all; and each draw's results in `draws`. A draw's results are also in its folder's results.json.
+      all; and each draw's results in `draws`. A draw's results are also in its folder's results.json, the means in
+      metrics.jsonl and TensorBoard.
     """
     config, draws = setup.config, []
     for seed in config.label_seeds:
@@ -215,7 +216,7 @@ def run_draws(setup: Setup, evaluate_draw: Callable[[np.ndarray, int, epath.Path
         metrics.write_results(folder, results)
         draws.append(results)
     top1 = np.array([draw["top1"] for draw in draws])
-    return {
+    results = {
         "top1": float(top1.mean()),
         "top5": float(np.mean([draw["top5"] for draw in draws])),
         "n": draws[0]["n"],
@@ -224,3 +225,7 @@ def run_draws(setup: Setup, evaluate_draw: Callable[[np.ndarray, int, epath.Path
         "top1_std": float(top1.std(ddof=1)) if len(draws) > 1 else 0.0,
         "draws": draws,
     }
+    writer = metrics.MetricsWriter(setup.workdir)
+    writer.write(results["step"], {key: results[key] for key in ("top1", "top5", "top1_std")})
+    writer.close()
+    return results

@@ -88,6 +88,9 @@ def test_lbfgs_probe(tmp_path, pretrained):
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["data"]["source"] == "digits"
     assert written["pretrained"].endswith("checkpoints/9")
+    (line,) = metrics.read_metrics(epath.Path(tmp_path / "metrics.jsonl"))
+    assert (line["step"], line["top1"]) == (9, results["top1"])
+    assert list((tmp_path / "tensorboard").iterdir())
 
 
 @pytest.mark.parametrize("features", ["h", "z"])
