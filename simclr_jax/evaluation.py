@@ -108,7 +108,6 @@ def set_up(config: ConfigDict, workdir: epath.Path, pretrained: str | None, sche
     """
     began = time.monotonic()
     config_lib.check_fields(config, schema)
-    config_lib.check_values(config, jax.device_count())
     if pretrained is None and config.init == "pretrained":
         raise UserError(
             "--pretrained is missing: the workdir of a pretraining run. (Or from scratch: --config.init=random.)"

@@ -5,7 +5,6 @@
 Runs the commands that it prints, one after the other, and ends with one table. Started again, it continues.
 """
 
-import logging
 import pathlib
 import shlex
 import sys
@@ -17,8 +16,6 @@ from simclr_jax import knn
 from simclr_jax import linear_probe
 from simclr_jax import parallel
 from simclr_jax import pretrain
-
-log = logging.getLogger("simclr_jax")
 
 DRAWS = (0, 1, 2, 3, 4)
 

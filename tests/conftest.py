@@ -11,8 +11,6 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from simclr_jax import config as config_lib
-
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared"
 
@@ -55,17 +53,3 @@ def image_folder(tmp_path):
                 seed = 1000 * number + index + (500 if split == "test" else 0)
                 write_image(root / split / name / f"{index}.{formats[index % 4]}", seed=seed)
     return root
-
-
-@pytest.fixture
-def tiny_digits():
-    """A pretraining config that runs in seconds: the digits, a ResNet-18 of an eighth of the width."""
-    config = config_lib.pretrain()
-    config.data.update(source="digits", image_size=8, eval_crop=1.0)
-    config.model.update(depth=18, width=0.125, stem="cifar")
-    config.augment.update(strength=0.5, blur_prob=0.0)
-    config.loss.temperature = 0.5
-    config.optimizer.update(learning_rate=1.0, warmup_epochs=0.1)
-    config.update(batch_size=64, epochs=0.5, log_every_steps=1)
-    config.checkpoint.update(every_steps=4, keep=2)
-    return config

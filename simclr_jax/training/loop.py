@@ -30,7 +30,7 @@ def fit(
     mesh: Mesh,
     log_every: int,
     checkpoint_every: int,
-    checkpoints: Checkpoints | None,
+    checkpoints: Checkpoints,
     writer: MetricsWriter,
     bad_images: BadImages,
     preempted: parallel.Preemption,
@@ -45,7 +45,7 @@ def fit(
       batches: this process's batches, the first one that of `start_step`.
       batch_size: global, for the images per second.
       log_every, checkpoint_every: in steps; the last step is logged and saved in any case.
-      checkpoints: None to save none.
+      checkpoints: where to save.
       preempted: polled after every step.
       name: of the run, for the progress bar.
 
@@ -83,7 +83,7 @@ def fit(
                 }
                 last_log, last_time, data_seconds = done, now, 0.0
                 writer.write(done, {key: float(value) for key, value in history[-1].items()} | rates)
-            if saving_step and checkpoints is not None:
+            if saving_step:
                 checkpoints.save(done, state)
             progress.update(done, float(history[-1]["loss"]) if logging_step else None)
             if stop:
@@ -92,16 +92,15 @@ def fit(
                 )
     finally:
         progress.close()
-        if checkpoints is not None:  # whatever ends the run, a save that has begun is finished
-            checkpoints.wait()
+        checkpoints.wait()  # whatever ends the run, a save that has begun is finished
     return state
 
 
-def _check_finite(history: list[dict[str, np.ndarray]], done: int, checkpoints: Checkpoints | None) -> None:
+def _check_finite(history: list[dict[str, np.ndarray]], done: int, checkpoints: Checkpoints) -> None:
     for step, metrics in enumerate(history, start=done - len(history) + 1):
         for name in ("loss", "grad_norm"):
             if not math.isfinite(metrics[name]):
-                latest = checkpoints.latest() if checkpoints is not None else None
+                latest = checkpoints.latest()
                 kept = f"the checkpoint of step {latest} is kept" if latest else "there is no checkpoint yet"
                 raise NonFiniteLoss(
                     f"{name} is {metrics[name]} in step {step}; {kept}. "

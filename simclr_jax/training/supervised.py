@@ -1,7 +1,6 @@
 """Training a classifier on an encoder, frozen (linear probe, SGD protocol) or not (fine-tuning, from scratch)."""
 
 import functools
-import logging
 from typing import Any
 
 from etils import epath
@@ -23,8 +22,6 @@ from simclr_jax.training import metrics
 from simclr_jax.training import state as state_lib
 from simclr_jax.training import steps
 from simclr_jax.training.checkpoint import Checkpoints
-
-log = logging.getLogger("simclr_jax")
 
 
 class ClassifierTraining:
