@@ -13,6 +13,7 @@ from absl import logging as absl_logging
 from etils import epath
 from ml_collections import config_flags
 
+from simclr_jax import distributed
 from simclr_jax import errors
 from simclr_jax import parallel
 
@@ -40,6 +41,12 @@ class Binary:
         config_flags.DEFINE_config_file("config", self._default, text, flag_values=values, sys_argv=argv)
         text = "Folder for checkpoints, metrics and results. The same folder continues a run."
         flags.DEFINE_string("workdir", None, text, flag_values=values)
+        text = "HOST:PORT of process 0, for several processes that no cluster (Cloud TPU, GKE, SLURM) has started."
+        flags.DEFINE_string("coordinator_address", None, text, flag_values=values)
+        flags.DEFINE_integer("num_processes", None, "How many processes take part.", flag_values=values)
+        flags.DEFINE_integer("process_id", None, "The number of this process, from 0.", flag_values=values)
+        text = "Seconds until all processes have to be there."
+        flags.DEFINE_integer("initialization_timeout", 300, text, lower_bound=1, flag_values=values)
         if self._pretrained:
             text = "Workdir of a pretraining run, or one checkpoint in it."
             flags.DEFINE_string("pretrained", None, text, flag_values=values)
@@ -77,6 +84,18 @@ class Binary:
             arguments.append(values["pretrained"].value)
         return self._run(*arguments)
 
+    def _start_and_work(self) -> None:
+        values = flags.FLAGS
+        distributed.initialize(
+            values["coordinator_address"].value,
+            values["num_processes"].value,
+            values["process_id"].value,
+            values["initialization_timeout"].value,
+        )
+        if not parallel.is_primary():
+            log.setLevel(logging.WARNING)  # what happens is told once; what goes wrong, by every process
+        self.work()
+
     def call(self, *arguments: str) -> dict:
         """As the command line with these arguments, but within this process."""
         values = flags.FlagValues()
@@ -86,7 +105,8 @@ class Binary:
     def main(self) -> None:
         """As a program: messages instead of tracebacks, and exit codes.
 
-        0 done, 2 the user's mistake, 3 the loss became non-finite, 75 preempted: run the same command again.
+        0 done, 2 the user's mistake, 3 the loss became non-finite, 69 the other processes did not come, 75 preempted:
+        run the same command again.
         """
 
         def parse(argv: list[str]) -> list[str]:
@@ -98,8 +118,7 @@ class Binary:
 
         def guarded(argv: list[str]) -> None:
             del argv
-            parallel.initialize()
-            exit_at_once(self.work)
+            exit_at_once(self._start_and_work)
 
         set_up_logging()
         app.run(guarded, flags_parser=parse)
@@ -114,8 +133,13 @@ def exit_at_once(work: Callable[[], object]) -> None:
     code = 0
     try:
         work()
-    except (errors.UserError, errors.NonFiniteLoss, errors.Preempted) as error:
+        distributed.shutdown()
+    except errors.UserError as error:
         code = _fail(error)
+        distributed.linger()
+    except (errors.NonFiniteLoss, errors.Preempted) as error:  # on all processes alike
+        code = _fail(error)
+        distributed.shutdown()
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the newest checkpoint", file=sys.stderr)
         code = 130

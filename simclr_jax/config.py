@@ -95,6 +95,9 @@ def _run() -> dict:
         "compute_dtype": "float32",  # or "bfloat16"; parameters, statistics and losses are float32
         "log_every_steps": 50,
         "checkpoint": {"every_steps": 1000, "keep": 2, "keep_every_steps": 0},
+        # Devices: batches are split over both axes; over fsdp also large parameters and their optimiser state, for
+        # networks that are too large for a chip. data=-1: as many as there are.
+        "mesh": {"data": -1, "fsdp": 1},
     }
 
 
@@ -255,7 +258,7 @@ def _update(config: ml_collections.ConfigDict, values: dict) -> None:
 
 
 # Fields that may change when a run is continued: they change neither the data order nor the numbers.
-MAY_CHANGE = ("data.root", "data.max_bad_fraction", "log_every_steps", "checkpoint.")
+MAY_CHANGE = ("data.root", "data.max_bad_fraction", "log_every_steps", "checkpoint.", "mesh.")
 
 
 def differences(config: ml_collections.ConfigDict, saved: ml_collections.ConfigDict) -> list[str]:

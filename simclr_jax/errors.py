@@ -3,6 +3,7 @@
 # A launcher restarts a run that ends with EXIT_PREEMPTED (sysexits' EX_TEMPFAIL: "try again later").
 EXIT_USER_ERROR = 2
 EXIT_NON_FINITE = 3
+EXIT_UNAVAILABLE = 69  # the processes of a job did not find each other (sysexits' EX_UNAVAILABLE)
 EXIT_PREEMPTED = 75
 
 

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax import config as config_lib
+from simclr_jax import distributed
 from simclr_jax import parallel
 from simclr_jax.data import sources
 from simclr_jax.data import subsets
@@ -54,6 +55,10 @@ class Setup:
     @property
     def num_classes(self) -> int:
         return len(self.train.class_names)
+
+    def write_config(self) -> None:
+        """`config.json`; a training writes it when it knows that the checkpoints in the workdir are of this config."""
+        metrics.write_atomically(self.workdir / "config.json", config_lib.to_json(self.config))
 
     def make_parts(self, rngs: nnx.Rngs) -> tuple[ResNet, ProjectionHead | None]:
         return _make_parts(self.config, self.pretrain_config, rngs)
@@ -142,10 +147,13 @@ def set_up(config: ConfigDict, workdir: epath.Path, pretrained: str | None, sche
         raise UserError("config.features='z' needs --pretrained: the projection head is the pretraining run's.")
     train, test = _labelled_sources(config)
 
-    mesh = parallel.make_mesh()
+    mesh = parallel.make_mesh(config.mesh)
     params, batch_stats = _variables(config, pretrain_config, path, mesh)
+    parallel.check_agreement(
+        config=config_lib.to_json(config), training_set=sources.identity(train), test_set=sources.identity(test)
+    )
     workdir.mkdir(parents=True, exist_ok=True)
-    metrics.write_atomically(workdir / "config.json", config_lib.to_json(config))
+    distributed.check_shared(workdir)
     origin = f"the encoder of {path}" if config.init == "pretrained" else "an untrained encoder (config.init=random)"
     log.info("Evaluating %s on %s.", origin, train.name)
     return Setup(
@@ -156,7 +164,7 @@ def set_up(config: ConfigDict, workdir: epath.Path, pretrained: str | None, sche
         mesh=mesh,
         preempted=parallel.Preemption(),
         pretrain_config=pretrain_config,
-        pretrained_step=int(path.name) if config.init == "pretrained" else 0,
+        pretrained_step=checkpoint.step_of(path) if config.init == "pretrained" else 0,
         params=params,
         batch_stats=batch_stats,
         began=began,
@@ -208,9 +216,10 @@ def run_draws(setup: Setup, evaluate_draw: Callable[[np.ndarray, int, epath.Path
             fraction=config.label_fraction,
             per_class=config.labels_per_class,
             seed=seed,
-            ids_file=folder / "labels.json",
+            ids_file=folder / "labels.json" if parallel.is_primary() else None,
         )
         results = evaluate_draw(rows, seed, folder)
+        setup.write_config()
         results |= {"seed": seed, "labels": len(rows), "seconds": time.monotonic() - began}
         metrics.write_results(folder, results)
         draws.append(results)

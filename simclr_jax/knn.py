@@ -18,6 +18,7 @@ from simclr_jax import cli
 from simclr_jax import config as config_lib
 from simclr_jax import evaluation
 from simclr_jax import objectives
+from simclr_jax import parallel
 from simclr_jax import pictures
 from simclr_jax.training import evaluate
 from simclr_jax.training import metrics
@@ -48,7 +49,7 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None) -> dict
         return results | {"step": setup.pretrained_step, "bad_images": train.unreadable + test.unreadable}
 
     results = evaluation.run_draws(setup, evaluate_draw) | {"features": config.features, "init": config.init}
-    if config.map_points:
+    if config.map_points and parallel.is_primary():
         shown = np.random.default_rng(config.seed).permutation(len(test.values))[: config.map_points]
         picture = workdir / "embedding_map.png"
         pictures.embedding_map(test.values[shown], test.labels[shown], setup.test.class_names, picture)

@@ -1,38 +1,67 @@
 """Processes, devices, and where arrays live: start-up, mesh, shardings, host batch to global array, preemption.
 
-One mesh axis, "data": batches are split along it, everything else is replicated. The step is written for the global
-batch and `jax.jit` inserts the collectives, so BatchNorm statistics and the contrastive loss are global by themselves.
+The mesh has two axes, "data" and "fsdp". Batches are split over both. Parameters and optimiser state are replicated
+over "data"; over "fsdp" the large ones are split as well, which saves memory and changes no number. The step is written
+for the global batch and `jax.jit` inserts the collectives, so BatchNorm statistics and the contrastive loss are global
+by themselves.
 """
 
-import socket
+from collections.abc import Sequence
+import functools
+import hashlib
+import math
+from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
+from ml_collections import ConfigDict
 import numpy as np
 
+from simclr_jax.errors import UserError
 
-def initialize() -> None:
-    """Starts JAX's distributed runtime; binaries call it before anything touches a device.
+AXES = ("data", "fsdp")
 
-    A lone process needs it as well: its preemption notifier turns SIGTERM, which would kill the process, into the
-    answer of `preempted`.
+# Smaller arrays (BatchNorm, biases, the head's last layer) are not worth a collective of their own.
+FSDP_MIN_SIZE = 2**16
+
+
+def is_primary() -> bool:
+    """Whether this process writes what is written once: metrics, pictures, results."""
+    return jax.process_index() == 0
+
+
+def make_mesh(mesh: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """The devices of all processes as a mesh with the axes "data" and "fsdp".
+
+    Args:
+      mesh: `config.mesh`: `data` and `fsdp`, the sizes of the axes; -1 for data is all that fsdp leaves.
+      devices: default: all that JAX sees.
+
+    Raises:
+      UserError: where the sizes do not fit the number of devices.
     """
-    if jax.distributed.is_initialized():
-        return
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    # Its only task is this process: a missed heartbeat says no more than that a laptop was asleep.
-    never = 10 * 365 * 24 * 3600
-    jax.distributed.initialize(f"localhost:{port}", num_processes=1, process_id=0, heartbeat_timeout_seconds=never)
-
-
-def make_mesh() -> Mesh:
-    """All devices of all processes on one axis."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    devices = list(jax.devices() if devices is None else devices)
+    count = len(devices)
+    fsdp = mesh.fsdp
+    if fsdp < 1 or count % fsdp:
+        sizes = ", ".join(str(size) for size in range(1, count + 1) if count % size == 0)
+        raise UserError(f"config.mesh.fsdp is {fsdp}, but has to divide the {count} devices: one of {sizes}.")
+    if mesh.data not in (-1, count // fsdp):
+        raise UserError(
+            f"config.mesh is data={mesh.data}, fsdp={fsdp}, which is not the {count} devices that are there: set "
+            f"config.mesh.data to {count // fsdp}, or to -1 for whatever number there is."
+        )
+    data = count // fsdp
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1 and devices[0].platform == "tpu" and data % slices == 0:
+        # Parameters are gathered within a slice; only the gradients' sums cross the slower network between slices.
+        grid = mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), devices)
+        return Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    return jax.make_mesh((data, fsdp), AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -40,14 +69,112 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharded(mesh: Mesh) -> NamedSharding:
-    """The first axis over the devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    """The first axis over all devices."""
+    return NamedSharding(mesh, PartitionSpec(AXES))
+
+
+def sharding_of(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+    """Where a parameter, a statistic or an entry of the optimiser state lives: a function of its shape alone.
+
+    Over "fsdp" the largest dimension that this axis divides is split (of equals the last); small arrays are not.
+    """
+    fsdp = mesh.shape["fsdp"]
+    if fsdp == 1 or math.prod(shape) < FSDP_MIN_SIZE:
+        return replicated(mesh)
+    dividing = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
+    if not dividing:
+        return replicated(mesh)
+    split = max(dividing, key=lambda axis: (shape[axis], axis))
+    return NamedSharding(mesh, PartitionSpec(*["fsdp" if axis == split else None for axis in range(len(shape))]))
+
+
+def shardings_of(tree: Any, mesh: Mesh) -> Any:
+    """`sharding_of` for every array, or shape, in a tree."""
+    return jax.tree.map(lambda leaf: sharding_of(leaf.shape, mesh), tree)
+
+
+def gather(params: Any, mesh: Mesh) -> Any:
+    """The whole parameters on every device, inside a jitted function; their gradients come back split.
+
+    Without it the compiler is free to split activations instead, which costs more in a convolutional network.
+    """
+    if mesh.shape["fsdp"] == 1:
+        return params
+
+    @jax.custom_vjp
+    def whole(leaf):
+        return jax.lax.with_sharding_constraint(leaf, replicated(mesh))
+
+    def forward(leaf):
+        return whole(leaf), None
+
+    def backward(_, gradient):
+        return (jax.lax.with_sharding_constraint(gradient, sharding_of(gradient.shape, mesh)),)
+
+    whole.defvjp(forward, backward)
+    return jax.tree.map(whole, params)
+
+
+@functools.lru_cache(maxsize=16)
+def local_rows(mesh: Mesh, batch_size: int, process_index: int | None = None) -> np.ndarray:
+    """Which rows of a global batch this process's devices hold: sorted int64.
+
+    On a CPU or GPU cluster they are one block. A TPU mesh follows the wiring of the chips, so there they need not be.
+    """
+    process_index = jax.process_index() if process_index is None else process_index
+    blocks = {
+        rows[0].indices(batch_size)[:2]
+        for device, rows in batch_sharded(mesh).devices_indices_map((batch_size,)).items()
+        if device.process_index == process_index
+    }
+    return np.concatenate([np.arange(start, stop) for start, stop in sorted(blocks)])
 
 
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's part of a batch, NumPy `[local batch, ...]`, as its part of global arrays `[batch, ...]`."""
+    """This process's rows (`local_rows`) of a batch, NumPy `[local batch, ...]`, as its part of global arrays."""
     sharding = batch_sharded(mesh)
-    return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+
+    def part(value: np.ndarray) -> jax.Array:
+        batch_size = len(value) * mesh.size // len(sharding.addressable_devices)
+        rows = local_rows(mesh, batch_size)
+
+        def block(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(batch_size)
+            first = np.searchsorted(rows, start)
+            return value[first : first + stop - start]
+
+        return jax.make_array_from_callback((batch_size, *value.shape[1:]), sharding, block)
+
+    return {key: part(value) for key, value in batch.items()}
+
+
+def check_agreement(**facts: str) -> None:
+    """Refuses to go on where processes were started with different things: another config, another data set.
+
+    Every process has to call it with the same names.
+
+    Raises:
+      UserError: on every process, naming the fact and the processes that differ from process 0.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = [np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], np.uint8) for text in facts.values()]
+    everyones = multihost_utils.process_allgather(np.stack(digests))  # [processes, facts, 16]
+    for number, name in enumerate(facts):
+        differing = np.flatnonzero((everyones[:, number] != everyones[0, number]).any(axis=-1)).tolist()
+        if differing:
+            mine = next(iter(facts[name].splitlines()), "")[:200]
+            raise UserError(
+                f"the processes {differing} have another {name.replace('_', ' ')} than process 0: start all with the "
+                f"same command on the same data. Here (process {jax.process_index()}) it is: {mine}"
+            )
+
+
+def sum_over_processes(value: int) -> int:
+    """The sum of every process's number; all have to call it."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.process_allgather(np.array(value, np.int64)).sum())
 
 
 class Preemption:

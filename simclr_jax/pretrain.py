@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax import cli
 from simclr_jax import config as config_lib
+from simclr_jax import distributed
 from simclr_jax import optim
 from simclr_jax import parallel
 from simclr_jax import pictures
@@ -55,13 +56,14 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict:
         )
     num_classes = len(source.class_names) if source.class_names and config.online_classifier else None
     test_source = _test_source(config, source) if num_classes else None
+    parallel.check_agreement(config=config_lib.to_json(config), training_set=sources.identity(source))
     total_steps = optim.total_steps(source.num_examples, config.batch_size, config.epochs)
     schedule = optim.make_schedule(
         config.optimizer, batch_size=config.batch_size, num_examples=source.num_examples, steps=total_steps
     )
 
     # Network, optimiser, state: initial, or that of the newest checkpoint.
-    mesh = parallel.make_mesh()
+    mesh = parallel.make_mesh(config.mesh)
     optimizer = optim.make_optimizer(config.optimizer, schedule)
 
     def make_model(rngs):
@@ -69,9 +71,11 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict:
 
     graph = state_lib.graph_of(make_model)
     state = state_lib.new_state(*state_lib.init_variables(make_model, config.seed, mesh), optimizer, mesh)
+    distributed.check_shared(workdir)
     checkpoints = checkpoint.Checkpoints(workdir, config)
     state = checkpoints.restore(state)
     start_step = int(state.step)
+    parallel.check_agreement(step=str(start_step))
     metrics.write_atomically(workdir / "config.json", config_lib.to_json(config))
     log.info(
         "Pretraining a ResNet-%d (%gx) on %d images of %s: %d steps of %d images on %d %s device(s)%s.",
@@ -93,14 +97,20 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict:
         config.augment,
         num_views=2,
         size=config.data.image_size,
-        share=order.Share(config.batch_size, start_step, None, jax.process_index(), jax.process_count()),
+        share=order.Share(
+            config.batch_size,
+            start_step,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            rows=parallel.local_rows(mesh, config.batch_size),
+        ),
         seed=config.seed,
         bad_images=bad_images,
     )
     if start_step < total_steps:
         first = next(batches)
         batches = itertools.chain([first], batches)
-        if not (workdir / "views.png").exists():
+        if parallel.is_primary() and not (workdir / "views.png").exists():
             pictures.contact_sheet(first["views"], workdir / "views.png")
             log.info("%s shows the views that the network will see.", workdir / "views.png")
 
@@ -127,8 +137,6 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict:
     checkpoints.close()
 
     # What came of it.
-    lines = metrics.read_metrics(workdir / "metrics.jsonl")
-    pictures.curves(lines, workdir / "curves.png")
     results = {"top1": None, "top5": None, "n": 0}
     if test_source is not None:
         forward = steps.make_forward(
@@ -145,17 +153,21 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict:
             preempted=preempted,
         )
         results = evaluate.accuracy(outputs.values, outputs.labels)
-    last = {key: lines[-1][key] for key in ("loss", "contrastive_top1", "contrastive_top5", "contrastive_entropy")}
-    results |= last | {
+    results |= {
         "step": total_steps,
         "seconds": time.monotonic() - began,
-        "bad_images": bad_images.count,
+        "bad_images": parallel.sum_over_processes(bad_images.count),
         "checkpoint": str(checkpoints.directory / str(total_steps)),
     }
+    if not parallel.is_primary():
+        return results
+    lines = metrics.read_metrics(workdir / "metrics.jsonl")
+    pictures.curves(lines, workdir / "curves.png")
+    results |= {key: lines[-1][key] for key in ("loss", "contrastive_top1", "contrastive_top5", "contrastive_entropy")}
     metrics.write_results(workdir, results)
     online = "" if results["top1"] is None else f"; online linear classifier {results['top1']:.1%} on the test split"
     log.info(
-        "Pretrained in %.0f s: loss %.4f%s. The encoder is in %s.", results["seconds"], last["loss"], online, workdir
+        "Pretrained in %.0f s: loss %.4f%s. The encoder is in %s.", results["seconds"], results["loss"], online, workdir
     )
     return results
 

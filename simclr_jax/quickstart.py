@@ -11,10 +11,10 @@ import sys
 import time
 
 from simclr_jax import cli
+from simclr_jax import distributed
 from simclr_jax import finetune
 from simclr_jax import knn
 from simclr_jax import linear_probe
-from simclr_jax import parallel
 from simclr_jax import pretrain
 
 DRAWS = (0, 1, 2, 3, 4)
@@ -89,5 +89,5 @@ def _table(rows: list[tuple], pretraining: dict, workdir: pathlib.Path, seconds:
 
 if __name__ == "__main__":
     cli.set_up_logging()
-    parallel.initialize()
+    distributed.initialize()
     cli.exit_at_once(lambda: run(pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "runs/quickstart")))

@@ -7,9 +7,12 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 import pytest
+
+from simclr_jax import parallel
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared"
@@ -28,9 +31,9 @@ def reference():
     return load
 
 
-def mesh_of(count):
+def mesh_of(count, fsdp=1):
     """A mesh of the first `count` simulated devices."""
-    return jax.make_mesh((count,), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:count])
+    return parallel.make_mesh(ConfigDict({"data": -1, "fsdp": fsdp}), jax.devices()[:count])
 
 
 def write_image(path, seed=0, size=(20, 24), mode="RGB", **options):

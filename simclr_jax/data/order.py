@@ -7,6 +7,7 @@ resumes at any step without stored iterators, and the number of hosts or threads
 
 import dataclasses
 
+import numpy as np
 import tensorflow as tf
 
 # Every use of random numbers has a stream of its own. Views come in pairs of streams (crop box, all else).
@@ -50,36 +51,32 @@ def permuted(position: tf.Tensor, num_examples: int, seed: int, attempt: int = 0
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """The part of the global sequence that one host reads, from a step on.
-
-    Of every global batch, host h of H takes the h-th contiguous block of B / H positions.
-    """
+    """The part of the global sequence that one host reads, from a step on."""
 
     batch_size: int  # global
     start_step: int = 0
     num_steps: int | None = None  # None: endless
     process_index: int = 0
     process_count: int = 1
+    # Which rows of every global batch this host's devices hold (`parallel.local_rows`), sorted int64 `[B / hosts]`; None
+    # is the host's block of B / hosts consecutive ones.
+    rows: np.ndarray | None = None
 
     @property
     def local_batch_size(self) -> int:
         return self.batch_size // self.process_count
 
-    @property
-    def start(self) -> int:
-        return self.start_step * self.batch_size
-
     def positions(self) -> tf.data.Dataset:
         """This host's global positions, in order."""
-        local = self.local_batch_size
         steps = tf.data.Dataset.counter(self.start_step, dtype=tf.int64)
         if self.num_steps is not None:
             steps = steps.take(self.num_steps)
-        first = self.process_index * local
-        return steps.flat_map(
-            lambda step: tf.data.Dataset.range(step * self.batch_size + first, step * self.batch_size + first + local)
-        )
+        first = self.process_index * self.local_batch_size
+        rows = np.arange(first, first + self.local_batch_size) if self.rows is None else self.rows
+        rows = tf.constant(rows, tf.int64)
+        return steps.flat_map(lambda step: tf.data.Dataset.from_tensor_slices(step * self.batch_size + rows))
 
-    def owns(self, position: tf.Tensor) -> tf.Tensor:
-        """Whether this host reads a global position."""
-        return (position % self.batch_size) // self.local_batch_size == self.process_index
+    def piece(self, num_examples: int) -> tuple[int, int]:
+        """This host's range [start, stop) of `num_examples` examples that are dealt out in consecutive pieces."""
+        start = self.process_index * num_examples // self.process_count
+        return start, (self.process_index + 1) * num_examples // self.process_count

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import functools
+import hashlib
 from typing import Protocol
 
 from ml_collections import ConfigDict
@@ -36,7 +37,7 @@ class Source(Protocol):
         """One host's endless training sequence: `{"position": int64, "candidates": records}`, candidates stacked."""
 
     def ordered(self, share: order.Share) -> tf.data.Dataset:
-        """The same for positions 0 to n - 1 in the order of the source, one candidate each; later ones cannot be read."""
+        """Examples 0 to n - 1, each by one host, one candidate each; the rest, up to `share.num_steps`, cannot be read."""
 
     def read(self, record) -> dict[str, tf.Tensor]:
         """A candidate's `image` (encoded bytes, or uint8 pixels), `label` (int32, -1 for none) and `index` (int64).
@@ -130,6 +131,14 @@ def open_source(data: ConfigDict, split: str) -> Source:
     from simclr_jax.data import tfds_source
 
     return tfds_source.open_tfds(data, split)
+
+
+def identity(source: Source) -> str:
+    """What a source on one host has to have in common with that on another."""
+    labels = source.all_labels if isinstance(source, RandomAccess) else None
+    digest = "" if labels is None else hashlib.sha256(labels.tobytes()).hexdigest()
+    classes = ", ".join(source.class_names or ["no labels"])
+    return f"{source.num_examples} images, {classes}\n{digest}"
 
 
 def check_same_classes(train: Source, test: Source) -> None:

@@ -46,12 +46,19 @@ def choose_labelled(
     return np.sort(np.concatenate(chosen))
 
 
-def labelled_rows(source: Source, *, fraction: float, per_class: int, seed: int, ids_file: epath.Path) -> np.ndarray:
-    """The indices of `choose_labelled` in a source; where they are not all, the chosen ids go to `ids_file` (JSON)."""
+def labelled_rows(
+    source: Source, *, fraction: float, per_class: int, seed: int, ids_file: epath.Path | None
+) -> np.ndarray:
+    """The indices of `choose_labelled` in a source.
+
+    Where they are not all, the chosen examples are listed in `ids_file` (JSON), if one is given.
+    """
     if not per_class and fraction == 1.0:
         return np.arange(source.num_examples)
     labels = source.labels
     chosen = choose_labelled(labels, source.class_names, fraction=fraction, per_class=per_class, seed=seed)
+    if ids_file is None:
+        return chosen
     record = {
         "source": source.name,
         "seed": seed,

@@ -2,7 +2,7 @@
 
 A split of up to `config.data.memory_mib` is read into memory, still encoded, and becomes random access. A larger one is
 streamed: files in an order drawn for each epoch, records through a shuffle buffer drawn for each epoch, and to resume
-within an epoch its first records are skipped undecoded.
+within an epoch its first records are skipped undecoded. Of several hosts each streams a consecutive piece of the epoch.
 """
 
 import dataclasses
@@ -126,10 +126,11 @@ class Stream:
         return np.fromiter((r["label"] for r in self._in_order().as_numpy_iterator()), np.int32, self.num_examples)
 
     def shuffled(self, share: order.Share, seed: int) -> tf.data.Dataset:
-        first, within = divmod(share.start, self.num_examples)
+        start, stop = share.piece(self.num_examples)
+        first, within = divmod(share.start_step * share.local_batch_size, stop - start)
 
         def epoch_records(epoch):
-            records = self._epoch(epoch, seed)
+            records = self._epoch(epoch, seed, start, stop)
             # A record stands in for its unreadable neighbour: candidates of (a, b) are (a, b) and (b, a).
             pairs = records.batch(2).map(
                 lambda pair: {k: tf.stack([v, tf.reverse(v, [0])], axis=1) for k, v in pair.items()}, tf.data.AUTOTUNE
@@ -138,27 +139,44 @@ class Stream:
             return records.skip(tf.where(epoch == first, tf.constant(within, tf.int64), 0))
 
         epochs = tf.data.Dataset.counter(first, dtype=tf.int64)
-        positions = tf.data.Dataset.counter(share.start, dtype=tf.int64)
-        joined = tf.data.Dataset.zip({"position": positions, "candidates": epochs.flat_map(epoch_records)})
-        return joined.filter(lambda element: share.owns(element["position"])) if share.process_count > 1 else joined
+        return tf.data.Dataset.zip({"position": share.positions(), "candidates": epochs.flat_map(epoch_records)})
 
-    def _epoch(self, epoch: tf.Tensor, seed: int) -> tf.data.Dataset:
-        """The records of one epoch: a pure function of (seed, epoch)."""
-        files = self.builder.info.splits[self.split].file_instructions
-        paths = tf.constant([f.filename for f in files])
-        skips = tf.constant([f.skip for f in files], tf.int64)
-        takes = tf.constant([f.take for f in files], tf.int64)
-        key = order.epoch_seed(seed, epoch)
+    def _epoch(self, epoch: tf.Tensor, seed: int, start: int, stop: int) -> tf.data.Dataset:
+        """One host's records of one epoch, a pure function of (seed, epoch) and the number of hosts.
 
-        def read_file(file_number):
-            number = order.permuted(epoch * len(files) + file_number, len(files), seed)
-            return tf.data.TFRecordDataset(paths[number]).skip(skips[number]).take(takes[number])
-
-        records = tf.data.Dataset.range(len(files)).interleave(
-            read_file, cycle_length=16, block_length=16, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        The epoch's files, in an order of its own, make one sequence of records, of which the host reads `start` to
+        `stop`: no file but those at the ends of its piece is opened by two hosts.
+        """
+        paths, skips, takes = self._files
+        place = tf.range(len(takes), dtype=tf.int64) + epoch * len(takes)
+        files = tf.map_fn(lambda position: order.permuted(position, len(takes), seed), place)
+        paths, skips, takes = tf.gather(paths, files), tf.gather(skips, files), tf.gather(takes, files)
+        ends = tf.cumsum(takes)
+        low = tf.clip_by_value(start - (ends - takes), 0, takes)
+        high = tf.clip_by_value(stop - (ends - takes), 0, takes)
+        mine = tf.where(high > low)[:, 0]
+        pieces = (tf.gather(paths, mine), tf.gather(skips + low, mine), tf.gather(high - low, mine))
+        records = tf.data.Dataset.from_tensor_slices(pieces).interleave(
+            lambda path, skip, take: tf.data.TFRecordDataset(path).skip(skip).take(take),
+            cycle_length=16,
+            block_length=16,
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
         )
+        key = order.epoch_seed(seed, epoch)
         records = records.shuffle(self.shuffle_buffer, seed=key[0] * 1_000_003 + key[1], reshuffle_each_iteration=False)
-        return records.enumerate().map(self._parse, tf.data.AUTOTUNE)
+        return records.enumerate(start).map(self._parse, tf.data.AUTOTUNE)
+
+    @functools.cached_property
+    def _files(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Of the split's files: the path, how many records to skip, and how many belong to the split."""
+        files = self.builder.info.splits[self.split].file_instructions
+        with tf.init_scope():
+            return (
+                tf.constant([f.filename for f in files]),
+                tf.constant([f.skip for f in files], tf.int64),
+                tf.constant([f.take for f in files], tf.int64),
+            )
 
     def _parse(self, index: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
         example = self.builder.info.features.deserialize_example(record, decoders=self._decoders)
@@ -173,15 +191,23 @@ class Stream:
         return {self.image_key: tfds.decode.SkipDecoding()}
 
     def _in_order(self) -> tf.data.Dataset:
-        dataset = self.builder.as_dataset(split=self.split, decoders=self._decoders, shuffle_files=False)
+        # One file after the other, which is the order of `ordered`; TFDS would interleave them.
+        config = tfds.ReadConfig(interleave_cycle_length=1)
+        dataset = self.builder.as_dataset(
+            split=self.split, decoders=self._decoders, shuffle_files=False, read_config=config
+        )
         return dataset.enumerate().map(self._record, tf.data.AUTOTUNE)
 
     def ordered(self, share: order.Share) -> tf.data.Dataset:
+        start, stop = share.piece(self.num_examples)
+        paths, skips, takes = self._files
+        records = tf.data.Dataset.from_tensor_slices((paths, skips, takes))
+        records = records.flat_map(lambda path, skip, take: tf.data.TFRecordDataset(path).skip(skip).take(take))
+        records = records.skip(start).take(stop - start).enumerate(start).map(self._parse, tf.data.AUTOTUNE)
         padding = {"image": tf.constant(""), "label": tf.constant(-1), "index": tf.constant(-1, tf.int64)}
-        records = self._in_order().concatenate(tf.data.Dataset.from_tensors(padding).repeat())
+        records = records.concatenate(tf.data.Dataset.from_tensors(padding).repeat())
         records = records.map(lambda record: {key: value[None] for key, value in record.items()})
-        joined = tf.data.Dataset.zip({"position": tf.data.Dataset.counter(0, dtype=tf.int64), "candidates": records})
-        return joined.take(share.num_steps * share.batch_size).filter(lambda element: share.owns(element["position"]))
+        return tf.data.Dataset.zip({"position": share.positions(), "candidates": records})
 
     def read(self, record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return record
@@ -192,7 +218,7 @@ class Stream:
     def subset(self, indices: np.ndarray) -> RandomAccess:
         """These examples in memory, still encoded. One pass over the split."""
         wanted = set(indices.tolist())
-        config = tfds.ReadConfig(add_tfds_id=True)
+        config = tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1)
         dataset = self.builder.as_dataset(
             split=self.split, decoders=self._decoders, shuffle_files=False, read_config=config
         )

@@ -124,6 +124,14 @@ def find(pretrained: str) -> epath.Path:
     )
 
 
+def step_of(checkpoint: epath.Path) -> int:
+    """The training step of a checkpoint, whatever its folder is called."""
+    if checkpoint.name.isdigit():
+        return int(checkpoint.name)
+    with ocp.StandardCheckpointer() as checkpointer:
+        return int(checkpointer.restore(checkpoint / "optimizer")["step"])
+
+
 def load_config(checkpoint: epath.Path) -> ml_collections.ConfigDict:
     """The pretraining config of a checkpoint."""
     saved = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(checkpoint / "config")

@@ -45,7 +45,11 @@ def outputs_of(
     """
     steps = -(-source.num_examples // batch_size)
     share = order.Share(
-        batch_size, num_steps=steps, process_index=jax.process_index(), process_count=jax.process_count()
+        batch_size,
+        num_steps=steps,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        rows=parallel.local_rows(mesh, batch_size),
     )
     bad_images = pipeline.BadImages(source, data.max_bad_fraction)
     batches = pipeline.eval_batches(
@@ -59,7 +63,9 @@ def outputs_of(
         if preempted():
             raise Preempted("asked to stop during an evaluation; the same command runs it again.")
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    return Outputs(joined["output"], joined["label"], joined["index"], bad_images.count)
+    ranked = np.argsort(joined["index"])
+    joined = {key: value[ranked] for key, value in joined.items()}
+    return Outputs(joined["output"], joined["label"], joined["index"], source.num_examples - len(ranked))
 
 
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -1,4 +1,7 @@
-"""Where numbers go: `metrics.jsonl`, TensorBoard summaries, `config.json`, `results.json`, progress on the terminal."""
+"""Where numbers go: `metrics.jsonl`, TensorBoard summaries, `config.json`, `results.json`, progress on the terminal.
+
+All of it is written by the primary process; on the others these functions do nothing.
+"""
 
 import json
 import logging
@@ -10,6 +13,8 @@ from typing import Any
 from etils import epath
 from tensorboardX import SummaryWriter
 from tqdm.auto import tqdm
+
+from simclr_jax import parallel
 
 log = logging.getLogger("simclr_jax")
 
@@ -27,6 +32,9 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: epath.Path, step: int = 0):
+        self._active = parallel.is_primary()
+        if not self._active:
+            return
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in self._lines() if line["step"] <= step]
         write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -38,6 +46,8 @@ class MetricsWriter:
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """One line `{"step": ..., ...}`, at once on disk."""
+        if not self._active:
+            return
         self._file.write(json.dumps({"step": step, **metrics}) + "\n")
         self._file.flush()
         for name, value in metrics.items():
@@ -45,6 +55,8 @@ class MetricsWriter:
         self._summaries.flush()
 
     def close(self) -> None:
+        if not self._active:
+            return
         self._file.close()
         self._summaries.close()
 
@@ -62,6 +74,8 @@ def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
 
 def write_atomically(path: epath.Path, text: str) -> None:
     """Writes a small file so that it is never seen half-written."""
+    if not parallel.is_primary():
+        return
     temporary = path.parent / f".{path.name}.tmp"
     temporary.write_text(text)
     temporary.replace(path)
@@ -93,7 +107,13 @@ class Progress:
         self._name, self._total, self._images_per_step = name, total_steps, images_per_step
         self._start_step, self._step = step, step
         self._start_time = self._line_time = time.monotonic()
-        self._bar = tqdm(total=total_steps, initial=step, desc=name, unit="step", disable=not sys.stderr.isatty())
+        self._bar = tqdm(
+            total=total_steps,
+            initial=step,
+            desc=name,
+            unit="step",
+            disable=not sys.stderr.isatty() or not parallel.is_primary(),
+        )
 
     def update(self, step: int, loss: float | None = None) -> None:
         """`loss` is None on steps that are not logged, where it would have to be fetched from the device."""

@@ -43,22 +43,38 @@ def merge(graph: nnx.GraphDef, params: Any, batch_stats: Any) -> nnx.Module:
 def abstract_variables(make_model: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh) -> tuple[Any, Any]:
     """Shapes, dtypes and shardings of what `init_variables` returns, without computing it."""
 
-    def abstract(x):
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=parallel.replicated(mesh))
-
-    return jax.tree.map(abstract, split(nnx.eval_shape(lambda: make_model(nnx.Rngs(0)))))
+    return _with_shardings(split(nnx.eval_shape(lambda: make_model(nnx.Rngs(0)))), mesh)
 
 
 def init_variables(make_model: Callable[[nnx.Rngs], nnx.Module], seed: int, mesh: Mesh) -> tuple[Any, Any]:
-    """Initial parameters and statistics, replicated over the mesh: a function of the seed alone."""
-    init = jax.jit(lambda: split(make_model(nnx.Rngs(seed))), out_shardings=parallel.replicated(mesh))
-    return init()
+    """Initial parameters and statistics, as `parallel.sharding_of` places them: a function of the seed alone."""
+    shardings = parallel.shardings_of(abstract_variables(make_model, mesh), mesh)
+    return jax.jit(lambda: split(make_model(nnx.Rngs(seed))), out_shardings=shardings)()
+
+
+def _initial(params: Any, batch_stats: Any, optimizer: optax.GradientTransformation) -> TrainState:
+    params, batch_stats = jax.tree.map(jnp.copy, (params, batch_stats))
+    return TrainState(jnp.zeros([], jnp.int32), params, batch_stats, optimizer.init(params))
 
 
 def new_state(params: Any, batch_stats: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state before the first step. Owns copies, so that donating it leaves the arguments usable."""
+    shardings = parallel.shardings_of(
+        jax.eval_shape(lambda *args: _initial(*args, optimizer), params, batch_stats), mesh
+    )
+    return jax.jit(lambda *args: _initial(*args, optimizer), out_shardings=shardings)(params, batch_stats)
 
-    whole = parallel.replicated(mesh)
-    opt_state = jax.jit(optimizer.init, out_shardings=whole)(params)
-    step, params, batch_stats = jax.tree.map(jnp.copy, (jnp.zeros([], jnp.int32), params, batch_stats))
-    return jax.device_put(TrainState(step, params, batch_stats, opt_state), whole)
+
+def abstract_state(
+    make_model: Callable[[nnx.Rngs], nnx.Module], optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """Shapes, dtypes and shardings of `new_state`, without computing it and for any mesh, also of absent devices."""
+    variables = abstract_variables(make_model, mesh)
+    return _with_shardings(jax.eval_shape(lambda *args: _initial(*args, optimizer), *variables), mesh)
+
+
+def _with_shardings(tree: Any, mesh: Mesh) -> Any:
+    def abstract(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parallel.sharding_of(leaf.shape, mesh))
+
+    return jax.tree.map(abstract, tree)

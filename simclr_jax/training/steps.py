@@ -37,8 +37,14 @@ def _update(state: TrainState, loss_fn: Callable, optimizer: optax.GradientTrans
 
 
 def _jit_step(step: StepFn, mesh: Mesh) -> StepFn:
-    whole, split = parallel.replicated(mesh), parallel.batch_sharded(mesh)
-    return jax.jit(step, in_shardings=(whole, split), out_shardings=(whole, whole), donate_argnums=0)
+    """`step` compiled for a mesh. The state stays where `parallel.sharding_of` puts it, and is donated."""
+
+    def placed(state: TrainState, batch: dict[str, jax.Array]):
+        state, metrics = step(state, batch)
+        state = jax.lax.with_sharding_constraint(state, parallel.shardings_of(state, mesh))
+        return state, jax.lax.with_sharding_constraint(metrics, parallel.replicated(mesh))
+
+    return jax.jit(placed, in_shardings=(None, parallel.batch_sharded(mesh)), donate_argnums=0)
 
 
 def make_pretrain_step(
@@ -67,7 +73,7 @@ def make_pretrain_step(
         images = to_float(views.reshape(-1, *views.shape[2:]))
 
         def loss_fn(params):
-            model = merge(graph, params, state.batch_stats)
+            model = merge(graph, parallel.gather(params, mesh), state.batch_stats)
             h, z = model(images, train=True)
             z = z.reshape(views.shape[0], 2, -1)
             total = objectives.nt_xent(z, loss.temperature, loss.normalize)
@@ -96,7 +102,7 @@ def make_classifier_step(
         images, labels = to_float(batch["views"][:, 0]), batch["label"]
 
         def loss_fn(params):
-            model = merge(graph, params, state.batch_stats)
+            model = merge(graph, parallel.gather(params, mesh), state.batch_stats)
             logits = model(images, train=True)
             loss = cross_entropy(logits, labels)
             metrics = {"loss": loss, "top1": jnp.mean(objectives.target_rank(logits, labels) < 1)}
@@ -116,7 +122,7 @@ def make_forward(graph: nnx.GraphDef, forward: Callable[[nnx.Module, jax.Array],
     whole, split = parallel.replicated(mesh), parallel.batch_sharded(mesh)
 
     def run(params: Any, batch_stats: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        output = forward(merge(graph, params, batch_stats), to_float(batch["image"]))
+        output = forward(merge(graph, parallel.gather(params, mesh), batch_stats), to_float(batch["image"]))
         return {key: value for key, value in batch.items() if key != "image"} | {"output": output}
 
-    return jax.jit(run, in_shardings=(whole, whole, split), out_shardings=whole)
+    return jax.jit(run, in_shardings=(None, None, split), out_shardings=whole)

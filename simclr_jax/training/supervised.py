@@ -78,6 +78,7 @@ class ClassifierTraining:
         )
         checkpoints = Checkpoints(workdir, config)
         state = checkpoints.restore(state)
+        setup.write_config()
         start_step = int(state.step)
         bad_images = pipeline.BadImages(train, config.data.max_bad_fraction)
         batches = pipeline.train_batches(
@@ -85,7 +86,13 @@ class ClassifierTraining:
             config.augment,
             num_views=1,
             size=config.data.image_size,
-            share=order.Share(config.batch_size, start_step, None, jax.process_index(), jax.process_count()),
+            share=order.Share(
+                config.batch_size,
+                start_step,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+                rows=parallel.local_rows(setup.mesh, config.batch_size),
+            ),
             seed=seed,
             bad_images=bad_images,
         )
@@ -110,7 +117,10 @@ class ClassifierTraining:
         checkpoints.close()
         outputs = setup.outputs(self.forward, state.params, state.batch_stats, setup.test)
         results = evaluate.accuracy(outputs.values, outputs.labels)
-        return results | {"step": total_steps, "bad_images": bad_images.count + outputs.unreadable}
+        return results | {
+            "step": total_steps,
+            "bad_images": parallel.sum_over_processes(bad_images.count) + outputs.unreadable,
+        }
 
 
 def _only_classifier(optimizer):

@@ -31,9 +31,13 @@ def test_hosts_split_every_global_batch(hosts):
     shares = [order.Share(8, 3, 2, host, hosts) for host in range(hosts)]
     parts = [np.reshape(take(share, 100), (2, 8 // hosts)) for share in shares]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), np.reshape(range(24, 40), (2, 8)))
-    for share, part in zip(shares, parts, strict=True):
-        owned = [p for p in range(24, 40) if bool(share.owns(tf.constant(p, tf.int64)))]
-        assert owned == sorted(part.ravel())
+    assert take(order.Share(8, 3, 2, 0, hosts, rows=np.array([1, 6])), 9) == [25, 30, 33, 38]
+
+
+@pytest.mark.parametrize("hosts", [1, 3, 8])
+def test_pieces_are_consecutive_and_together_everything(hosts):
+    pieces = [order.Share(24, process_index=host, process_count=hosts).piece(50) for host in range(hosts)]
+    assert [number for piece in pieces for number in range(*piece)] == list(range(50))
 
 
 def test_all_random_streams_differ():

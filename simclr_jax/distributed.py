@@ -1,0 +1,172 @@
+"""How processes find each other: the start and the end of JAX's distributed runtime."""
+
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+
+from etils import epath
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from simclr_jax import errors
+from simclr_jax.errors import UserError
+
+VARIABLES = {
+    "coordinator_address": "JAX_COORDINATOR_ADDRESS",
+    "num_processes": "JAX_NUM_PROCESSES",
+    "process_id": "JAX_PROCESS_ID",
+}
+
+
+def initialize(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    timeout: int = 300,
+) -> None:
+    """Starts JAX's distributed runtime; binaries call it before anything touches a device.
+
+    Cloud TPU, GKE, SLURM and Open MPI say by themselves who takes part. Elsewhere the three arguments do, or the
+    environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. With neither, this process is
+    alone; the runtime is started all the same, since its preemption notifier turns SIGTERM, which would kill the
+    process, into the answer of `parallel.Preemption`.
+
+    Args:
+      coordinator_address: HOST:PORT at which process 0 listens, the same on all processes.
+      num_processes: how many there are.
+      process_id: of this one, from 0.
+      timeout: seconds until all have to be there. Then this process ends with a message and the exit code 69: JAX
+        itself would abort.
+
+    Raises:
+      UserError: for arguments that are incomplete or malformed.
+    """
+    if jax.distributed.is_initialized():
+        return
+    given = _given(coordinator_address, num_processes, process_id)
+    if given is not None:
+        _connect(given, timeout)
+        return
+    try:
+        _connect({}, timeout)
+    except ValueError:  # "coordinator_address should be defined": no cluster that JAX knows
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = probe.getsockname()[1]
+        # Its only task is this process: a missed heartbeat says no more than that a laptop was asleep.
+        never = 10 * 365 * 24 * 3600
+        jax.distributed.initialize(f"localhost:{port}", num_processes=1, process_id=0, heartbeat_timeout_seconds=never)
+
+
+def _given(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> dict | None:
+    """The three settings from arguments and environment, checked; None where there are none."""
+    values = {"coordinator_address": coordinator_address, "num_processes": num_processes, "process_id": process_id}
+    for name, variable in VARIABLES.items():
+        if values[name] is None:
+            values[name] = os.environ.get(variable)
+    if all(value is None for value in values.values()):
+        return None
+    missing = [f"--{name} (or {VARIABLES[name]})" for name, value in values.items() if value is None]
+    if missing:
+        raise UserError(f"of the settings for several processes {' and '.join(missing)} is missing.")
+    for name in ("num_processes", "process_id"):
+        try:
+            values[name] = int(values[name])
+        except ValueError:
+            raise UserError(f"--{name} is {values[name]!r}, but must be a whole number.") from None
+    if not 0 <= values["process_id"] < values["num_processes"]:
+        raise UserError(
+            f"--process_id is {values['process_id']}, but must be from 0 to {values['num_processes'] - 1}, one less than "
+            "--num_processes."
+        )
+    host, _, port = values["coordinator_address"].rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise UserError(f"--coordinator_address is {values['coordinator_address']!r}, but must be HOST:PORT.")
+    return values
+
+
+def _connect(given: dict, timeout: int) -> None:
+    """`jax.distributed.initialize`, with a message instead of an abort where it does not succeed in time."""
+    connected = threading.Event()
+
+    def watch():
+        if not connected.wait(timeout):
+            print(f"error: {_diagnosis(given, timeout)}", file=sys.stderr, flush=True)
+            os._exit(errors.EXIT_UNAVAILABLE)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        jax.distributed.initialize(**given, initialization_timeout=timeout + 60)
+    finally:
+        connected.set()
+
+
+def _diagnosis(given: dict, timeout: int) -> str:
+    """Why the processes have not found each other."""
+    if not given:
+        return f"the other processes of this cluster did not answer within {timeout} s; are all of them started?"
+    address = given["coordinator_address"]
+    everyone = f"within {timeout} s not all of the {given['num_processes']} processes were there"
+    if given["process_id"] == 0:
+        return (
+            f"{everyone}. Are all started, with --coordinator_address={address} and each with its own --process_id, and "
+            "can they reach this address through the firewall?"
+        )
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except socket.gaierror:
+        why = f"the host name {host!r} is not known here"
+    except OSError as error:
+        why = f"nothing answers there ({error.strerror or error})"
+    else:
+        return (
+            f"{everyone}, though the coordinator at {address} answers. Are the others started, with the same address?"
+        )
+    return (
+        f"cannot reach the coordinator at {address} within {timeout} s: {why}. --coordinator_address must be where the "
+        "process with --process_id=0 runs."
+    )
+
+
+def check_shared(workdir: epath.Path) -> None:
+    """Refuses a workdir that is not one folder for all processes; every one of several has to call it.
+
+    Raises:
+      UserError: on the processes that do not see what process 0 has written there.
+    """
+    if jax.process_count() == 1:
+        return
+    token = str(int(multihost_utils.broadcast_one_to_all(np.array(secrets.randbits(31), np.int32))))
+    probe = workdir / ".shared"
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe.write_text(token)
+    multihost_utils.sync_global_devices("the probe is written")
+    deadline = time.monotonic() + 30  # network file systems may show a new file late
+    while not (seen := probe.exists() and probe.read_text() == token) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    multihost_utils.sync_global_devices("the probe was looked for")
+    if jax.process_index() == 0:
+        probe.unlink()
+    if not seen:
+        raise UserError(
+            f"--workdir={workdir} is not shared: process {jax.process_index()} does not see what process 0 has written "
+            "there. It has to be on a file system that all hosts mount, or in a bucket (gs://BUCKET/...)."
+        )
+
+
+def linger() -> None:
+    """Lets the others come to the same mistake and tell it, before the coordinator goes and they are aborted."""
+    if jax.distributed.is_initialized() and jax.process_count() > 1 and jax.process_index() == 0:
+        time.sleep(5)
+
+
+def shutdown() -> None:
+    """Waits for the other processes, so that none loses its coordinator; every one of several has to call it."""
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        jax.distributed.shutdown()
