@@ -95,6 +95,8 @@ def start(command: list[str], count: int, devices: int) -> list[subprocess.Popen
         if output:
             threading.Thread(target=_relay, args=(process.stdout, number), daemon=True).start()
         processes.append(process)
+    pids = ", ".join(str(process.pid) for process in processes)
+    print(f"launch.local: process ids {pids}", file=sys.stderr, flush=True)
     return processes
 
 

@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from simclr_jax import distributed
 from simclr_jax import errors
+from simclr_jax import operations
 from simclr_jax import parallel
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -26,7 +27,7 @@ class Binary:
     """A command line: its flags and the function that does the work.
 
     Args:
-      run: called as `run(config, workdir)`, or with `--pretrained` as its third argument.
+      run: called as `run(config, workdir, operations=...)`, or with `--pretrained` as its third argument.
       default_config: name of the file in `configs/` that is used without `--config`; None where one must be given.
       pretrained: whether there is a flag `--pretrained`.
     """
@@ -47,6 +48,16 @@ class Binary:
         flags.DEFINE_integer("process_id", None, "The number of this process, from 0.", flag_values=values)
         text = "Seconds until all processes have to be there."
         flags.DEFINE_integer("initialization_timeout", 300, text, lower_bound=1, flag_values=values)
+        text = (
+            "Where compiled programs are kept for a faster start; default: WORKDIR/compilation_cache. Empty: nowhere."
+        )
+        flags.DEFINE_string("compilation_cache", None, text, flag_values=values)
+        text = "first:last, training steps of which a trace for TensorBoard or xprof is written to WORKDIR/profile."
+        flags.DEFINE_string("profile_steps", None, text, flag_values=values)
+        text = "Seconds without a finished step after which the stacks of all threads are printed; 0: never."
+        flags.DEFINE_float("hang_timeout", 1800.0, text, lower_bound=0.0, flag_values=values)
+        text = "End the process then, so that its launcher starts the job again."
+        flags.DEFINE_bool("hang_exit", False, text, flag_values=values)
         if self._pretrained:
             text = "Workdir of a pretraining run, or one checkpoint in it."
             flags.DEFINE_string("pretrained", None, text, flag_values=values)
@@ -74,15 +85,26 @@ class Binary:
             raise errors.UserError(f"unknown argument {rest[1]!r}: flags begin with --, as in --workdir=DIR.")
         if values["config"].value is None:
             raise errors.UserError(f"--config is missing, as in --config={CONFIGS / 'digits.py'}.")
+        operations.parse_profile_steps(values["profile_steps"].value)
         if not values["workdir"].value:
             raise errors.UserError("--workdir is missing: the folder for checkpoints, metrics and results.")
 
     def work(self, values: flags.FlagValues = flags.FLAGS) -> dict:
         """Does the work with parsed flags."""
-        arguments = [values["config"].value, epath.Path(values["workdir"].value)]
+        workdir = epath.Path(values["workdir"].value)
+        how = operations.Operations(
+            profile_steps=operations.parse_profile_steps(values["profile_steps"].value),
+            hang_timeout=values["hang_timeout"].value,
+            hang_exit=values["hang_exit"].value,
+        )
+        arguments = [values["config"].value, workdir]
         if self._pretrained:
             arguments.append(values["pretrained"].value)
-        return self._run(*arguments)
+        how.arm()
+        try:
+            return self._run(*arguments, operations=how)
+        finally:
+            how.disarm()
 
     def _start_and_work(self) -> None:
         values = flags.FLAGS
@@ -94,6 +116,10 @@ class Binary:
         )
         if not parallel.is_primary():
             log.setLevel(logging.WARNING)  # what happens is told once; what goes wrong, by every process
+        cache = values["compilation_cache"].value
+        if cache is None:
+            cache = str(epath.Path(values["workdir"].value) / "compilation_cache")
+        operations.use_compilation_cache(cache)
         self.work()
 
     def call(self, *arguments: str) -> dict:

@@ -116,6 +116,8 @@ def pretrain() -> ml_collections.ConfigDict:
             "epochs": 100.0,
             # Train a linear classifier beside the encoder, on features without gradient, where there are labels.
             "online_classifier": True,
+            # Test that classifier after so many steps, and save; 0: only at the end.
+            "evaluate_every_steps": 0,
         }
     )
 
@@ -258,7 +260,7 @@ def _update(config: ml_collections.ConfigDict, values: dict) -> None:
 
 
 # Fields that may change when a run is continued: they change neither the data order nor the numbers.
-MAY_CHANGE = ("data.root", "data.max_bad_fraction", "log_every_steps", "checkpoint.", "mesh.")
+MAY_CHANGE = ("data.root", "data.max_bad_fraction", "log_every_steps", "checkpoint.", "mesh.", "evaluate_every_steps")
 
 
 def differences(config: ml_collections.ConfigDict, saved: ml_collections.ConfigDict) -> list[str]:

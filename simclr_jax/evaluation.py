@@ -16,6 +16,7 @@ import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax import distributed
+from simclr_jax import files
 from simclr_jax import parallel
 from simclr_jax.data import sources
 from simclr_jax.data import subsets
@@ -24,6 +25,7 @@ from simclr_jax.models.heads import ProjectionHead
 from simclr_jax.models.networks import make_encoder
 from simclr_jax.models.networks import make_head
 from simclr_jax.models.resnet import ResNet
+from simclr_jax.operations import Operations
 from simclr_jax.training import checkpoint
 from simclr_jax.training import evaluate
 from simclr_jax.training import metrics
@@ -45,7 +47,7 @@ class Setup:
     train: sources.Source
     test: sources.Source
     mesh: Mesh
-    preempted: parallel.Preemption
+    operations: Operations
     pretrain_config: ConfigDict | None
     pretrained_step: int  # 0 where the encoder is untrained
     params: dict[str, Any]
@@ -81,7 +83,7 @@ class Setup:
             data=self.config.data,
             batch_size=self.config.batch_size,
             mesh=self.mesh,
-            preempted=self.preempted,
+            stop=self.operations.poll,
         )
 
 
@@ -103,7 +105,9 @@ def _make_parts(config: ConfigDict, pretrain_config: ConfigDict | None, rngs: nn
     return encoder, make_head(pretrain_config.head, encoder, config.compute_dtype, rngs)
 
 
-def set_up(config: ConfigDict, workdir: epath.Path, pretrained: str | None, schema: ConfigDict) -> Setup:
+def set_up(
+    config: ConfigDict, workdir: epath.Path, pretrained: str | None, schema: ConfigDict, operations: Operations
+) -> Setup:
     """Checks the config, opens data and checkpoint, and loads the encoder (or initialises it, `config.init="random"`).
 
     Unset fields of `config.data` and `config.model` are filled, in place, from the pretraining config.
@@ -119,7 +123,7 @@ def set_up(config: ConfigDict, workdir: epath.Path, pretrained: str | None, sche
         )
     path = checkpoint.find(pretrained) if pretrained else None
     pretrain_config = checkpoint.load_config(path) if path else None
-    if path and workdir.resolve() in (epath.Path(pretrained).resolve(), path.parent.parent.resolve()):
+    if path and files.absolute(workdir) in (files.absolute(pretrained), path.parent.parent):
         raise UserError(
             f"--workdir={workdir} is the pretraining run's own: its config and results would be overwritten."
         )
@@ -162,7 +166,7 @@ def set_up(config: ConfigDict, workdir: epath.Path, pretrained: str | None, sche
         train=train,
         test=test,
         mesh=mesh,
-        preempted=parallel.Preemption(),
+        operations=operations,
         pretrain_config=pretrain_config,
         pretrained_step=checkpoint.step_of(path) if config.init == "pretrained" else 0,
         params=params,

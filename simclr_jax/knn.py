@@ -20,6 +20,7 @@ from simclr_jax import evaluation
 from simclr_jax import objectives
 from simclr_jax import parallel
 from simclr_jax import pictures
+from simclr_jax.operations import Operations
 from simclr_jax.training import evaluate
 from simclr_jax.training import metrics
 
@@ -29,9 +30,9 @@ log = logging.getLogger("simclr_jax")
 CHUNK = 1024
 
 
-def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None) -> dict:
+def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, operations: Operations) -> dict:
     """Votes, draws the map, and returns what stands in results.json."""
-    setup = evaluation.set_up(config, workdir, pretrained, config_lib.knn())
+    setup = evaluation.set_up(config, workdir, pretrained, config_lib.knn(), operations)
     train, test = setup.features(setup.train), setup.features(setup.test)
 
     def evaluate_draw(rows: np.ndarray, seed: int, folder: epath.Path) -> dict:

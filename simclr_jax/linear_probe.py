@@ -22,6 +22,7 @@ from simclr_jax import cli
 from simclr_jax import config as config_lib
 from simclr_jax import evaluation
 from simclr_jax.errors import Preempted
+from simclr_jax.operations import Operations
 from simclr_jax.training import evaluate
 from simclr_jax.training import metrics
 from simclr_jax.training import supervised
@@ -29,9 +30,9 @@ from simclr_jax.training import supervised
 log = logging.getLogger("simclr_jax")
 
 
-def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None) -> dict:
+def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, operations: Operations) -> dict:
     """Probes the encoder and returns what stands in results.json."""
-    setup = evaluation.set_up(config, workdir, pretrained, config_lib.linear_probe())
+    setup = evaluation.set_up(config, workdir, pretrained, config_lib.linear_probe(), operations)
     if config.protocol == "sgd":
         training = supervised.ClassifierTraining(setup, frozen=True, name="linear probe")
         results = evaluation.run_draws(setup, training.run)
@@ -57,7 +58,7 @@ def _lbfgs(setup: evaluation.Setup) -> dict:
         del workdir
         readable = np.isin(train.index, rows)
         classifier, l2 = fit_logistic_regression(
-            train.values[readable], train.labels[readable], setup.config.lbfgs, seed=seed, stop=setup.preempted
+            train.values[readable], train.labels[readable], setup.config.lbfgs, seed=seed, stop=setup.operations.poll
         )
         results = evaluate.accuracy(scores(classifier, test.values, setup.num_classes), test.labels)
         return results | {"l2": l2, "step": setup.pretrained_step, "bad_images": train.unreadable + test.unreadable}

@@ -116,18 +116,19 @@ def gather(params: Any, mesh: Mesh) -> Any:
 
 
 @functools.lru_cache(maxsize=16)
-def local_rows(mesh: Mesh, batch_size: int, process_index: int | None = None) -> np.ndarray:
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     """Which rows of a global batch this process's devices hold: sorted int64.
 
     On a CPU or GPU cluster they are one block. A TPU mesh follows the wiring of the chips, so there they need not be.
     """
-    process_index = jax.process_index() if process_index is None else process_index
-    blocks = {
-        rows[0].indices(batch_size)[:2]
-        for device, rows in batch_sharded(mesh).devices_indices_map((batch_size,)).items()
-        if device.process_index == process_index
-    }
-    return np.concatenate([np.arange(start, stop) for start, stop in sorted(blocks)])
+    blocks = batch_sharded(mesh).devices_indices_map((batch_size,))
+    return rows_of_process(blocks, batch_size, jax.process_index())
+
+
+def rows_of_process(blocks: dict[jax.Device, tuple[slice, ...]], batch_size: int, process_index: int) -> np.ndarray:
+    """The rows that `blocks`, each device's slice of the batch, gives to one process's devices, sorted."""
+    mine = {rows[0].indices(batch_size)[:2] for device, rows in blocks.items() if device.process_index == process_index}
+    return np.concatenate([np.arange(start, stop) for start, stop in sorted(mine)])
 
 
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

@@ -1,10 +1,13 @@
 """Pictures of a run: augmented views, training curves, a map of embeddings (PNG)."""
 
+import io
 import os
 from typing import Any
 
 from etils import epath
 import numpy as np
+
+from simclr_jax import files
 
 
 def _figure(width: float, height: float):
@@ -18,10 +21,9 @@ def _figure(width: float, height: float):
 
 
 def _save(figure, path: epath.Path) -> None:
-    temporary = path.parent / f".{path.name}.tmp"
-    with temporary.open("wb") as file:
-        figure.savefig(file, format="png", dpi=120)
-    temporary.replace(path)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    files.write_atomically(path, picture.getvalue())
 
 
 def contact_sheet(views: np.ndarray, path: epath.Path, *, columns: int = 8, rows: int = 4) -> None:
@@ -52,14 +54,16 @@ def curves(metrics: list[dict[str, Any]], path: epath.Path) -> None:
         ("contrastive_top1", "contrastive top-1"),
         ("contrastive_entropy", "contrastive entropy (nats)"),
         ("classifier_top1", "online linear classifier, top-1"),
+        ("test_top1", "online classifier, test top-1"),
         ("top1", "top-1 of the batch"),
         ("learning_rate", "learning rate"),
     ]
-    panels = [(key, title) for key, title in panels if key in metrics[-1]]
+    panels = [(key, title) for key, title in panels if any(key in line for line in metrics)]
     figure = _figure(3.2 * len(panels), 2.8)
     for place, (key, title) in enumerate(panels, start=1):
         axes = figure.add_subplot(1, len(panels), place)
-        axes.plot([line["step"] for line in metrics], [line[key] for line in metrics], linewidth=1.2)
+        points = [(line["step"], line[key]) for line in metrics if key in line]
+        axes.plot(*zip(*points, strict=True), linewidth=1.2)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)

@@ -21,11 +21,11 @@ from simclr_jax import distributed
 from simclr_jax import optim
 from simclr_jax import parallel
 from simclr_jax import pictures
-from simclr_jax.data import order
 from simclr_jax.data import pipeline
 from simclr_jax.data import sources
 from simclr_jax.errors import UserError
 from simclr_jax.models.networks import SimCLR
+from simclr_jax.operations import Operations
 from simclr_jax.training import checkpoint
 from simclr_jax.training import evaluate
 from simclr_jax.training import loop
@@ -36,7 +36,7 @@ from simclr_jax.training import steps
 log = logging.getLogger("simclr_jax")
 
 
-def run(config: ConfigDict, workdir: epath.Path) -> dict:
+def run(config: ConfigDict, workdir: epath.Path, *, operations: Operations) -> dict:
     """Pretrains and returns what stands in results.json.
 
     `top1` and `top5` there are those of the online linear classifier on the test split, None where there is none.
@@ -97,13 +97,7 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict:
         config.augment,
         num_views=2,
         size=config.data.image_size,
-        share=order.Share(
-            config.batch_size,
-            start_step,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            rows=parallel.local_rows(mesh, config.batch_size),
-        ),
+        share=pipeline.local_share(mesh, config.batch_size, start_step),
         seed=config.seed,
         bad_images=bad_images,
     )
@@ -114,8 +108,25 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict:
             pictures.contact_sheet(first["views"], workdir / "views.png")
             log.info("%s shows the views that the network will see.", workdir / "views.png")
 
+    # The online classifier on the test split, where there is one.
+    forward = steps.make_forward(
+        graph, lambda model, images: model.classifier(model.encoder(images, train=False)), mesh
+    )
+
+    def test_accuracy(state: state_lib.TrainState) -> dict[str, float]:
+        outputs = evaluate.outputs_of(
+            forward,
+            state.params,
+            state.batch_stats,
+            test_source,
+            data=config.data,
+            batch_size=config.batch_size,
+            mesh=mesh,
+            stop=operations.poll,
+        )
+        return evaluate.accuracy(outputs.values, outputs.labels)
+
     # Training.
-    preempted = parallel.Preemption()
     writer = metrics.MetricsWriter(workdir, start_step)
     state = loop.fit(
         state,
@@ -130,8 +141,10 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict:
         checkpoints=checkpoints,
         writer=writer,
         bad_images=bad_images,
-        preempted=preempted,
+        operations=operations,
         name="pretrain",
+        evaluate=test_accuracy if test_source else None,
+        evaluate_every=config.evaluate_every_steps,
     )
     writer.close()
     checkpoints.close()
@@ -139,26 +152,14 @@ def run(config: ConfigDict, workdir: epath.Path) -> dict:
     # What came of it.
     results = {"top1": None, "top5": None, "n": 0}
     if test_source is not None:
-        forward = steps.make_forward(
-            graph, lambda model, images: model.classifier(model.encoder(images, train=False)), mesh
-        )
-        outputs = evaluate.outputs_of(
-            forward,
-            state.params,
-            state.batch_stats,
-            test_source,
-            data=config.data,
-            batch_size=config.batch_size,
-            mesh=mesh,
-            preempted=preempted,
-        )
-        results = evaluate.accuracy(outputs.values, outputs.labels)
+        results = test_accuracy(state)
     results |= {
         "step": total_steps,
         "seconds": time.monotonic() - began,
         "bad_images": parallel.sum_over_processes(bad_images.count),
         "checkpoint": str(checkpoints.directory / str(total_steps)),
     }
+    operations.disarm()
     if not parallel.is_primary():
         return results
     lines = metrics.read_metrics(workdir / "metrics.jsonl")

@@ -15,6 +15,7 @@ from simclr_jax import distributed
 from simclr_jax import finetune
 from simclr_jax import knn
 from simclr_jax import linear_probe
+from simclr_jax import operations
 from simclr_jax import pretrain
 
 DRAWS = (0, 1, 2, 3, 4)
@@ -90,4 +91,6 @@ def _table(rows: list[tuple], pretraining: dict, workdir: pathlib.Path, seconds:
 if __name__ == "__main__":
     cli.set_up_logging()
     distributed.initialize()
-    cli.exit_at_once(lambda: run(pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "runs/quickstart")))
+    folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "runs/quickstart")
+    operations.use_compilation_cache(str(folder / "compilation_cache"))
+    cli.exit_at_once(lambda: run(folder))

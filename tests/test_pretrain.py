@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+from conftest import COMPILE_FLAGS
 from conftest import REPOSITORY
 from conftest import write_image
 from etils import epath
@@ -27,13 +28,20 @@ TINY = (
     "--config.optimizer.warmup_epochs=0.1",
     "--config.log_every_steps=1",
 )
-TIMED = ("images_per_second", "data_wait_fraction")
+TIMED = (
+    "images_per_second",
+    "data_wait_fraction",
+    "ms_step",
+    "ms_data_wait",
+    "ms_checkpoint",
+    "ms_evaluation",
+)
 
 
 def start(workdir, *arguments):
     """The binary in a process of its own, on one device."""
     command = [sys.executable, "-m", "simclr_jax.pretrain", *TINY, f"--workdir={workdir}", *arguments]
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"XLA_FLAGS": COMPILE_FLAGS, "JAX_PLATFORMS": "cpu"}
     with (workdir.parent / f"{workdir.name}.log").open("a") as log:
         return subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
 
@@ -64,9 +72,12 @@ def outcome(workdir):
     ]
     newest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
     parts = {}
-    with ocp.StandardCheckpointer() as checkpointer:
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         for part in ("encoder", "head", "classifier", "optimizer"):
-            parts[part] = jax.device_get(checkpointer.restore(newest / part))
+            # As NumPy, whatever devices it was written from.
+            tree = checkpointer.metadata(newest / part).item_metadata.tree
+            kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            parts[part] = checkpointer.restore(newest / part, args=ocp.args.PyTreeRestore(restore_args=kinds))
     return lines, int(newest.name), parts
 
 

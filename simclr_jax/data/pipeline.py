@@ -4,16 +4,31 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import logging
 
+import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 import tensorflow as tf
 
+from simclr_jax import parallel
 from simclr_jax.data import augment as augmentation
 from simclr_jax.data import order
 from simclr_jax.data.sources import Source
 from simclr_jax.errors import UserError
 
 log = logging.getLogger("simclr_jax")
+
+
+def local_share(mesh: Mesh, batch_size: int, start_step: int = 0, num_steps: int | None = None) -> order.Share:
+    """The part of the global sequence that this process's devices in a mesh are to get."""
+    return order.Share(
+        batch_size,
+        start_step,
+        num_steps,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        rows=parallel.local_rows(mesh, batch_size),
+    )
 
 
 class BadImages:

@@ -14,6 +14,7 @@ import ml_collections
 import orbax.checkpoint as ocp
 
 from simclr_jax import config as config_lib
+from simclr_jax import files
 from simclr_jax.errors import UserError
 from simclr_jax.training.state import TrainState
 
@@ -53,7 +54,7 @@ class Checkpoints:
 
     def __init__(self, workdir: epath.Path, config: ml_collections.ConfigDict):
         self._config = config
-        self.directory = (workdir / FOLDER).resolve()  # Orbax takes absolute paths only
+        self.directory = files.absolute(workdir / FOLDER)  # Orbax takes absolute paths only
         options = ocp.CheckpointManagerOptions(
             max_to_keep=config.checkpoint.keep,
             keep_period=config.checkpoint.keep_every_steps or None,
@@ -109,7 +110,7 @@ def find(pretrained: str) -> epath.Path:
     Raises:
       UserError: where there is none.
     """
-    path = epath.Path(pretrained).resolve()
+    path = files.absolute(pretrained)
     if not path.exists():
         raise UserError(f"--pretrained={pretrained!r} does not exist.")
     if (path / "encoder").exists():
@@ -128,8 +129,11 @@ def step_of(checkpoint: epath.Path) -> int:
     """The training step of a checkpoint, whatever its folder is called."""
     if checkpoint.name.isdigit():
         return int(checkpoint.name)
-    with ocp.StandardCheckpointer() as checkpointer:
-        return int(checkpointer.restore(checkpoint / "optimizer")["step"])
+    args = ocp.args.PyTreeRestore(
+        {"step": 0}, restore_args={"step": ocp.RestoreArgs(restore_type=int)}, partial_restore=True
+    )
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        return int(checkpointer.restore(checkpoint / "optimizer", args=args)["step"])
 
 
 def load_config(checkpoint: epath.Path) -> ml_collections.ConfigDict:

@@ -11,7 +11,6 @@ import numpy as np
 
 from simclr_jax import objectives
 from simclr_jax import parallel
-from simclr_jax.data import order
 from simclr_jax.data import pipeline
 from simclr_jax.data.sources import Source
 from simclr_jax.errors import Preempted
@@ -36,21 +35,15 @@ def outputs_of(
     data: ConfigDict,
     batch_size: int,
     mesh: Mesh,
-    preempted: parallel.Preemption,
+    stop: Callable[[], bool],
 ) -> Outputs:
-    """Runs `forward` (of `steps.make_forward`) over a source; each example counts exactly once.
+    """Runs `forward` (of `steps.make_forward`) over a source; each example counts exactly once, on however many hosts.
 
     Raises:
       Preempted: if the run is asked to stop meanwhile; whatever was trained is saved already.
     """
     steps = -(-source.num_examples // batch_size)
-    share = order.Share(
-        batch_size,
-        num_steps=steps,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        rows=parallel.local_rows(mesh, batch_size),
-    )
+    share = pipeline.local_share(mesh, batch_size, num_steps=steps)
     bad_images = pipeline.BadImages(source, data.max_bad_fraction)
     batches = pipeline.eval_batches(
         source, size=data.image_size, crop=data.eval_crop, share=share, bad_images=bad_images
@@ -60,7 +53,7 @@ def outputs_of(
         results = jax.device_get(forward(params, batch_stats, parallel.to_global(batch, mesh)))
         mask = results.pop("mask")
         parts.append({key: value[mask] for key, value in results.items()})
-        if preempted():
+        if stop():
             raise Preempted("asked to stop during an evaluation; the same command runs it again.")
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     ranked = np.argsort(joined["index"])

@@ -1,6 +1,9 @@
 """The one training loop."""
 
+from collections.abc import Callable
 from collections.abc import Iterator
+import contextlib
+import logging
 import math
 import time
 
@@ -12,11 +15,58 @@ from simclr_jax import parallel
 from simclr_jax.data.pipeline import BadImages
 from simclr_jax.errors import NonFiniteLoss
 from simclr_jax.errors import Preempted
+from simclr_jax.operations import Operations
 from simclr_jax.training.checkpoint import Checkpoints
 from simclr_jax.training.metrics import MetricsWriter
 from simclr_jax.training.metrics import Progress
 from simclr_jax.training.state import TrainState
 from simclr_jax.training.steps import StepFn
+
+log = logging.getLogger("simclr_jax")
+
+# Beyond this share of the time spent waiting for data, the user is told.
+INPUT_BOUND = 0.3
+
+
+class Timing:
+    """Where the time of the steps since the last report went."""
+
+    def __init__(self, step: int):
+        self._step, self._time = step, time.monotonic()
+        self._seconds = {"data_wait": 0.0, "checkpoint": 0.0, "evaluation": 0.0}
+        self._reports, self._warned = 0, False
+
+    @contextlib.contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        before = time.monotonic()
+        yield
+        self._seconds[part] += time.monotonic() - before
+
+    def report(self, step: int, batch_size: int) -> dict[str, float]:
+        """Images per second and milliseconds per step, all in all and of each part; begins anew."""
+        now, steps = time.monotonic(), step - self._step
+        seconds = now - self._time
+        waiting = self._seconds["data_wait"] / seconds
+        parts = {f"ms_{part}": 1000 * spent / steps for part, spent in self._seconds.items()}
+        whole = 1000 * seconds / steps
+        self._reports += 1
+        if waiting > INPUT_BOUND and self._reports > 1 and not self._warned:  # the first one fills buffers and compiles
+            self._warned = True
+            log.warning(
+                "Input-bound: %.0f %% of the time went into waiting for data (%.0f of %.0f ms a step). More CPU cores, a "
+                "faster disk or smaller stored images would speed this run up.",
+                100 * waiting,
+                parts["ms_data_wait"],
+                whole,
+            )
+        self._step, self._time = step, now
+        self._seconds = dict.fromkeys(self._seconds, 0.0)
+        return {
+            "images_per_second": steps * batch_size / seconds,
+            "data_wait_fraction": waiting,
+            "ms_step": whole - sum(parts.values()),
+            **parts,
+        }
 
 
 def fit(
@@ -33,8 +83,10 @@ def fit(
     checkpoints: Checkpoints,
     writer: MetricsWriter,
     bad_images: BadImages,
-    preempted: parallel.Preemption,
+    operations: Operations,
     name: str,
+    evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+    evaluate_every: int = 0,
 ) -> TrainState:
     """Runs `step_fn` from `start_step` to `total_steps`.
 
@@ -46,8 +98,9 @@ def fit(
       batch_size: global, for the images per second.
       log_every, checkpoint_every: in steps; the last step is logged and saved in any case.
       checkpoints: where to save.
-      preempted: polled after every step.
+      operations: polled after every step.
       name: of the run, for the progress bar.
+      evaluate: its metrics are logged with those of every `evaluate_every`-th step (0: never), but for the last.
 
     Raises:
       NonFiniteLoss: names the first step whose loss or gradient was not finite. That step is not saved.
@@ -55,36 +108,40 @@ def fit(
     """
     progress = Progress(name, start_step, total_steps, batch_size)
     pending = []  # metrics of the steps since the last fetch, still on the device
-    last_log, last_time, data_seconds = start_step, time.monotonic(), 0.0
+    timing = Timing(start_step)
     try:
         for done in range(start_step + 1, total_steps + 1):
-            before = time.monotonic()
-            batch = next(batches)
-            data_seconds += time.monotonic() - before
+            with timing.of("data_wait"):
+                batch = next(batches)
+            operations.before_step(done, writer.workdir)
             inputs = {key: batch[key] for key in ("views", "label")}
             state, metrics = step_fn(state, parallel.to_global(inputs, mesh))
             pending.append(metrics)
             if len(pending) > 2:  # or the host runs ahead and fills the device with batches
                 pending[-3]["loss"].block_until_ready()
 
-            stop = preempted()
-            logging_step = done % log_every == 0 or done == total_steps
-            saving_step = done % checkpoint_every == 0 or done == total_steps or stop
+            operations.after_step(done, metrics["loss"], writer.workdir)
+            stop = operations.poll()
+            last = done == total_steps
+            evaluating_step = (
+                evaluate is not None and evaluate_every and done % evaluate_every == 0 and not (last or stop)
+            )
+            logging_step = done % log_every == 0 or last or evaluating_step
+            saving_step = done % checkpoint_every == 0 or last or evaluating_step or stop
             if logging_step or saving_step:
                 history = jax.device_get(pending)
                 pending = []
                 _check_finite(history, done, checkpoints)
-            if logging_step:
-                now = time.monotonic()
-                rates = {
-                    "images_per_second": (done - last_log) * batch_size / (now - last_time),
-                    "data_wait_fraction": data_seconds / (now - last_time),
-                    "bad_images": bad_images.count,
-                }
-                last_log, last_time, data_seconds = done, now, 0.0
-                writer.write(done, {key: float(value) for key, value in history[-1].items()} | rates)
             if saving_step:
-                checkpoints.save(done, state)
+                writer.flush()
+                with timing.of("checkpoint"):
+                    checkpoints.save(done, state)
+            values = {key: float(value) for key, value in history[-1].items()} if logging_step else {}
+            if evaluating_step:
+                with timing.of("evaluation"):
+                    values |= {f"test_{key}": value for key, value in evaluate(state).items() if key != "n"}
+            if logging_step:
+                writer.write(done, values | timing.report(done, batch_size) | {"bad_images": bad_images.count})
             progress.update(done, float(history[-1]["loss"]) if logging_step else None)
             if stop:
                 raise Preempted(

@@ -14,6 +14,7 @@ from etils import epath
 from tensorboardX import SummaryWriter
 from tqdm.auto import tqdm
 
+from simclr_jax import files
 from simclr_jax import parallel
 
 log = logging.getLogger("simclr_jax")
@@ -32,27 +33,31 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: epath.Path, step: int = 0):
+        self.workdir = workdir
         self._active = parallel.is_primary()
         if not self._active:
             return
-        self._path = workdir / "metrics.jsonl"
-        kept = [line for line in self._lines() if line["step"] <= step]
-        write_atomically(self._path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = self._path.open("a")
+        path = workdir / "metrics.jsonl"
+        lines = read_metrics(path) if path.exists() else []
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
+        self._file = files.Appending(path)
+        files.let_tensorboardx_write(workdir)
         self._summaries = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
 
-    def _lines(self) -> list[dict[str, Any]]:
-        return read_metrics(self._path) if self._path.exists() else []
-
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """One line `{"step": ..., ...}`, at once on disk."""
+        """One line `{"step": ..., ...}`, at once on disk (in a bucket: within a minute, and before a checkpoint)."""
         if not self._active:
             return
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._file.write((json.dumps({"step": step, **metrics}) + "\n").encode())
         self._file.flush()
         for name, value in metrics.items():
             self._summaries.add_scalar(name, value, step)
         self._summaries.flush()
+
+    def flush(self) -> None:
+        """Puts on disk whatever is not there yet."""
+        if self._active:
+            self._file.sync()
 
     def close(self) -> None:
         if not self._active:
@@ -74,11 +79,8 @@ def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
 
 def write_atomically(path: epath.Path, text: str) -> None:
     """Writes a small file so that it is never seen half-written."""
-    if not parallel.is_primary():
-        return
-    temporary = path.parent / f".{path.name}.tmp"
-    temporary.write_text(text)
-    temporary.replace(path)
+    if parallel.is_primary():
+        files.write_atomically(path, text.encode())
 
 
 def write_results(workdir: epath.Path, results: dict[str, Any]) -> None:

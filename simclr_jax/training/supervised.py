@@ -11,7 +11,6 @@ import optax
 
 from simclr_jax import optim
 from simclr_jax import parallel
-from simclr_jax.data import order
 from simclr_jax.data import pipeline
 from simclr_jax.evaluation import Setup
 from simclr_jax.models.heads import LinearClassifier
@@ -86,13 +85,7 @@ class ClassifierTraining:
             config.augment,
             num_views=1,
             size=config.data.image_size,
-            share=order.Share(
-                config.batch_size,
-                start_step,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
-                rows=parallel.local_rows(setup.mesh, config.batch_size),
-            ),
+            share=pipeline.local_share(setup.mesh, config.batch_size, start_step),
             seed=seed,
             bad_images=bad_images,
         )
@@ -110,7 +103,7 @@ class ClassifierTraining:
             checkpoints=checkpoints,
             writer=writer,
             bad_images=bad_images,
-            preempted=setup.preempted,
+            operations=setup.operations,
             name=self.name,
         )
         writer.close()

@@ -1,0 +1,86 @@
+"""What keeps a long run in hand: stopping on request, a watchdog for hangs, a profile, the cache of compiled programs."""
+
+import faulthandler
+import logging
+import time
+
+from etils import epath
+import jax
+
+from simclr_jax import parallel
+from simclr_jax.errors import UserError
+
+log = logging.getLogger("simclr_jax")
+
+# Programs that took longer than this to compile are worth a file.
+MIN_COMPILE_SECONDS = 0.5
+
+
+class Operations:
+    """Polled after every training step and every evaluation batch.
+
+    Args:
+      profile_steps: (first, last) training step to trace, or None.
+      hang_timeout: seconds without a poll after which the stacks of all threads are printed, again after each such time;
+        0 for never.
+      hang_exit: end the process then (exit code 1), so that its launcher starts the job again.
+    """
+
+    def __init__(
+        self, *, profile_steps: tuple[int, int] | None = None, hang_timeout: float = 0.0, hang_exit: bool = False
+    ):
+        self._profile_steps, self._hang_timeout, self._hang_exit = profile_steps, hang_timeout, hang_exit
+        self._preempted = parallel.Preemption()
+        self._armed = 0.0
+
+    def poll(self) -> bool:
+        """Says that the run is alive, and answers whether it was asked to stop. All processes call it equally often."""
+        self.arm()
+        return self._preempted()
+
+    def arm(self) -> None:
+        """From now on the run has to be polled."""
+        now = time.monotonic()
+        if self._hang_timeout and now - self._armed > min(1.0, self._hang_timeout / 4):
+            self._armed = now
+            # Of the standard library: a thread without the interpreter's lock, so it runs also where Python hangs.
+            faulthandler.dump_traceback_later(self._hang_timeout, repeat=True, exit=self._hang_exit)
+
+    def disarm(self) -> None:
+        """For work that may take as long as it likes, such as drawing a map."""
+        faulthandler.cancel_dump_traceback_later()
+        self._armed = 0.0
+
+    def before_step(self, step: int, workdir: epath.Path) -> None:
+        """Starts the trace when its first step (counted from 1) is about to run."""
+        if self._profile_steps and step == self._profile_steps[0] and parallel.is_primary():
+            jax.profiler.start_trace(str(workdir / "profile"))
+
+    def after_step(self, step: int, output: jax.Array, workdir: epath.Path) -> None:
+        """Ends the trace when its last step is done; `output` is anything that this step computed."""
+        if self._profile_steps and step == self._profile_steps[1] and parallel.is_primary():
+            output.block_until_ready()
+            jax.profiler.stop_trace()
+            log.info("A trace of steps %d to %d is in %s.", *self._profile_steps, workdir / "profile")
+
+
+def parse_profile_steps(text: str | None) -> tuple[int, int] | None:
+    """`--profile_steps=a:b`: trace steps a to b, both included, counted from 1."""
+    if not text:
+        return None
+    first, colon, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and colon) or not 1 <= int(first) <= int(last):
+        raise UserError(f"--profile_steps={text}: give the first and the last step, as in --profile_steps=100:104.")
+    return int(first), int(last)
+
+
+def use_compilation_cache(folder: str) -> None:
+    """Compiled programs are kept in `folder` and found again by later runs, so that a restart starts fast.
+
+    Args:
+      folder: also in a bucket; empty for none. JAX_COMPILATION_CACHE_DIR in the environment goes before it.
+    """
+    if jax.config.jax_compilation_cache_dir:  # the user's own, by JAX_COMPILATION_CACHE_DIR
+        return
+    jax.config.update("jax_compilation_cache_dir", folder or None)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
