@@ -23,6 +23,39 @@ CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 log = logging.getLogger("simclr_jax")
 
 
+def define_config(argv: list[str], values: flags.FlagValues, default: str | None = None) -> None:
+    """The flag `--config`, and one for each of the fields of the config that `argv` names."""
+    text = "A config file: configs/NAME.py[:argument=value,...]. Its fields are flags too: --config.field=value."
+    config_flags.DEFINE_config_file("config", default, text, flag_values=values, sys_argv=argv)
+
+
+def parse_flags(
+    argv: list[str], values: flags.FlagValues, define: Callable[[list[str], flags.FlagValues], None]
+) -> None:
+    """Defines flags by `define(argv, values)`, `--config` among them, and fills `values` from a command line.
+
+    Raises:
+      UserError: for an unknown flag or field, with the nearest name; for a malformed one; for a config that is missing.
+    """
+    for argument in argv[1:]:
+        # A config file that is missing would be noticed only when its first field is read, by a puzzling error.
+        name, _, value = argument.lstrip("-").partition("=")
+        if name == "config" and value and not pathlib.Path(value.split(":")[0]).is_file():
+            raise errors.UserError(f"--config={value}: no such file. The configs are in {CONFIGS}.")
+    try:
+        define(argv, values)
+        rest = values(argv)
+    except (AttributeError, KeyError) as error:  # --config.some.unknown=1
+        text = " ".join(str(error.args[0]).replace("\\n", " ").split()).strip("'\"")
+        raise errors.UserError(f"a --config override names a field that does not exist: {text}") from error
+    except (flags.Error, TypeError) as error:
+        raise errors.UserError(str(error)) from error
+    if len(rest) > 1:
+        raise errors.UserError(f"unknown argument {rest[1]!r}: flags begin with --, as in --workdir=DIR.")
+    if values["config"].value is None:
+        raise errors.UserError(f"--config is missing, as in --config={CONFIGS / 'digits.py'}.")
+
+
 class Binary:
     """A command line: its flags and the function that does the work.
 
@@ -38,8 +71,7 @@ class Binary:
         self._pretrained = pretrained
 
     def _define_flags(self, argv: list[str], values: flags.FlagValues) -> None:
-        text = "A config file: configs/NAME.py[:argument=value,...]. Its fields are flags too: --config.field=value."
-        config_flags.DEFINE_config_file("config", self._default, text, flag_values=values, sys_argv=argv)
+        define_config(argv, values, self._default)
         text = "Folder for checkpoints, metrics and results. The same folder continues a run."
         flags.DEFINE_string("workdir", None, text, flag_values=values)
         text = "HOST:PORT of process 0, for several processes that no cluster (Cloud TPU, GKE, SLURM) has started."
@@ -68,23 +100,7 @@ class Binary:
         Raises:
           UserError: for an unknown flag or field, with the nearest name; for a missing or malformed one.
         """
-        for argument in argv[1:]:
-            # A config file that is missing would be noticed only when its first field is read, by a puzzling error.
-            name, _, value = argument.lstrip("-").partition("=")
-            if name == "config" and value and not pathlib.Path(value.split(":")[0]).is_file():
-                raise errors.UserError(f"--config={value}: no such file. The configs are in {CONFIGS}.")
-        try:
-            self._define_flags(argv, values)
-            rest = values(argv)
-        except (AttributeError, KeyError) as error:  # --config.some.unknown=1
-            text = " ".join(str(error.args[0]).replace("\\n", " ").split()).strip("'\"")
-            raise errors.UserError(f"a --config override names a field that does not exist: {text}") from error
-        except (flags.Error, TypeError) as error:
-            raise errors.UserError(str(error)) from error
-        if len(rest) > 1:
-            raise errors.UserError(f"unknown argument {rest[1]!r}: flags begin with --, as in --workdir=DIR.")
-        if values["config"].value is None:
-            raise errors.UserError(f"--config is missing, as in --config={CONFIGS / 'digits.py'}.")
+        parse_flags(argv, values, self._define_flags)
         operations.parse_profile_steps(values["profile_steps"].value)
         if not values["workdir"].value:
             raise errors.UserError("--workdir is missing: the folder for checkpoints, metrics and results.")

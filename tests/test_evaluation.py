@@ -15,6 +15,7 @@ from simclr_jax import evaluation
 from simclr_jax import finetune
 from simclr_jax import knn
 from simclr_jax import linear_probe
+from simclr_jax import operations
 from simclr_jax import pretrain
 from simclr_jax.training import checkpoint
 from simclr_jax.training import metrics
@@ -47,7 +48,7 @@ def pretrained(tmp_path_factory):
 def setup_of(tmp_path, pretrained, schema=config_lib.linear_probe, **fields):
     config = schema()
     config.update(fields)
-    return evaluation.set_up(config, epath.Path(tmp_path), str(pretrained), schema())
+    return evaluation.set_up(config, epath.Path(tmp_path), str(pretrained), schema(), operations.Operations())
 
 
 def assert_trees_equal(some, others):

@@ -57,20 +57,26 @@ def open_tfds(data: ConfigDict, split: str) -> "RandomAccess | Stream":
     return stream
 
 
-def prepared_builder(name: str | None, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """The builder of a data set that is on disk, after a download if need be and possible."""
+def find_builder(name: str | None, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    """The builder of a data set that TFDS knows or that is on disk."""
     if not name:
         raise UserError(
             'config.data.name is not set: give the name of a TFDS data set, as in "--config.data.name=cifar10".'
         )
     where = data_dir or tfds.core.constants.DATA_DIR
     try:
-        builder = tfds.builder(name, data_dir=data_dir)
+        return tfds.builder(name, data_dir=data_dir)
     except Exception as error:  # TFDS raises many kinds, some with the whole catalogue as text
         first = str(error).strip().splitlines()[0]
         raise UserError(f"TFDS does not know the data set {name!r}, nor is it prepared in {where}: {first}") from error
+
+
+def prepared_builder(name: str | None, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    """The builder of a data set that is on disk, after a download if need be and possible."""
+    builder = find_builder(name, data_dir)
     if builder.is_prepared():
         return builder
+    where = data_dir or tfds.core.constants.DATA_DIR
     log.warning("TFDS %s is not prepared in %s; downloading and preparing it there.", name, where)
     try:
         builder.download_and_prepare()

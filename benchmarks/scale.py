@@ -1,0 +1,120 @@
+"""What the paper's settings need on TPU slices, by `simclr_jax.plan`: writes docs/scale.jsonl and the tables of docs/scale.md.
+
+    python -m benchmarks.scale              # hours on two cores; what is in docs/scale.jsonl is not compiled again
+    python -m benchmarks.scale --tables     # only the tables, of what is there
+
+Remove docs/scale.jsonl after a change of the step, and it is measured anew.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
+RESULTS, PAGE = DOCS / "scale.jsonl", DOCS / "scale.md"
+
+IMAGENET = "configs/imagenet.py"
+
+# Table, config, further flags, topologies.
+CASES = [
+    ("growth", f"{IMAGENET}", "--batch_per_chip=64", "v4:2x2x4 v4:4x8x8 v4:8x8x16"),
+    ("growth", f"{IMAGENET}", "--batch_per_chip=64", "v5e:4x4 v5e:16x16"),
+    ("paper", f"{IMAGENET}:epochs=1000", "", "v4:4x4x4 v5e:8x8 v5p:2x4x4 v6e:8x8"),
+    ("paper", f"{IMAGENET}:width=2,epochs=1000", "", "v4:4x4x8 v5e:16x16 v5p:4x4x4 v6e:8x16"),
+    ("paper", f"{IMAGENET}:width=4,epochs=1000", "", "v4:4x8x8 v5e:16x16 v5p:4x4x8 v6e:16x16"),
+    ("growth", f"{IMAGENET}", "--batch_per_chip=64", "v5p:2x2x4 v5p:4x8x8 v5p:8x8x16"),
+    ("fsdp", f"{IMAGENET}:depth=152,width=3,epochs=1000", "", "v5e:16x16"),
+    ("fsdp", f"{IMAGENET}:depth=152,width=3,epochs=1000", "--config.mesh.fsdp=8", "v5e:16x16"),
+    ("paper", f"{IMAGENET}:epochs=1000", "", "v4:4x4x8 v5e:16x16 v5p:4x4x4 v6e:16x16"),
+]
+
+
+def measure() -> None:
+    """Compiles what is not in docs/scale.jsonl yet."""
+    done = {(entry["config"], entry["flags"], entry["topology"]) for entry in read()}
+    for kind, config, flags, topologies in CASES:
+        for topology in topologies.split():
+            if (config, flags, topology) in done:
+                continue
+            command = [
+                sys.executable,
+                "-m",
+                "simclr_jax.plan",
+                f"--config={config}",
+                f"--topology={topology}",
+                "--json",
+            ]
+            output = subprocess.run([*command, *flags.split()], check=True, stdout=subprocess.PIPE, text=True).stdout
+            entry = {"table": kind, "config": config, "flags": flags} | json.loads(output)
+            with RESULTS.open("a") as file:
+                file.write(json.dumps(entry) + "\n")
+
+
+def read() -> list[dict]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def network(entry: dict) -> str:
+    depth = entry["config"].partition("depth=")[2].partition(",")[0] or "50"
+    width = entry["config"].partition("width=")[2].partition(",")[0] or "1"
+    return f"ResNet-{depth} ({width}x)" + (", fsdp=8" if "fsdp=8" in entry["flags"] else "")
+
+
+def megabytes(entry: dict) -> float:
+    return sum(found["bytes"] for found in (entry["collectives"] or {}).values()) / 1e6
+
+
+def collectives(entry: dict) -> str:
+    return ", ".join(f"{kind} {found['count']}" for kind, found in sorted((entry["collectives"] or {}).items()))
+
+
+def table(entries: list[dict], columns: dict) -> str:
+    rows = [list(columns), [":-" if name in ("network", "slice", "collectives") else "-:" for name in columns]]
+    rows += [[str(cell(entry)) for cell in columns.values()] for entry in entries]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def shown(form: str, key: str):
+    return lambda entry: "-" if entry[key] is None else form.format(entry[key])
+
+
+COLUMNS = {
+    "network": network,
+    "slice": shown("{}", "topology"),
+    "chips": shown("{}", "chips"),
+    "images/chip": shown("{}", "batch_per_chip"),
+    "HBM GiB": lambda entry: f"{entry['hbm_gib']:.1f} of {entry['hbm_limit_gib']:.1f}",
+    "fits": lambda entry: "yes" if entry["fits"] else "**no**",
+    "step ms": shown("{:.0f}", "step_ms"),
+    "utilisation": shown("{:.0%}", "utilisation"),
+    "images/s": shown("{:,.0f}", "images_per_s"),
+    "hours": shown("{:.1f}", "hours"),
+    "collectives": collectives,
+    "MB": lambda entry: f"{megabytes(entry):.0f}" if entry["fits"] else "-",
+}
+
+
+def write_tables() -> None:
+    """Replaces what stands between the markers of each table in docs/scale.md."""
+    text, entries = PAGE.read_text(), read()
+    for kind in ("paper", "growth", "fsdp"):
+        begin, end = f"<!-- {kind} -->\n", f"\n<!-- end of {kind} -->"
+        head, _, rest = text.partition(begin)
+        _, _, tail = rest.partition(end)
+        chosen = [entry for entry in entries if entry["table"] == kind]
+        version = lambda entry: entry["topology"].split(":")[0]  # noqa: E731
+        if kind == "growth":
+            chosen.sort(key=lambda entry: (version(entry), entry["chips"]))
+        else:
+            chosen.sort(key=lambda entry: (network(entry), version(entry), entry["chips"]))
+        hidden = ("network", "hours") if kind == "growth" else ()
+        columns = {name: cell for name, cell in COLUMNS.items() if name not in hidden}
+        text = head + begin + table(chosen, columns) + end + tail
+    PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    if "--tables" not in sys.argv:
+        measure()
+    write_tables()

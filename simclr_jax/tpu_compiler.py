@@ -1,0 +1,174 @@
+"""The TPU compiler, without a TPU: libtpu compiles for a slice that is not there, and says what the program would need."""
+
+from collections.abc import Callable
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from simclr_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What is published of a chip.
+
+    Attributes:
+      dimensions: of a slice, 2 or 3.
+      devices: that JAX sees for each chip.
+      hbm_gib: memory that the compiler can give to a program, all devices of a chip together.
+      clock_ghz: of the matrix units: peak = 2 * (multipliers on the chip) * clock.
+      peak_tflops: bfloat16.
+      example: a topology.
+      config_name: libtpu's name for "one device for both cores".
+    """
+
+    dimensions: int
+    devices: int
+    hbm_gib: float
+    clock_ghz: float
+    peak_tflops: float
+    example: str
+    config_name: str = "default"
+
+
+# cloud.google.com/tpu/docs: "System architecture" of each version; memory as libtpu 0.0.42 gives it out. With these clocks
+# the compiler's cycles for a large bfloat16 matmul are 100, 97, 93, 88, 90 and 70 % of the peak.
+CHIPS = {
+    "v2": Chip(2, 2, 14.96, 0.7, 45, "4x4"),
+    "v3": Chip(2, 2, 30.96, 0.94, 123, "4x4"),
+    "v4": Chip(3, 1, 30.75, 1.05, 275, "2x2x4", "megacore"),
+    "v5e": Chip(2, 1, 15.75, 1.5, 197, "4x4"),
+    "v5p": Chip(3, 1, 95.74, 1.75, 459, "2x2x4", "megacore"),
+    "v6e": Chip(2, 1, 31.25, 1.75, 918, "4x4"),
+}
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4}
+BYTES |= {"f64": 8, "s64": 8, "u64": 8}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """A slice: its name, its chip, how many there are, and JAX's devices for it."""
+
+    name: str
+    chip: Chip
+    chips: int
+    devices: list[jax.Device]
+
+
+def topology(name: str) -> Topology:
+    """The slice with a name such as "v5e:4x4" or "v4:2x2x4".
+
+    Raises:
+      UserError: without libtpu, and for a name that is none.
+    """
+    version, _, shape = name.partition(":")
+    if version not in CHIPS:
+        raise UserError(f"--topology={name}: unknown chip {version!r}: one of {', '.join(CHIPS)}, as in v5e:4x4.")
+    chip = CHIPS[version]
+    sizes = shape.split("x")
+    if not all(size.isdigit() and int(size) for size in sizes) or len(sizes) != chip.dimensions:
+        raise UserError(
+            f"--topology={name}: a slice of {version} has {chip.dimensions} dimensions, as in {version}:{chip.example}."
+        )
+    bounds = [int(size) for size in sizes]
+    options = {"chip_config_name": chip.config_name}
+    if math.prod(bounds) == 1:  # a host has four chips otherwise
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    _quiet()
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError("the TPU compiler is not installed: pip install '.[tpu]' (no TPU is needed for planning).")
+    try:
+        description = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
+    except Exception as error:  # of several types, by libtpu's version
+        text = str(error).splitlines()[0]
+        raise UserError(f"--topology={name} is no slice that the TPU compiler knows: {text}") from error
+    return Topology(name, chip, math.prod(bounds), list(description.devices))
+
+
+def _quiet() -> None:
+    """Has libtpu neither look for this machine's place on Google's cloud nor print that it has none."""
+    for variable, value in {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_WORKER_ID": "0",
+        "TPU_STDERR_LOG_LEVEL": "3",
+        "TPU_MIN_LOG_LEVEL": "3",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }.items():
+        os.environ.setdefault(variable, value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What the compiler says of a program, for each device.
+
+    Attributes:
+      hbm_bytes: memory at its peak: arguments, results, temporaries.
+      hbm_limit_bytes: what the compiler has to give, where it said so, which it does only when that is not enough.
+      cycles: the compiler's estimates, added up over the entry computation; None where the program did not fit.
+      collectives: kind to {"count", "bytes"}, the bytes being those of the results on one device.
+    """
+
+    hbm_bytes: float
+    hbm_limit_bytes: float | None
+    cycles: int | None
+    collectives: dict[str, dict[str, int]] | None
+
+
+def compile_step(step: Callable, *arguments: Any) -> Program:
+    """Compiles a jitted function for the devices that its abstract arguments are placed on."""
+    try:
+        compiled = step.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        # "Used 41.3G of 15.75G hbm", or "temporaries (256.00G) exceeds available HBM (7.48G)".
+        pattern = r"(?:Used |\()([\d.]+)([KMGT])\)? (?:of|exceeds available HBM) \(?([\d.]+)([KMGT])"
+        used = re.search(pattern, str(error))
+        if used is None:
+            raise
+        return Program(_bytes(used[1], used[2]), _bytes(used[3], used[4]), None, None)
+    memory = compiled.memory_analysis()
+    used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    used += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
+    text = compiled.as_text()
+    return Program(used, None, estimated_cycles(text), collectives(text))
+
+
+def _bytes(number: str, unit: str) -> float:
+    return float(number) * 1024 ** ("KMGT".index(unit) + 1)
+
+
+def estimated_cycles(hlo: str) -> int:
+    """The sum of `estimated_cycles` over the entry computation of a compiled program's text."""
+    entry = hlo[hlo.index("\nENTRY ") :]
+    entry = entry[: entry.index("\n}")]
+    return sum(int(number) for number in re.findall(r'"estimated_cycles":"(\d+)"', entry))
+
+
+def collectives(hlo: str) -> dict[str, dict[str, int]]:
+    """How many collectives of each kind there are in a compiled program's text, and the bytes of their results.
+
+    An operation that starts and ends apart is counted once, where it starts: its result is a tuple of operand and
+    result, of which the second half counts.
+    """
+    found = {}
+    pattern = rf"^\s*(?:ROOT )?%?\S+ = (.*?) ({'|'.join(COLLECTIVES)})(-start)?\("
+    for shapes, kind, start in re.findall(pattern, hlo, re.MULTILINE):
+        sizes = [
+            BYTES.get(dtype, 4) * math.prod(int(size) for size in dims.split(",") if size)
+            for dtype, dims in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shapes)
+        ]
+        if start and kind != "all-reduce":
+            sizes = sizes[len(sizes) // 2 :] if kind != "collective-permute" else sizes[1:2]
+        entry = found.setdefault(kind, {"count": 0, "bytes": 0})
+        entry["count"] += 1
+        entry["bytes"] += sum(sizes)
+    return found
