@@ -37,7 +37,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": ["pillow", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.14"],
+        "test": ["jsonschema", "kubernetes", "pillow", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.14"],
         "tpu": ["jax[tpu]"],
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],

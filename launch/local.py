@@ -21,6 +21,7 @@ import time
 from absl import app
 from absl import flags
 
+from launch import common
 from simclr_jax import errors
 
 PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes.", lower_bound=1, required=True)
@@ -48,19 +49,6 @@ def environment(process: int, count: int, port: int, devices: int) -> dict[str, 
         variables["XLA_FLAGS"] = " ".join([*kept, f"--xla_force_host_platform_device_count={devices}"])
         variables["JAX_PLATFORMS"] = "cpu"
     return variables
-
-
-def job_code(codes: list[int]) -> int:
-    """One exit code for the processes' own: a mistake outranks its consequences in the other processes."""
-    for code in (errors.EXIT_USER_ERROR, errors.EXIT_NON_FINITE):
-        if code in codes:
-            return code
-    if all(code == 0 for code in codes):
-        return 0
-    if all(code in (0, errors.EXIT_PREEMPTED) for code in codes):
-        return errors.EXIT_PREEMPTED
-    others = [code for code in codes if code not in (0, errors.EXIT_PREEMPTED)]
-    return errors.EXIT_UNAVAILABLE if set(others) == {errors.EXIT_UNAVAILABLE} else 1
 
 
 class Stop:
@@ -128,8 +116,8 @@ def run(command: list[str], count: int, devices: int, max_restarts: int) -> int:
     while True:
         stop.processes = start(command, count, devices)
         codes = wait(stop.processes)
-        code = job_code(codes)
-        if code in (0, errors.EXIT_USER_ERROR, errors.EXIT_NON_FINITE) or stop.asked:
+        code = common.job_code(codes)
+        if code in (0, *common.FINAL) or stop.asked:
             return code
         if code != errors.EXIT_PREEMPTED:  # one process alone was asked to stop: not a failure
             failures += 1

@@ -21,6 +21,7 @@ import sys
 from absl import flags
 from etils import epath
 
+from launch import common
 from launch import sweep_backends
 from launch import sweep_file
 from launch import sweep_runs
@@ -53,23 +54,8 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
     Raises:
       UserError: for unknown or missing ones.
     """
-    mine, behind = argv, []
-    if "--" in argv:
-        mine, behind = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
-    values = flags.FlagValues()
-    define_flags(values)
-    if "--help" in mine:
-        print(f"{__doc__}\n{values.get_help()}")
-        sys.exit(0)
-    try:
-        rest = values(mine)
-    except flags.Error as error:
-        raise UserError(str(error)) from error
-    if len(rest) > 1:
-        raise UserError(f"unknown argument {rest[1]!r}: flags begin with --.")
-    for name in ("sweep", "workdir"):
-        if not values[name].value:
-            raise UserError(f"--{name} is missing, as in --sweep=configs/sweeps/NAME.py --workdir=runs/NAME.")
+    _, values, behind = common.parse(argv, define_flags, __doc__)
+    common.require(values, sweep="configs/sweeps/NAME.py", workdir="runs/NAME")
     return values, behind
 
 
@@ -149,14 +135,5 @@ def _slurm(values: flags.FlagValues, runs: list, todo: list, behind: list[str]) 
     return sweep_backends.submit(folder / "array.sh")
 
 
-def main() -> None:
-    try:
-        code = run(sys.argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = error.exit_code
-    sys.exit(code)
-
-
 if __name__ == "__main__":
-    main()
+    common.main(run)

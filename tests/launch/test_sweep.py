@@ -14,6 +14,7 @@ from conftest import COMPILE_FLAGS
 from conftest import REPOSITORY
 import pytest
 
+from launch import common
 from launch import sweep
 from launch import sweep_file
 from launch import sweep_runs
@@ -187,7 +188,7 @@ def test_all_runs_are_checked_before_one_starts(write, tmp_path, item, message, 
     text = f"def sweep():\n    yield {dict(run=RUN, **FIELD, **{'config.seed': 1})!r}\n    yield {item!r}\n"
     monkeypatch.setattr(sys, "argv", ["sweep", f"--sweep={write(text)}", f"--workdir={tmp_path / 'runs'}"])
     with pytest.raises(SystemExit) as ended:
-        sweep.main()
+        common.main(sweep.run)
     assert ended.value.code == errors.EXIT_USER_ERROR
     printed = capsys.readouterr().err
     assert re.search(f"^error: .*{message}", printed)

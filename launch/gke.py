@@ -1,0 +1,179 @@
+"""Jobs on Google Kubernetes Engine, on one or several TPU slices, as a JobSet.
+
+    python -m launch.gke submit --name=simclr --image=REGISTRY/simclr_jax --topology=v5e:4x4 --spot -- \
+        python -m simclr_jax.pretrain --config=configs/imagenet.py --workdir=gs://BUCKET/run1
+    python -m launch.gke submit ... --slices=4 -- COMMAND      # four slices as one job, over the data-centre network
+    python -m launch.gke submit ... --dry_run -- COMMAND       # prints the manifest and the command
+    python -m launch.gke status --name=simclr
+    python -m launch.gke logs   --name=simclr --follow
+    python -m launch.gke delete --name=simclr
+
+The cluster needs the JobSet controller and a node pool of that topology; the image is built with launch/Dockerfile.
+When a pod fails or its node is taken away, JobSet recreates all pods, which continue from the newest checkpoint; after a
+mistake (exit code 2) or a non-finite loss (3) it gives up. The pods find each other by themselves.
+"""
+
+import re
+
+from absl import flags
+import yaml
+
+from launch import common
+from launch import tpu_vm
+from simclr_jax import errors
+from simclr_jax.errors import UserError
+
+VERBS = ("submit", "status", "logs", "delete")
+
+# cloud.google.com/kubernetes-engine/docs/concepts/tpus: node label, dimensions, chips of a host in a larger slice.
+ACCELERATORS = {
+    "v4": ("tpu-v4-podslice", 3, 4),
+    "v5e": ("tpu-v5-lite-podslice", 2, 4),
+    "v5p": ("tpu-v5p-slice", 3, 4),
+    "v6e": ("tpu-v6e-slice", 2, 4),
+}
+
+
+def define_flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("name", None, "Of the job: small letters, digits, hyphens.", flag_values=values)
+    flags.DEFINE_string("namespace", None, "Default: kubectl's.", flag_values=values)
+    flags.DEFINE_string("image", None, "Container image, built with launch/Dockerfile.", flag_values=values)
+    flags.DEFINE_string("topology", None, "Of a slice, as in v5e:4x4.", flag_values=values)
+    flags.DEFINE_integer("slices", 1, "How many slices make up the job.", lower_bound=1, flag_values=values)
+    flags.DEFINE_bool("spot", False, "On spot nodes.", flag_values=values)
+    flags.DEFINE_multi_string("env", [], "NAME=VALUE for the command.", flag_values=values)
+    flags.DEFINE_string("service_account", None, "Kubernetes service account, for the bucket.", flag_values=values)
+    text = "Failures, preemptions among them, after which the job is given up."
+    flags.DEFINE_integer("max_restarts", 100, text, lower_bound=0, flag_values=values)
+    text = "Seconds that pods get to save when they are asked to stop. (Spot nodes are given 25 at most.)"
+    flags.DEFINE_integer("grace_seconds", 120, text, lower_bound=0, flag_values=values)
+    flags.DEFINE_bool("follow", False, "logs: go on until Ctrl-C.", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "Only print.", flag_values=values)
+
+
+def hosts_of(topology: str) -> tuple[str, str, int, int]:
+    """Of a topology such as "v5e:4x4": the node label, the shape, hosts of a slice, and chips of a host.
+
+    Raises:
+      UserError: for a topology that is none.
+    """
+    version, _, shape = topology.partition(":")
+    if version not in ACCELERATORS:
+        known = ", ".join(ACCELERATORS)
+        raise UserError(f"--topology={topology}: unknown chip {version!r}: one of {known}, as in v5e:4x4.")
+    label, dimensions, per_host = ACCELERATORS[version]
+    if not re.fullmatch("x".join([r"[1-9]\d*"] * dimensions), shape):
+        raise UserError(f"--topology={topology}: a slice of {version} has {dimensions} dimensions, as in 4x4 or 2x2x4.")
+    chips = 1
+    for size in shape.split("x"):
+        chips *= int(size)
+    if chips > per_host and chips % per_host:
+        raise UserError(f"--topology={topology}: {chips} chips are no whole number of hosts with {per_host} chips.")
+    return label, shape, max(1, chips // per_host), min(chips, per_host)
+
+
+def manifest(values: flags.FlagValues, command: list[str]) -> dict:
+    """The JobSet (jobset.x-k8s.io/v1alpha2) of a command line."""
+    label, shape, hosts, chips = hosts_of(values["topology"].value)
+    container = {
+        "name": "worker",
+        "image": values["image"].value,
+        "command": command,
+        "env": [
+            {"name": name, "value": value}
+            for name, _, value in (setting.partition("=") for setting in values["env"].value)
+        ],
+        "ports": [{"containerPort": 8471}, {"containerPort": 8080}],
+        "resources": {"requests": {"google.com/tpu": str(chips)}, "limits": {"google.com/tpu": str(chips)}},
+    }
+    selector = {"cloud.google.com/gke-tpu-accelerator": label, "cloud.google.com/gke-tpu-topology": shape}
+    pod = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": values["grace_seconds"].value,
+        "nodeSelector": selector,
+        "containers": [container],
+    }
+    if values["spot"].value:
+        selector["cloud.google.com/gke-spot"] = "true"
+        pod["tolerations"] = [
+            {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
+        ]
+    if values["service_account"].value:
+        pod["serviceAccountName"] = values["service_account"].value
+    final = [errors.EXIT_USER_ERROR, errors.EXIT_NON_FINITE]
+    job = {
+        "parallelism": hosts,
+        "completions": hosts,
+        "completionMode": "Indexed",
+        "backoffLimit": 0,  # one pod alone cannot come back: JobSet restarts them all
+        "podFailurePolicy": {
+            "rules": [
+                {"action": "FailJob", "onExitCodes": {"containerName": "worker", "operator": "In", "values": final}}
+            ]
+        },
+        "template": {"spec": pod},
+    }
+    metadata = {
+        "name": values["name"].value,
+        # Each slice is a node pool, and each of the jobs has one to itself.
+        "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"},
+    }
+    if values["namespace"].value:
+        metadata["namespace"] = values["namespace"].value
+    return {
+        "apiVersion": "jobset.x-k8s.io/v1alpha2",
+        "kind": "JobSet",
+        "metadata": metadata,
+        "spec": {
+            "failurePolicy": {
+                "maxRestarts": values["max_restarts"].value,
+                "rules": [
+                    # What podFailurePolicy lets fail is final; everything else restarts the set.
+                    {"name": "final", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
+                ],
+            },
+            "replicatedJobs": [{"name": "slice", "replicas": values["slices"].value, "template": {"spec": job}}],
+        },
+    }
+
+
+def run(argv: list[str]) -> int:
+    """Carries out a command line; returns the exit code.
+
+    Raises:
+      UserError: for mistakes, and where kubectl is missing or fails.
+    """
+    verb, values, command = common.parse(argv, define_flags, __doc__, VERBS)
+    common.require(values, name="simclr")
+    name = values["name"].value
+    # Pods are called NAME-slice-0-12-abcde, which has to be a host name.
+    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", name):
+        raise UserError(f"--name={name}: at most 40 small letters, digits and hyphens, beginning with a letter.")
+    shell = common.Shell(values["dry_run"].value)
+    kubectl = ["kubectl", *([f"--namespace={values['namespace'].value}"] if values["namespace"].value else [])]
+    if verb == "submit":
+        common.require(values, image="REGISTRY/simclr_jax", topology="v5e:4x4")
+        if not command:
+            raise UserError("no command: put it behind --, as in `-- python -m simclr_jax.pretrain ...`.")
+        tpu_vm.check_workdir(command)
+        for setting in values["env"].value:
+            if "=" not in setting:
+                raise UserError(f"--env={setting}: give NAME=VALUE.")
+        text = yaml.safe_dump(manifest(values, command), sort_keys=False, width=1000)
+        if values["dry_run"].value:
+            print(text)
+        return shell.run([*kubectl, "apply", "--filename=-"], text=text)
+    if command:
+        raise UserError(f"{command[0]!r} behind -- is for submit.")
+    pods = f"--selector=jobset.sigs.k8s.io/jobset-name={name}"
+    if verb == "status":
+        shell.run([*kubectl, "get", "jobset", name])
+        return shell.run([*kubectl, "get", "pods", pods, "--output=wide"])
+    if verb == "logs":
+        first = f"{pods},jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
+        return shell.run([*kubectl, "logs", first, "--tail=100", *(["--follow"] if values["follow"].value else [])])
+    return shell.run([*kubectl, "delete", "jobset", name])
+
+
+if __name__ == "__main__":
+    common.main(run)
