@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import os
 import pathlib
 import shlex
+import subprocess
 import sys
 
 from absl import flags
@@ -78,11 +79,22 @@ def batch_script(
     return "\n".join(lines) + "\n"
 
 
+def submit(script: pathlib.Path) -> int:
+    """Gives the script to sbatch, where there is one; returns its exit code."""
+    command = ["sbatch", str(script)]
+    print(f"$ {shlex.join(command)}", flush=True)
+    try:
+        return subprocess.run(command).returncode
+    except FileNotFoundError:
+        print("There is no sbatch on this machine: run that on the cluster.", file=sys.stderr)
+        return errors.EXIT_USER_ERROR
+
+
 def run(argv: list[str]) -> int:
     """Carries out a command line; returns the exit code.
 
     Raises:
-      UserError: for mistakes, and where sbatch is missing or fails.
+      UserError: for mistakes.
     """
     _, values, command = common.parse(argv, define_flags, __doc__)
     if not command:
@@ -108,11 +120,11 @@ def run(argv: list[str]) -> int:
     )
     path = folder / f"{values['name'].value}.sh"
     if values["dry_run"].value:
-        print(script)
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(script)
-    return common.Shell(values["dry_run"].value).run(["sbatch", str(path)])
+        print(f"{script}\n$ sbatch {shlex.quote(str(path))}")
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(script)
+    return submit(path)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from absl import flags
 from etils import epath
 
 from launch import common
+from launch import slurm
 from launch import sweep_backends
 from launch import sweep_file
 from launch import sweep_runs
@@ -132,7 +133,7 @@ def _slurm(values: flags.FlagValues, runs: list, todo: list, behind: list[str]) 
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "array.sh").write_text(script)
-    return sweep_backends.submit(folder / "array.sh")
+    return slurm.submit(folder / "array.sh")
 
 
 if __name__ == "__main__":

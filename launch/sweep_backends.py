@@ -5,7 +5,6 @@ import hashlib
 import pathlib
 import re
 import shlex
-import subprocess
 import sys
 
 from launch import common
@@ -13,7 +12,6 @@ from launch import slurm
 from launch import tpu_vm
 from launch.sweep_runs import Run
 from launch.sweep_workers import Job
-from simclr_jax import errors
 from simclr_jax.errors import UserError
 
 
@@ -80,21 +78,10 @@ def tpu_jobs(flags: list[str]) -> Callable[[Run], list[Job]]:
     def jobs(run: Run) -> list[Job]:
         commands = [shlex.join(["python", *stage.command()[1:]]) for stage in run.stages]
         # A name that Google's cloud accepts, and that no other run has.
-        digest = hashlib.sha256(f"{run.workdir} {run.name}".encode()).hexdigest()[:8]
+        digest = hashlib.sha256(f"{run.stages[0].workdir}".encode()).hexdigest()[:8]
         plain = re.sub("[^a-z0-9]+", "-", run.name.lower())[: 50 - len(prefix)].strip("-")
         name = f"{prefix}-{plain}-{digest}"
         babysit = [sys.executable, "-m", "launch.tpu_vm", "babysit", f"--name={name}", *rest, "--"]
         return [Job([*babysit, "bash", "-c", f"trap : TERM; {' && '.join(commands)}"], tuple(run.stages))]
 
     return jobs
-
-
-def submit(script: pathlib.Path) -> int:
-    """Gives the script to sbatch, where there is one; returns its exit code."""
-    command = ["sbatch", str(script)]
-    print(f"$ {shlex.join(command)}", flush=True)
-    try:
-        return subprocess.run(command).returncode
-    except FileNotFoundError:
-        print("There is no sbatch on this machine: run that on the cluster.", file=sys.stderr)
-        return errors.EXIT_USER_ERROR

@@ -94,8 +94,9 @@ def topology(name: str) -> Topology:
 
 
 def _quiet() -> None:
-    """Has libtpu neither look for this machine's place on Google's cloud nor print that it has none."""
+    """Has libtpu not look for this machine's place on Google's cloud, nor print that it has none, nor want to be alone."""
     for variable, value in {
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
         "TPU_WORKER_HOSTNAMES": "localhost",

@@ -74,8 +74,7 @@ JOBSET = an_object(
 def check_job(spec):
     """Refuses what Kubernetes' own model of a Job does not know, at any depth, and values of a wrong type."""
     models = pytest.importorskip("kubernetes.client.models")
-    understood = models.V1JobSpec.model_validate(spec, strict=True)
-    assert understood.model_dump(by_alias=True, exclude_none=True, exclude_unset=True, mode="json") == spec
+    models.V1JobSpec.model_validate(spec, strict=True)  # the model forbids unknown fields
 
 
 def manifest_of(capsys, *arguments):
@@ -103,7 +102,7 @@ def test_the_manifest_is_a_jobset(capsys, arguments):
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(broken, JOBSET)
     job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
-    with pytest.raises(AssertionError):
+    with pytest.raises(ValueError, match="parallelizm"):
         check_job(job | {"parallelizm": 3})
 
 

@@ -540,6 +540,7 @@ def test_a_job_array_runs_what_is_unfinished(write, tmp_path, monkeypatch, capfd
         assert subprocess.run(["bash", str(path)], env=environment).returncode == code
     words = (tmp_path / "srun").read_text().splitlines()
     assert words == [
+        "--kill-on-bad-exit=1",
         *(
             sys.executable,
             "-m",
@@ -552,7 +553,7 @@ def test_a_job_array_runs_what_is_unfinished(write, tmp_path, monkeypatch, capfd
     ]
     assert (tmp_path / "scontrol").read_text() == "requeue 77_1\n"  # once, for the code 75
     # What the task starts is a command line that this launcher takes.
-    assert call(*words[3:], "--dry_run") == 0
+    assert call(*words[4:], "--dry_run") == 0
     assert "1 chosen, 1 to do" in capfd.readouterr().out
 
 

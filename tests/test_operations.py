@@ -1,0 +1,96 @@
+"""Watching a long run: profile, watchdog, step-time breakdown, compilation cache."""
+
+import os
+import subprocess
+import sys
+import time
+
+from conftest import COMPILE_FLAGS
+from conftest import REPOSITORY
+from etils import epath
+import pytest
+from test_pretrain import TINY
+
+from simclr_jax import errors
+from simclr_jax import operations
+from simclr_jax import pretrain
+from simclr_jax.training import loop
+from simclr_jax.training import metrics
+
+
+def test_a_profile_of_some_steps(tmp_path, monkeypatch):
+    """And the accuracy in between, which stands in the metrics of its steps."""
+    monkeypatch.chdir(REPOSITORY)
+    few = ("--config.epochs=0.3", "--profile_steps=3:4", "--config.evaluate_every_steps=3")
+    pretrain.BINARY.call(*TINY, f"--workdir={tmp_path}", *few)
+    traces = list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert len(traces) == 1
+    assert traces[0].stat().st_size > 10_000
+    lines = metrics.read_metrics(epath.Path(tmp_path / "metrics.jsonl"))
+    tested = {line["step"]: line["test_top1"] for line in lines if "test_top1" in line}
+    assert tested.keys() == {3, 6}
+    evaluating = {line["step"] for line in lines if line["ms_evaluation"] > 0}
+    assert evaluating == {3, 6}
+    assert {line["step"] for line in lines if line["ms_checkpoint"] > 0} >= {3, 6}
+
+
+@pytest.mark.parametrize("text", ["5", "a:b", "4:3", "0:2", "1:"])
+def test_profile_steps_that_are_none(text):
+    with pytest.raises(errors.UserError, match="--profile_steps=100:104"):
+        operations.parse_profile_steps(text)
+    assert operations.parse_profile_steps("3:4") == (3, 4)
+
+
+HANG = """
+import time
+from simclr_jax import operations
+how = operations.Operations(hang_timeout=0.5, hang_exit={exit})
+how.arm()
+def waits_for_a_peer():
+    time.sleep({seconds})
+waits_for_a_peer()
+print("went on")
+how.disarm()
+time.sleep({seconds})
+"""
+
+
+@pytest.mark.parametrize("hang_exit", [False, True])
+def test_a_hang_shows_where(hang_exit):
+    code = HANG.format(exit=hang_exit, seconds=1.2)
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert "Timeout" in done.stderr
+    assert "in waits_for_a_peer" in done.stderr
+    assert done.returncode == (1 if hang_exit else 0)
+    assert ("went on" in done.stdout) == (not hang_exit)
+    if not hang_exit:
+        assert 1 <= done.stderr.count("Timeout") <= 2, "none after disarm"
+
+
+def test_timing_adds_up_to_the_time_that_passed(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    timing = loop.Timing(10)
+    for _ in range(4):
+        with timing.of("data_wait"):
+            clock[0] += 0.3
+        clock[0] += 0.1  # the step
+    with timing.of("checkpoint"):
+        clock[0] += 2.0
+    report = timing.report(14, 32)
+    assert report["ms_data_wait"] == pytest.approx(300)
+    assert report["ms_step"] == pytest.approx(100)
+    assert report["ms_checkpoint"] * 4 == pytest.approx(2000)
+    assert report["data_wait_fraction"] == pytest.approx(1.2 / 3.6)
+
+
+def test_compiled_programs_are_kept_in_the_workdir(tmp_path):
+    command = [sys.executable, "-m", "simclr_jax.pretrain", *TINY, f"--workdir={tmp_path}", "--config.epochs=0.1"]
+    kept = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    began = time.monotonic()
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=kept | {"XLA_FLAGS": COMPILE_FLAGS}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - began < 300
+    assert any(path.name.startswith("jit_placed") for path in (tmp_path / "compilation_cache").iterdir())

@@ -1,0 +1,140 @@
+"""Planning with the TPU compiler: a small network for slices that are not there."""
+
+import json
+
+from conftest import REPOSITORY
+import pytest
+
+from simclr_jax import config as config_lib
+from simclr_jax import errors
+from simclr_jax import plan
+from simclr_jax import tpu_compiler
+
+DIGITS = f"--config={REPOSITORY}/configs/digits.py"
+TINY = (DIGITS, "--config.data.image_size=8", "--config.model.width=0.125", "--config.batch_size=64")
+KEYS = [
+    *("topology", "chips", "batch_per_chip", "hbm_gib", "hbm_limit_gib", "fits", "flops"),
+    *("step_ms", "utilisation", "images_per_s", "hours", "collectives"),
+]
+
+
+def run(*arguments):
+    return plan.run(["plan", *arguments])
+
+
+@pytest.fixture(scope="module")
+def libtpu():
+    pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install '.[tpu]'")
+
+
+def test_a_small_network_on_two_slices(libtpu, capsys):
+    one, two = run(*TINY, "--topology=v5e:2x2,v4:2x2x4", "--json")
+    printed = capsys.readouterr().out.splitlines()
+    assert [json.loads(line) for line in printed] == [one, two]
+    for entry, chips in ((one, 4), (two, 16)):
+        assert list(entry) == KEYS
+        assert entry["fits"] is True
+        assert (entry["chips"], entry["batch_per_chip"]) == (chips, 64 // chips)
+        assert 0 < entry["hbm_gib"] < 1
+        assert 0 < entry["utilisation"] < 1
+        assert entry["images_per_s"] == pytest.approx(64 / entry["step_ms"] * 1e3)
+        steps = 60 * 1437 // 64 + 1
+        assert entry["hours"] == pytest.approx(steps * entry["step_ms"] / 3.6e6)
+        assert entry["collectives"]["all-reduce"]["count"] > 0
+    assert one["flops"] == pytest.approx(4 * two["flops"])
+    # Every gradient is summed over the chips: parameters of ResNet-18 at an eighth of the width, 4 bytes each.
+    assert one["collectives"]["all-reduce"]["bytes"] > 4 * 11.2e6 / 64
+
+
+def test_the_flops_are_those_of_the_network(libtpu):
+    """ResNet-50 at 224 px takes 4.09 G multiply-adds an image (He et al. 2016: 3.8, without the stride in the 3x3
+    convolution); a step three times that, two views, two operations each."""
+    config = config_lib.pretrain()
+    config.data.image_size, config.model.depth, config.batch_size = 224, 50, 8
+    assert plan.step_flops(config, 1000, 0) / 8 == pytest.approx(2 * 3 * 2 * 4.09e9, rel=0.06)
+
+
+def test_what_does_not_fit_says_what_would(libtpu, capsys):
+    huge = ("--config.data.image_size=512", "--config.model.width=1", "--config.batch_size=1024")
+    (entry,) = run(DIGITS, *huge, "--topology=v5e:1x1")
+    assert entry["fits"] is False
+    assert entry["hbm_gib"] > entry["hbm_limit_gib"] == 15.75
+    assert entry["step_ms"] is None
+    output = capsys.readouterr()
+    assert "NO" in output.out
+    assert f"{entry['hbm_gib'] - 15.75:.2f} GiB too much on each chip" in output.err
+    assert "--config.compute_dtype=bfloat16" in output.err
+
+
+def test_advice():
+    config = config_lib.pretrain()
+    entry = {"topology": "v5e:4x4", "chips": 16, "batch_per_chip": 256, "hbm_gib": 51.0, "hbm_limit_gib": 15.75}
+    text = plan.advice(config, entry, 1.0)
+    # (0.9 * 15.75 - 1) of 50 GiB of activations: 67 images, so 4096 need 62 chips, of which there are 64.
+    assert "About 67 images fit on a chip: take 64 chips, or --config.batch_size=1072." in text
+    assert "bfloat16" in text
+    assert "fsdp" not in text
+    assert "--config.mesh.fsdp=8" in plan.advice(config, entry, 5.0)
+
+
+def test_the_compilers_text_is_read():
+    text = """
+HloModule jit_step
+%fused { %add = f32[1] add(%x, %y), backend_config={"estimated_cycles":"99"} }
+ENTRY %main {
+  %all-reduce.1 = (f32[64]{0}, bf16[3,4]{1,0}) all-reduce(%a, %b), backend_config={"estimated_cycles":"1000"}
+  %all-gather-start = (f32[8,128]{1,0}, f32[128,128]{1,0}) all-gather-start(%z)
+  %permute = (f32[10]{0}, f32[10]{0}, u32[]) collective-permute-start(%c)
+  ROOT %f = f32[2]{0} fusion(%d), backend_config={"estimated_cycles":"234"}
+}
+"""
+    assert tpu_compiler.estimated_cycles(text) == 1234
+    assert tpu_compiler.collectives(text) == {
+        "all-reduce": {"count": 1, "bytes": 64 * 4 + 12 * 2},
+        "all-gather": {"count": 1, "bytes": 128 * 128 * 4},
+        "collective-permute": {"count": 1, "bytes": 40},
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--topology is missing"),
+        (("--topology=v9:4x4",), "unknown chip 'v9'"),
+        (("--topology=v5e:4x4x4",), "2 dimensions, as in v5e:4x4"),
+        (("--topology=v5e:axb",), "2 dimensions"),
+    ],
+)
+def test_mistakes(arguments, message):
+    with pytest.raises(errors.UserError, match=message):
+        run(*TINY, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--topology=v5e:3x5",), "no slice that the TPU compiler knows"),
+        (("--topology=v5e:2x2", "--config.batch_size=66"), "v5e:2x2: config.batch_size is 66"),
+        (("--topology=v5e:2x2", "--config.mesh.fsdp=3"), "config.mesh.fsdp is 3"),
+        (("--topology=v5e:2x2", "--config.data.source=folder"), "--num_examples=N"),
+    ],
+)
+def test_mistakes_of_config_and_slice(libtpu, arguments, message):
+    with pytest.raises(errors.UserError, match=message):
+        run(*TINY, *arguments)
+
+
+def test_without_the_compiler_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(tpu_compiler.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(errors.UserError, match=r"pip install '\.\[tpu\]'"):
+        run(*TINY, "--topology=v5e:2x2")
+
+
+def test_data_that_is_not_here_needs_only_its_size():
+    config = config_lib.pretrain()
+    config.data.update(source="tfds", name="imagenet2012")
+    assert plan.training_set(config, None, 0) == (1_281_167, 1000)
+    assert plan.training_set(config, 1000, 10) == (1000, 10)
+    config.data.update(source="folder", root="/nowhere")
+    with pytest.raises(errors.UserError, match="--num_examples=N"):
+        plan.training_set(config, None, 0)
