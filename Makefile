@@ -1,6 +1,8 @@
 # Both commands do all the set-up. PYTHON chooses the interpreter: make test PYTHON=python3.12
 PYTHON ?= python3
 VENV ?= .venv
+# What is installed beside the package itself: make test EXTRAS=test,tpu for planning; tpu, cuda12, cuda13 for such machines.
+EXTRAS ?= test
 BIN := $(VENV)/bin
 
 .PHONY: help quickstart test test-quick lint format clean
@@ -16,7 +18,7 @@ $(VENV)/installed: setup.py constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
 quickstart: $(VENV)/installed

@@ -28,6 +28,7 @@ setup(
         "numpy>=1.26",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",
+        "pyyaml",
         "scikit-learn>=1.4",
         "tensorboardX>=2.6",
         # TensorFlow reads data on the CPU; its CPU-only wheel is a third of the size.
@@ -37,7 +38,7 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": ["jsonschema", "kubernetes", "pillow", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.14"],
+        "test": ["gcsfs", "jsonschema", "kubernetes", "pillow", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.14"],
         "tpu": ["jax[tpu]"],
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],

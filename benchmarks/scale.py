@@ -32,10 +32,10 @@ CASES = [
 
 def measure() -> None:
     """Compiles what is not in docs/scale.jsonl yet."""
-    done = {(entry["config"], entry["flags"], entry["topology"]) for entry in read()}
+    known = {(entry["config"], entry["flags"], entry["topology"]) for entry in read()}
     for kind, config, flags, topologies in CASES:
         for topology in topologies.split():
-            if (config, flags, topology) in done:
+            if (config, flags, topology) in known:
                 continue
             command = [
                 sys.executable,
@@ -45,8 +45,11 @@ def measure() -> None:
                 f"--topology={topology}",
                 "--json",
             ]
-            output = subprocess.run([*command, *flags.split()], check=True, stdout=subprocess.PIPE, text=True).stdout
-            entry = {"table": kind, "config": config, "flags": flags} | json.loads(output)
+            done = subprocess.run([*command, *flags.split()], stdout=subprocess.PIPE, text=True)
+            if done.returncode:
+                print(f"{topology}, {config}: ended with {done.returncode}; left out", file=sys.stderr, flush=True)
+                continue
+            entry = {"table": kind, "config": config, "flags": flags} | json.loads(done.stdout)
             with RESULTS.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
 

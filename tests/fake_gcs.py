@@ -168,7 +168,7 @@ class Handler(server.BaseHTTPRequestHandler):
         text = "".join(parts) + "--split--\r\n"
         self.reply(200, text.encode(), Content_Type="multipart/mixed; boundary=split")
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = handle_any
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = handle_any  # noqa: N815
 
 
 def start() -> tuple[server.ThreadingHTTPServer, Store]:
