@@ -12,7 +12,10 @@ of the entry computation) over the chip's clock: a model, good for comparing con
 knows nothing of input, checkpoints and evaluation, and it counts a collective as if nothing else used the wires.
 """
 
+from collections.abc import Callable
+from concurrent import futures
 import json
+import multiprocessing
 import sys
 import time
 
@@ -239,6 +242,7 @@ def run(argv: list[str]) -> list[dict]:
 
     Raises:
       UserError: before anything is compiled.
+      Crash: at the end, where the compiler did for one of the topologies.
     """
     values = flags.FlagValues()
     cli.parse_flags(argv, values, define_flags)
@@ -262,23 +266,61 @@ def run(argv: list[str]) -> list[dict]:
             raise UserError(f"{topology.name}: {error}") from error
         configs.append(one)
 
-    entries = []
+    entries, crashed = [], []
     for one, topology in zip(configs, topologies, strict=True):
         began = time.monotonic()
         print(f"compiling for {topology.name} ...", end="", file=sys.stderr, flush=True)
-        entry = plan(one, topology, num_examples, num_classes)
+        try:
+            entry, hint = isolated(_plan_and_advise, one, topology.name, num_examples, num_classes)
+        except Crash as error:
+            text = (
+                f"{topology.name}: the TPU compiler {error}, which is a bug in it. Another batch size or slice may do."
+            )
+            print(f"\n{text}", file=sys.stderr, flush=True)
+            crashed.append(topology.name)
+            continue
         print(f" {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-        entries.append(entry)
+        entries.append((entry, hint))
         if values["json"].value:
             print(json.dumps(entry), flush=True)
-    if not values["json"].value:
+    if not values["json"].value and entries:
         model = f"ResNet-{config.model.depth} ({config.model.width:g}x), {config.data.image_size} px"
         print(f"{model}, {config.compute_dtype}, {config.epochs:g} epochs of {num_examples} images:\n")
-        print(table(entries))
-    for one, topology, entry in zip(configs, topologies, entries, strict=True):
-        if not entry["fits"]:
-            print(f"\n{advice(one, entry, state_gib(one, topology, num_examples, num_classes))}", file=sys.stderr)
-    return entries
+        print(table([entry for entry, _ in entries]))
+    for _, hint in entries:
+        if hint:
+            print(f"\n{hint}", file=sys.stderr)
+    if crashed:
+        raise Crash(f"crashed for {', '.join(crashed)}")
+    return [entry for entry, _ in entries]
+
+
+def _plan_and_advise(config: ConfigDict, name: str, num_examples: int, num_classes: int) -> tuple[dict, str | None]:
+    jax.config.update("jax_platforms", "cpu")
+    topology = tpu_compiler.topology(name)
+    entry = plan(config, topology, num_examples, num_classes)
+    if entry["fits"]:
+        return entry, None
+    return entry, advice(config, entry, state_gib(config, topology, num_examples, num_classes))
+
+
+class Crash(RuntimeError):
+    """A process of the compiler died."""
+
+
+def isolated(function: Callable, *arguments):
+    """What a function of a module returns, called in a process of its own: a crash of the compiler ends that one only.
+
+    Raises:
+      Crash: where the process died.
+      Exception: whatever the function raised.
+    """
+    context = multiprocessing.get_context("spawn")
+    with futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(function, *arguments).result()
+        except futures.process.BrokenProcessPool:
+            raise Crash("crashed") from None
 
 
 def main(argv: list[str]) -> None:
@@ -294,6 +336,8 @@ def main(argv: list[str]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except Crash:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Linear probe, nearest neighbours and fine-tuning of one small pretrained encoder."""
 
 import json
+import shutil
 
 from conftest import REPOSITORY
 from conftest import write_image
@@ -269,3 +270,18 @@ def test_another_data_set_can_be_evaluated(tmp_path, pretrained, image_folder):
         *FEW_L2,
     )
     assert results["n"] == 12
+
+
+def test_a_checkpoint_may_be_moved_to_another_name(tmp_path, pretrained):
+    shutil.copytree(pretrained / "checkpoints" / "9", tmp_path / "the_good_one")
+    assert setup_of(tmp_path / "w", tmp_path / "the_good_one").pretrained_step == 9
+
+
+def test_a_refused_evaluation_leaves_the_config_of_what_is_there(tmp_path, pretrained):
+    arguments = (f"--pretrained={pretrained}", f"--workdir={tmp_path}")
+    small = ("--config.labels_per_class=5", "--config.epochs=0.1", "--config.batch_size=32")
+    finetune.BINARY.call(*arguments, *small)
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(errors.UserError, match="batch_size"):
+        finetune.BINARY.call(*arguments, *small[:2], "--config.batch_size=16")
+    assert (tmp_path / "config.json").read_text() == before

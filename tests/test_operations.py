@@ -94,3 +94,26 @@ def test_compiled_programs_are_kept_in_the_workdir(tmp_path):
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - began < 300
     assert any(path.name.startswith("jit_placed") for path in (tmp_path / "compilation_cache").iterdir())
+
+
+def test_an_input_bound_run_is_told_once(monkeypatch, caplog):
+    clock = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(loop.log, "propagate", True)
+
+    def report(waiting, computing):
+        for _ in range(2):
+            with timing.of("data_wait"):
+                clock[0] += waiting
+            clock[0] += computing
+        timing.report(steps.pop(0), 32)
+
+    steps = [2, 4, 6, 8]
+    timing = loop.Timing(0)
+    report(9.0, 1.0)  # the first report is of a cold start
+    report(0.1, 1.0)
+    assert not caplog.records
+    report(0.6, 0.4)
+    report(0.6, 0.4)
+    (record,) = caplog.records
+    assert "Input-bound: 60 % of the time went into waiting for data (600 of 1000 ms a step)" in record.getMessage()

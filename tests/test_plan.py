@@ -1,6 +1,7 @@
 """Planning with the TPU compiler: a small network for slices that are not there."""
 
 import json
+import os
 
 from conftest import REPOSITORY
 import pytest
@@ -138,3 +139,20 @@ def test_data_that_is_not_here_needs_only_its_size():
     config.data.update(source="folder", root="/nowhere")
     with pytest.raises(errors.UserError, match="--num_examples=N"):
         plan.training_set(config, None, 0)
+
+
+def test_a_crash_of_the_compiler_is_told_and_the_others_are_planned_for(monkeypatch, capsys, libtpu):
+    with pytest.raises(plan.Crash):
+        plan.isolated(os.abort)
+
+    def some(function, config, name, *sizes):
+        if name == "v5e:2x2":
+            raise plan.Crash("crashed")
+        return dict.fromkeys(KEYS, None) | {"topology": name, "fits": True, "flops": 1.0}, None
+
+    monkeypatch.setattr(plan, "isolated", some)
+    with pytest.raises(plan.Crash, match="v5e:2x2"):
+        run(*TINY, "--topology=v5e:2x2,v5e:2x4", "--json")
+    output = capsys.readouterr()
+    assert "v5e:2x2: the TPU compiler crashed" in output.err
+    assert json.loads(output.out)["topology"] == "v5e:2x4"
