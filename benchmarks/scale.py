@@ -14,19 +14,24 @@ import sys
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 RESULTS, PAGE = DOCS / "scale.jsonl", DOCS / "scale.md"
 
+# Of a slice for which the compiler crashes nothing else is known.
+KEYS = ("chips", "batch_per_chip", "step_ms", "utilisation", "images_per_s", "hours", "collectives")
+
 IMAGENET = "configs/imagenet.py"
 
 # Table, config, further flags, topologies.
 CASES = [
-    ("growth", f"{IMAGENET}", "--batch_per_chip=64", "v4:2x2x4 v4:4x8x8 v4:8x8x16"),
-    ("growth", f"{IMAGENET}", "--batch_per_chip=64", "v5e:4x4 v5e:16x16"),
-    ("paper", f"{IMAGENET}:epochs=1000", "", "v4:4x4x4 v5e:8x8 v5p:2x4x4 v6e:8x8"),
-    ("paper", f"{IMAGENET}:width=2,epochs=1000", "", "v4:4x4x8 v5e:16x16 v5p:4x4x4 v6e:8x16"),
-    ("paper", f"{IMAGENET}:width=4,epochs=1000", "", "v4:4x8x8 v5e:16x16 v5p:4x4x8 v6e:16x16"),
+    ("growth", f"{IMAGENET}", "--batch_per_chip=64", "v4:2x2x4 v4:4x8x8 v4:8x8x16 v5e:4x4 v5e:16x16"),
+    ("paper", f"{IMAGENET}:epochs=1000", "", "v4:4x4x4 v5e:8x8 v5p:2x4x4"),
+    ("paper", f"{IMAGENET}:width=2,epochs=1000", "", "v4:4x4x8 v5e:16x16 v5p:4x4x4"),
+    ("paper", f"{IMAGENET}:width=4,epochs=1000", "", "v4:4x8x8 v5e:16x16 v5p:4x4x8"),
+    ("paper", f"{IMAGENET}:epochs=1000", "", "v6e:8x8 v6e:16x16"),
+    ("paper", f"{IMAGENET}:width=2,epochs=1000", "", "v6e:8x16"),
+    ("paper", f"{IMAGENET}:width=4,epochs=1000", "", "v6e:16x16"),
     ("growth", f"{IMAGENET}", "--batch_per_chip=64", "v5p:2x2x4 v5p:4x8x8 v5p:8x8x16"),
     ("fsdp", f"{IMAGENET}:depth=152,width=3,epochs=1000", "", "v5e:16x16"),
     ("fsdp", f"{IMAGENET}:depth=152,width=3,epochs=1000", "--config.mesh.fsdp=8", "v5e:16x16"),
-    ("paper", f"{IMAGENET}:epochs=1000", "", "v4:4x4x8 v5e:16x16 v5p:4x4x4 v6e:16x16"),
+    ("paper", f"{IMAGENET}:epochs=1000", "", "v4:4x4x8 v5e:16x16 v5p:4x4x4"),
 ]
 
 
@@ -46,10 +51,12 @@ def measure() -> None:
                 "--json",
             ]
             done = subprocess.run([*command, *flags.split()], stdout=subprocess.PIPE, text=True)
-            if done.returncode:
-                print(f"{topology}, {config}: ended with {done.returncode}; left out", file=sys.stderr, flush=True)
-                continue
-            entry = {"table": kind, "config": config, "flags": flags} | json.loads(done.stdout)
+            entry = {"table": kind, "config": config, "flags": flags}
+            if done.returncode == 1:  # the compiler crashed, which is a result as well
+                entry |= dict.fromkeys(KEYS) | {"topology": topology, "crashed": True}
+            else:
+                done.check_returncode()
+                entry |= json.loads(done.stdout)
             with RESULTS.open("a") as file:
                 file.write(json.dumps(entry) + "\n")
 
@@ -87,14 +94,14 @@ COLUMNS = {
     "slice": shown("{}", "topology"),
     "chips": shown("{}", "chips"),
     "images/chip": shown("{}", "batch_per_chip"),
-    "HBM GiB": lambda entry: f"{entry['hbm_gib']:.1f} of {entry['hbm_limit_gib']:.1f}",
-    "fits": lambda entry: "yes" if entry["fits"] else "**no**",
+    "HBM GiB": lambda entry: "-" if "crashed" in entry else f"{entry['hbm_gib']:.1f} of {entry['hbm_limit_gib']:.1f}",
+    "fits": lambda entry: "compiler crashes" if "crashed" in entry else "yes" if entry["fits"] else "**no**",
     "step ms": shown("{:.0f}", "step_ms"),
     "utilisation": shown("{:.0%}", "utilisation"),
     "images/s": shown("{:,.0f}", "images_per_s"),
     "hours": shown("{:.1f}", "hours"),
     "collectives": collectives,
-    "MB": lambda entry: f"{megabytes(entry):.0f}" if entry["fits"] else "-",
+    "MB": lambda entry: f"{megabytes(entry):.0f}" if entry["collectives"] else "-",
 }
 
 
@@ -108,9 +115,9 @@ def write_tables() -> None:
         chosen = [entry for entry in entries if entry["table"] == kind]
         version = lambda entry: entry["topology"].split(":")[0]  # noqa: E731
         if kind == "growth":
-            chosen.sort(key=lambda entry: (version(entry), entry["chips"]))
+            chosen.sort(key=lambda entry: (version(entry), entry["chips"] or 0))
         else:
-            chosen.sort(key=lambda entry: (network(entry), version(entry), entry["chips"]))
+            chosen.sort(key=lambda entry: (network(entry), version(entry), entry["chips"] or 0))
         hidden = ("network", "hours") if kind == "growth" else ()
         columns = {name: cell for name, cell in COLUMNS.items() if name not in hidden}
         text = head + begin + table(chosen, columns) + end + tail
