@@ -4,6 +4,8 @@ VENV ?= .venv
 # What is installed beside the package itself: make test EXTRAS=test,tpu for planning; tpu, cuda12, cuda13 for such machines.
 EXTRAS ?= test
 BIN := $(VENV)/bin
+# A stamp for each set of extras, so that asking for more installs more.
+INSTALLED := $(VENV)/installed-$(EXTRAS)
 
 .PHONY: help quickstart test test-quick lint format clean
 
@@ -14,28 +16,28 @@ help:
 	@echo "make lint         ruff"
 
 # Made again whenever the requirements change. A failed install leaves no stamp and is tried again.
-$(VENV)/installed: setup.py constraints.txt
+$(INSTALLED): setup.py constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
-quickstart: $(VENV)/installed
+quickstart: $(INSTALLED)
 	$(BIN)/python -m simclr_jax.quickstart runs/quickstart
 
 # As many workers as cores, but no more than four: each holds up to 2 GiB.
-test: $(VENV)/installed
+test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(TESTARGS)
 
-test-quick: $(VENV)/installed
+test-quick: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not heavy" $(TESTARGS)
 
-lint: $(VENV)/installed
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: $(VENV)/installed
+format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

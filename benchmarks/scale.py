@@ -71,6 +71,10 @@ def network(entry: dict) -> str:
     return f"ResNet-{depth} ({width}x)" + (", fsdp=8" if "fsdp=8" in entry["flags"] else "")
 
 
+def version(entry: dict) -> str:
+    return entry["topology"].partition(":")[0]
+
+
 def megabytes(entry: dict) -> float:
     return sum(found["bytes"] for found in (entry["collectives"] or {}).values()) / 1e6
 
@@ -113,7 +117,6 @@ def write_tables() -> None:
         head, _, rest = text.partition(begin)
         _, _, tail = rest.partition(end)
         chosen = [entry for entry in entries if entry["table"] == kind]
-        version = lambda entry: entry["topology"].split(":")[0]  # noqa: E731
         if kind == "growth":
             chosen.sort(key=lambda entry: (version(entry), entry["chips"] or 0))
         else:

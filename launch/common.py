@@ -11,6 +11,9 @@ from absl import flags
 from simclr_jax import errors
 from simclr_jax.errors import UserError
 
+# Exit codes after which the same command would end in the same way.
+FINAL = (errors.EXIT_USER_ERROR, errors.EXIT_NON_FINITE)
+
 
 def parse(
     argv: Sequence[str], define_flags: Callable[[flags.FlagValues], None], doc: str, verbs: Sequence[str] = ()
@@ -53,6 +56,30 @@ def require(values: flags.FlagValues, **examples: str) -> None:
     for name, example in examples.items():
         if not values[name].value:
             raise UserError(f"--{name} is missing, as in --{name}={example}.")
+
+
+def check_command(command: Sequence[str]) -> None:
+    """A clear error where nothing stands behind `--`."""
+    if not command:
+        raise UserError("no command: put it behind --, as in `-- python -m simclr_jax.pretrain ...`.")
+
+
+def check_workdir(command: Sequence[str]) -> None:
+    """Refuses a relative workdir: on each worker it would be another folder."""
+    for word in command:
+        name, _, value = word.lstrip("-").partition("=")
+        if name == "workdir" and not (value.startswith("/") or "://" in value):
+            raise UserError(
+                f"--workdir={value} would be another folder on every worker, and gone with the slice: give gs://BUCKET/..., "
+                "or an absolute path that all workers mount."
+            )
+
+
+def check_settings(settings: Sequence[str]) -> None:
+    """Refuses values of --env that are not NAME=VALUE."""
+    for setting in settings:
+        if "=" not in setting:
+            raise UserError(f"--env={setting}: give NAME=VALUE.")
 
 
 def main(run: Callable[[list[str]], int]) -> None:
@@ -113,7 +140,7 @@ def _call(command: list[str], **options) -> subprocess.CompletedProcess:
 
 def job_code(codes: Sequence[int]) -> int:
     """One exit code for a job's processes: a mistake outranks its consequences in the other processes."""
-    for code in (errors.EXIT_USER_ERROR, errors.EXIT_NON_FINITE):
+    for code in FINAL:
         if code in codes:
             return code
     if all(code == 0 for code in codes):
@@ -122,7 +149,3 @@ def job_code(codes: Sequence[int]) -> int:
         return errors.EXIT_PREEMPTED
     others = [code for code in codes if code not in (0, errors.EXIT_PREEMPTED)]
     return errors.EXIT_UNAVAILABLE if set(others) == {errors.EXIT_UNAVAILABLE} else 1
-
-
-# Exit codes after which the same command would end in the same way.
-FINAL = (errors.EXIT_USER_ERROR, errors.EXIT_NON_FINITE)

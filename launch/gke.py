@@ -13,25 +13,26 @@ When a pod fails or its node is taken away, JobSet recreates all pods, which con
 mistake (exit code 2) or a non-finite loss (3) it gives up. The pods find each other by themselves.
 """
 
+import math
 import re
 
 from absl import flags
 import yaml
 
 from launch import common
-from launch import tpu_vm
-from simclr_jax import errors
+from simclr_jax import tpu_chips
 from simclr_jax.errors import UserError
 
 VERBS = ("submit", "status", "logs", "delete")
 
-# cloud.google.com/kubernetes-engine/docs/concepts/tpus: node label, dimensions, chips of a host in a larger slice.
+# cloud.google.com/kubernetes-engine/docs/concepts/tpus: the node labels, and the chips of a host in a larger slice.
 ACCELERATORS = {
-    "v4": ("tpu-v4-podslice", 3, 4),
-    "v5e": ("tpu-v5-lite-podslice", 2, 4),
-    "v5p": ("tpu-v5p-slice", 3, 4),
-    "v6e": ("tpu-v6e-slice", 2, 4),
+    "v4": "tpu-v4-podslice",
+    "v5e": "tpu-v5-lite-podslice",
+    "v5p": "tpu-v5p-slice",
+    "v6e": "tpu-v6e-slice",
 }
+CHIPS_PER_HOST = 4
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -57,19 +58,16 @@ def hosts_of(topology: str) -> tuple[str, str, int, int]:
     Raises:
       UserError: for a topology that is none.
     """
-    version, _, shape = topology.partition(":")
+    version, _, sizes = tpu_chips.parse(topology)
     if version not in ACCELERATORS:
-        known = ", ".join(ACCELERATORS)
-        raise UserError(f"--topology={topology}: unknown chip {version!r}: one of {known}, as in v5e:4x4.")
-    label, dimensions, per_host = ACCELERATORS[version]
-    if not re.fullmatch("x".join([r"[1-9]\d*"] * dimensions), shape):
-        raise UserError(f"--topology={topology}: a slice of {version} has {dimensions} dimensions, as in 4x4 or 2x2x4.")
-    chips = 1
-    for size in shape.split("x"):
-        chips *= int(size)
-    if chips > per_host and chips % per_host:
-        raise UserError(f"--topology={topology}: {chips} chips are no whole number of hosts with {per_host} chips.")
-    return label, shape, max(1, chips // per_host), min(chips, per_host)
+        raise UserError(f"--topology={topology}: GKE has no slices of {version}, only of {', '.join(ACCELERATORS)}.")
+    chips = math.prod(sizes)
+    if chips > CHIPS_PER_HOST and chips % CHIPS_PER_HOST:
+        raise UserError(
+            f"--topology={topology}: {chips} chips are no whole number of hosts with {CHIPS_PER_HOST} chips."
+        )
+    hosts = max(1, chips // CHIPS_PER_HOST)
+    return ACCELERATORS[version], topology.partition(":")[2], hosts, min(chips, CHIPS_PER_HOST)
 
 
 def manifest(values: flags.FlagValues, command: list[str]) -> dict:
@@ -100,7 +98,6 @@ def manifest(values: flags.FlagValues, command: list[str]) -> dict:
         ]
     if values["service_account"].value:
         pod["serviceAccountName"] = values["service_account"].value
-    final = [errors.EXIT_USER_ERROR, errors.EXIT_NON_FINITE]
     job = {
         "parallelism": hosts,
         "completions": hosts,
@@ -108,7 +105,10 @@ def manifest(values: flags.FlagValues, command: list[str]) -> dict:
         "backoffLimit": 0,  # one pod alone cannot come back: JobSet restarts them all
         "podFailurePolicy": {
             "rules": [
-                {"action": "FailJob", "onExitCodes": {"containerName": "worker", "operator": "In", "values": final}}
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {"containerName": "worker", "operator": "In", "values": list(common.FINAL)},
+                }
             ]
         },
         "template": {"spec": pod},
@@ -153,12 +153,9 @@ def run(argv: list[str]) -> int:
     kubectl = ["kubectl", *([f"--namespace={values['namespace'].value}"] if values["namespace"].value else [])]
     if verb == "submit":
         common.require(values, image="REGISTRY/simclr_jax", topology="v5e:4x4")
-        if not command:
-            raise UserError("no command: put it behind --, as in `-- python -m simclr_jax.pretrain ...`.")
-        tpu_vm.check_workdir(command)
-        for setting in values["env"].value:
-            if "=" not in setting:
-                raise UserError(f"--env={setting}: give NAME=VALUE.")
+        common.check_command(command)
+        common.check_workdir(command)
+        common.check_settings(values["env"].value)
         text = yaml.safe_dump(manifest(values, command), sort_keys=False, width=1000)
         if values["dry_run"].value:
             print(text)

@@ -79,9 +79,11 @@ def batch_script(
     return "\n".join(lines) + "\n"
 
 
-def submit(script: pathlib.Path) -> int:
-    """Gives the script to sbatch, where there is one; returns its exit code."""
-    command = ["sbatch", str(script)]
+def submit(script: str, path: pathlib.Path) -> int:
+    """Writes a batch script and gives it to sbatch, where there is one; returns its exit code."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(script)
+    command = ["sbatch", str(path)]
     print(f"$ {shlex.join(command)}", flush=True)
     try:
         return subprocess.run(command).returncode
@@ -97,8 +99,7 @@ def run(argv: list[str]) -> int:
       UserError: for mistakes.
     """
     _, values, command = common.parse(argv, define_flags, __doc__)
-    if not command:
-        raise UserError("no command: put it behind --, as in `-- python -m simclr_jax.pretrain ...`.")
+    common.check_command(command)
     for option in values["option"].value:
         if not option.startswith("-"):
             raise UserError(f"--option={option}: give it as sbatch has it, as in --option=--partition=gpu.")
@@ -122,9 +123,7 @@ def run(argv: list[str]) -> int:
     if values["dry_run"].value:
         print(f"{script}\n$ sbatch {shlex.quote(str(path))}")
         return 0
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(script)
-    return submit(path)
+    return submit(script, path)
 
 
 if __name__ == "__main__":

@@ -131,9 +131,7 @@ def _slurm(values: flags.FlagValues, runs: list, todo: list, behind: list[str]) 
     if values["dry_run"].value:
         print(script)
         return 0
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "array.sh").write_text(script)
-    return slurm.submit(folder / "array.sh")
+    return slurm.submit(script, folder / "array.sh")
 
 
 if __name__ == "__main__":

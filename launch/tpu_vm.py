@@ -318,14 +318,12 @@ def run(argv: list[str]) -> int:
     """
     verb, values, command = common.parse(argv, define_flags, __doc__, VERBS)
     common.require(values, name="simclr", zone="us-west4-a")
-    if verb in ("run", "babysit") and not command:
-        raise UserError("no command: put it behind --, as in `-- python -m simclr_jax.pretrain ...`.")
-    if verb not in ("run", "babysit") and command:
+    if verb in ("run", "babysit"):
+        common.check_command(command)
+    elif command:
         raise UserError(f"{command[0]!r} behind -- is for run and babysit.")
-    check_workdir(command)
-    for setting in values["env"].value:
-        if "=" not in setting:
-            raise UserError(f"--env={setting}: give NAME=VALUE.")
+    common.check_workdir(command)
+    common.check_settings(values["env"].value)
     vm = TpuVm(values, command)
     if verb == "babysit":
         return vm.babysit()
@@ -345,17 +343,6 @@ def run(argv: list[str]) -> int:
         return 1 if code is None else code
     {"create": vm.create, "setup": vm.setup, "logs": vm.logs, "stop": vm.stop, "delete": vm.delete}[verb]()
     return 0
-
-
-def check_workdir(command: list[str]) -> None:
-    """Refuses a relative workdir: on each worker it would be another folder."""
-    for word in command:
-        name, _, value = word.lstrip("-").partition("=")
-        if name == "workdir" and not (value.startswith("/") or "://" in value):
-            raise UserError(
-                f"--workdir={value} would be another folder on every worker, and gone with the slice: give gs://BUCKET/..., "
-                "or an absolute path that all workers mount."
-            )
 
 
 if __name__ == "__main__":

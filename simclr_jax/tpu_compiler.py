@@ -11,42 +11,8 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from simclr_jax import tpu_chips
 from simclr_jax.errors import UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """What is published of a chip.
-
-    Attributes:
-      dimensions: of a slice, 2 or 3.
-      devices: that JAX sees for each chip.
-      hbm_gib: memory that the compiler can give to a program, all devices of a chip together.
-      clock_ghz: of the matrix units: peak = 2 * (multipliers on the chip) * clock.
-      peak_tflops: bfloat16.
-      example: a topology.
-      config_name: libtpu's name for "one device for both cores".
-    """
-
-    dimensions: int
-    devices: int
-    hbm_gib: float
-    clock_ghz: float
-    peak_tflops: float
-    example: str
-    config_name: str = "default"
-
-
-# cloud.google.com/tpu/docs: "System architecture" of each version; memory as libtpu 0.0.42 gives it out. With these clocks
-# the compiler's cycles for a large bfloat16 matmul are 100, 97, 93, 88, 90 and 70 % of the peak.
-CHIPS = {
-    "v2": Chip(2, 2, 14.96, 0.7, 45, "4x4"),
-    "v3": Chip(2, 2, 30.96, 0.94, 123, "4x4"),
-    "v4": Chip(3, 1, 30.75, 1.05, 275, "2x2x4", "megacore"),
-    "v5e": Chip(2, 1, 15.75, 1.5, 197, "4x4"),
-    "v5p": Chip(3, 1, 95.74, 1.75, 459, "2x2x4", "megacore"),
-    "v6e": Chip(2, 1, 31.25, 1.75, 918, "4x4"),
-}
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4}
@@ -58,7 +24,7 @@ class Topology:
     """A slice: its name, its chip, how many there are, and JAX's devices for it."""
 
     name: str
-    chip: Chip
+    chip: tpu_chips.Chip
     chips: int
     devices: list[jax.Device]
 
@@ -69,18 +35,9 @@ def topology(name: str) -> Topology:
     Raises:
       UserError: without libtpu, and for a name that is none.
     """
-    version, _, shape = name.partition(":")
-    if version not in CHIPS:
-        raise UserError(f"--topology={name}: unknown chip {version!r}: one of {', '.join(CHIPS)}, as in v5e:4x4.")
-    chip = CHIPS[version]
-    sizes = shape.split("x")
-    if not all(size.isdigit() and int(size) for size in sizes) or len(sizes) != chip.dimensions:
-        raise UserError(
-            f"--topology={name}: a slice of {version} has {chip.dimensions} dimensions, as in {version}:{chip.example}."
-        )
-    bounds = [int(size) for size in sizes]
+    _, chip, sizes = tpu_chips.parse(name)
     options = {"chip_config_name": chip.config_name}
-    if math.prod(bounds) == 1:  # a host has four chips otherwise
+    if math.prod(sizes) == 1:  # a host has four chips otherwise
         options["chips_per_host_bounds"] = (1, 1, 1)
     _quiet()
     if importlib.util.find_spec("libtpu") is None:
@@ -90,7 +47,7 @@ def topology(name: str) -> Topology:
     except Exception as error:  # of several types, by libtpu's version
         text = str(error).splitlines()[0]
         raise UserError(f"--topology={name} is no slice that the TPU compiler knows: {text}") from error
-    return Topology(name, chip, math.prod(bounds), list(description.devices))
+    return Topology(name, chip, math.prod(sizes), list(description.devices))
 
 
 def _quiet() -> None:
@@ -114,13 +71,11 @@ class Program:
 
     Attributes:
       hbm_bytes: memory at its peak: arguments, results, temporaries.
-      hbm_limit_bytes: what the compiler has to give, where it said so, which it does only when that is not enough.
       cycles: the compiler's estimates, added up over the entry computation; None where the program did not fit.
       collectives: kind to {"count", "bytes"}, the bytes being those of the results on one device.
     """
 
     hbm_bytes: float
-    hbm_limit_bytes: float | None
     cycles: int | None
     collectives: dict[str, dict[str, int]] | None
 
@@ -131,20 +86,16 @@ def compile_step(step: Callable, *arguments: Any) -> Program:
         compiled = step.lower(*arguments).compile()
     except jax.errors.JaxRuntimeError as error:
         # "Used 41.3G of 15.75G hbm", or "temporaries (256.00G) exceeds available HBM (7.48G)".
-        pattern = r"(?:Used |\()([\d.]+)([KMGT])\)? (?:of|exceeds available HBM) \(?([\d.]+)([KMGT])"
+        pattern = r"(?:Used |\()([\d.]+)([KMGT])\)? (?:of|exceeds available HBM) "
         used = re.search(pattern, str(error))
         if used is None:
             raise
-        return Program(_bytes(used[1], used[2]), _bytes(used[3], used[4]), None, None)
+        return Program(float(used[1]) * 1024 ** ("KMGT".index(used[2]) + 1), None, None)
     memory = compiled.memory_analysis()
     used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     used += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes
     text = compiled.as_text()
-    return Program(used, None, estimated_cycles(text), collectives(text))
-
-
-def _bytes(number: str, unit: str) -> float:
-    return float(number) * 1024 ** ("KMGT".index(unit) + 1)
+    return Program(used, estimated_cycles(text), collectives(text))
 
 
 def estimated_cycles(hlo: str) -> int:

@@ -14,7 +14,6 @@ from test_pretrain import TINY
 
 @pytest.fixture(scope="module")
 def bucket():
-    pytest.importorskip("gcsfs")
     running, store = fake_gcs.start()
 
     def call(module, *arguments):

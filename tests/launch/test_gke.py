@@ -1,5 +1,7 @@
 """The JobSet manifest: against the published schemas, and what is in it."""
 
+import jsonschema
+from kubernetes.client import models
 import pytest
 import yaml
 
@@ -73,7 +75,6 @@ JOBSET = an_object(
 
 def check_job(spec):
     """Refuses what Kubernetes' own model of a Job does not know, at any depth, and values of a wrong type."""
-    models = pytest.importorskip("kubernetes.client.models")
     models.V1JobSpec.model_validate(spec, strict=True)  # the model forbids unknown fields
 
 
@@ -93,7 +94,6 @@ def manifest_of(capsys, *arguments):
     ],
 )
 def test_the_manifest_is_a_jobset(capsys, arguments):
-    jsonschema = pytest.importorskip("jsonschema")
     manifest = manifest_of(capsys, *arguments)
     jsonschema.validate(manifest, JOBSET)
     for replicated in manifest["spec"]["replicatedJobs"]:
