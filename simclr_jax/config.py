@@ -110,7 +110,11 @@ def pretrain() -> ml_collections.ConfigDict:
             "augment": _augment(),
             "model": _model() | {"width": 1.0, "stem": "imagenet"},
             "head": {"kind": "nonlinear", "layers": 2, "dim": 128},
-            "loss": {"temperature": 0.1, "normalize": True},
+            "loss": {
+                "temperature": 0.1,
+                "normalize": True,
+                "method": "auto",  # "blocks": never more than a block of logits; "dense"; "auto": the faster one
+            },
             "optimizer": _optimizer(),
             "batch_size": 4096,  # global: images over all devices and hosts
             "epochs": 100.0,
@@ -260,7 +264,15 @@ def _update(config: ml_collections.ConfigDict, values: dict) -> None:
 
 
 # Fields that may change when a run is continued: they change neither the data order nor the numbers.
-MAY_CHANGE = ("data.root", "data.max_bad_fraction", "log_every_steps", "checkpoint.", "mesh.", "evaluate_every_steps")
+MAY_CHANGE = (
+    "data.root",
+    "data.max_bad_fraction",
+    "log_every_steps",
+    "checkpoint.",
+    "mesh.",
+    "evaluate_every_steps",
+    "loss.method",
+)
 
 
 def differences(config: ml_collections.ConfigDict, saved: ml_collections.ConfigDict) -> list[str]:
@@ -359,6 +371,7 @@ def check_values(config: ml_collections.ConfigDict, device_count: int) -> None:
     check("lbfgs.holdout", 0 < value("lbfgs.holdout", 0.5) < 1, "a share in (0, 1)")
     for field, choices in {
         "head.kind": ("none", "linear", "nonlinear"),
+        "loss.method": ("auto", "blocks", "dense"),
         "optimizer.name": ("lars", "sgd", "adamw"),
         "optimizer.scaling": ("linear", "sqrt", "none"),
         "model.stem": ("imagenet", "cifar"),

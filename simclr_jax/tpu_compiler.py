@@ -99,28 +99,76 @@ def compile_step(step: Callable, *arguments: Any) -> Program:
 
 
 def estimated_cycles(hlo: str) -> int:
-    """The sum of `estimated_cycles` over the entry computation of a compiled program's text."""
-    entry = hlo[hlo.index("\nENTRY ") :]
-    entry = entry[: entry.index("\n}")]
-    return sum(int(number) for number in re.findall(r'"estimated_cycles":"(\d+)"', entry))
+    """The sum of `estimated_cycles` over the entry computation of a compiled program's text, and over the bodies of its
+    loops as often as they run."""
+    computations, entry = _computations(hlo)
+
+    def cycles(name: str) -> int:
+        total = 0
+        for line in computations[name]:
+            total += sum(int(number) for number in re.findall(r'"estimated_cycles":"(\d+)"', line))
+            loop = re.search(LOOP, line)
+            if loop:
+                total += _trips(computations[loop[1]]) * cycles(loop[2])
+        return total
+
+    return cycles(entry)
 
 
 def collectives(hlo: str) -> dict[str, dict[str, int]]:
-    """How many collectives of each kind there are in a compiled program's text, and the bytes of their results.
+    """How many collectives of each kind a compiled program carries out, and the bytes of their results.
 
     An operation that starts and ends apart is counted once, where it starts: its result is a tuple of operand and
     result, of which the second half counts.
     """
+    computations, entry = _computations(hlo)
     found = {}
     pattern = rf"^\s*(?:ROOT )?%?\S+ = (.*?) ({'|'.join(COLLECTIVES)})(-start)?\("
-    for shapes, kind, start in re.findall(pattern, hlo, re.MULTILINE):
-        sizes = [
-            BYTES.get(dtype, 4) * math.prod(int(size) for size in dims.split(",") if size)
-            for dtype, dims in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shapes)
-        ]
-        if start and kind != "all-reduce":
-            sizes = sizes[len(sizes) // 2 :] if kind != "collective-permute" else sizes[1:2]
-        entry = found.setdefault(kind, {"count": 0, "bytes": 0})
-        entry["count"] += 1
-        entry["bytes"] += sum(sizes)
+
+    def add(name: str, times: int) -> None:
+        for line in computations[name]:
+            loop = re.search(LOOP, line)
+            trips = _trips(computations[loop[1]]) if loop else 1
+            for called in re.findall(r"(?:body|calls|to_apply)=%?([\w.\-]+)", line):
+                add(called, times * trips)
+            match = re.match(pattern, line)
+            if not match:
+                continue
+            shapes, kind, start = match.groups()
+            sizes = [
+                BYTES.get(dtype, 4) * math.prod(int(size) for size in dims.split(",") if size)
+                for dtype, dims in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shapes)
+            ]
+            if start and kind != "all-reduce":
+                sizes = sizes[len(sizes) // 2 :] if kind != "collective-permute" else sizes[1:2]
+            total = found.setdefault(kind, {"count": 0, "bytes": 0})
+            total["count"] += times
+            total["bytes"] += times * sum(sizes)
+
+    add(entry, 1)
     return found
+
+
+LOOP = r"while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)"
+
+
+def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
+    """The lines of every computation of a program's text, by name, and the name of the one it begins with."""
+    found, entry, name = {}, "", None
+    for line in hlo.splitlines():
+        head = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
+        if head and not line.startswith(" "):
+            name = head[2]
+            found[name] = []
+            entry = name if head[1] else entry
+        elif name:
+            found[name].append(line)
+    return found, entry
+
+
+def _trips(condition: list[str]) -> int:
+    """How often a loop runs whose condition is `counter < constant`, which is how JAX's scan and fori_loop compile."""
+    text = "\n".join(condition)
+    below = re.search(r"compare\([^,]*, %?([\w.\-]+)\), direction=LT", text)
+    constant = below and re.search(rf"%?{re.escape(below[1])} = [^\n]*constant\((\d+)\)", text)
+    return int(constant[1]) if constant else 1

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import objectives
+from simclr_jax import pairwise
 from simclr_jax import parallel
 
 CASES = [(case, norm, tau) for case in ("rand_4x8", "rand_64x128") for norm in (0, 1) for tau in (0.1, 0.5, 1.0)]
@@ -25,16 +26,18 @@ def relative_error(value, expected):
 
 
 @pytest.mark.shared_data
+@pytest.mark.parametrize("method", ["blocks", "dense"])
 @pytest.mark.parametrize(("case", "norm", "tau"), CASES)
-def test_equals_the_reference_in_value_gradient_and_metrics(reference, case, norm, tau):
+def test_equals_the_reference_in_value_gradient_and_metrics(reference, case, norm, tau, method):
     vectors = reference("nt_xent")
+    nt_xent, contrastive_metrics = objectives.implementation(method, 64, mesh_of(1))
     z = jnp.asarray(paired(vectors[f"{case}/hidden"]))
     key = f"{case}/norm{norm}/T{tau}"
-    loss, gradient = jax.value_and_grad(objectives.nt_xent)(z, tau, bool(norm))
+    loss, gradient = jax.value_and_grad(nt_xent)(z, tau, bool(norm))
     assert relative_error(loss, vectors[f"{key}/loss"]) < 1e-5
     assert relative_error(loss, vectors[f"{key}/loss_f64"]) < 1e-5
     assert relative_error(gradient, paired(vectors[f"{key}/grad"])) < 1e-5
-    metrics = objectives.contrastive_metrics(z, tau, bool(norm))
+    metrics = contrastive_metrics(z, tau, bool(norm))
     np.testing.assert_allclose(metrics["contrastive_top1"], vectors[f"{key}/contrast_acc"])
     np.testing.assert_allclose(metrics["contrastive_entropy"], vectors[f"{key}/contrast_entropy"], atol=1e-5)
 
@@ -58,14 +61,19 @@ def test_is_the_papers_definition(tau):
     np.testing.assert_allclose(objectives.nt_xent(jnp.asarray(z), tau), by_definition(z, tau), rtol=1e-5)
 
 
-def test_is_the_same_on_eight_devices_and_no_device_holds_all_logits():
+def value_and_gradient(z, tau, normalize, devices):
+    mesh = mesh_of(devices)
+    function = jax.jit(jax.value_and_grad(lambda z: objectives.nt_xent(z, tau, normalize, mesh)))
+    return jax.device_get(function(jax.device_put(z, parallel.batch_sharded(mesh))))
+
+
+def test_the_dense_loss_is_the_same_on_eight_devices_and_no_device_holds_all_logits():
     pairs, dim = 256, 16
     z = np.random.default_rng(1).normal(size=(pairs, 2, dim)).astype(np.float32)
     results = {}
     for count in (1, 8):
-        mesh = mesh_of(count)
-        function = jax.jit(jax.value_and_grad(lambda z: objectives.nt_xent(z, 0.5)))
-        sharded = jax.device_put(z, parallel.batch_sharded(mesh))
+        function = jax.jit(jax.value_and_grad(lambda z: objectives.nt_xent_dense(z, 0.5)))
+        sharded = jax.device_put(z, parallel.batch_sharded(mesh_of(count)))
         results[count] = jax.device_get(function(sharded))
         if count == 8:
             temporaries = function.lower(sharded).compile().memory_analysis().temp_size_in_bytes
@@ -73,6 +81,80 @@ def test_is_the_same_on_eight_devices_and_no_device_holds_all_logits():
             assert temporaries < all_logits, "each device should hold an eighth of the rows, a few times over"
     np.testing.assert_allclose(results[1][0], results[8][0], rtol=1e-6)
     np.testing.assert_allclose(results[1][1], results[8][1], atol=1e-7)
+
+
+def test_the_faster_form_is_chosen(monkeypatch):
+    mesh = mesh_of(8)
+    dense = (objectives.nt_xent_dense, objectives.contrastive_metrics_dense)
+    assert objectives.implementation("auto", 4096, mesh) != dense
+    assert objectives.implementation("dense", 4096, mesh) == dense
+    monkeypatch.setattr(objectives, "DENSE_ABOVE_DEVICES", 4)
+    assert objectives.implementation("auto", 4096, mesh) == dense
+    assert objectives.implementation("auto", 65536, mesh) != dense, "its logits are too large"
+    assert objectives.implementation("blocks", 4096, mesh) != dense
+
+
+@pytest.mark.parametrize("devices", [1, 2, 3, 8])
+@pytest.mark.parametrize(
+    ("pairs", "block"),
+    [(24, 1024), (48, 4), (72, 5)],
+    ids=["one block", "many blocks", "padded blocks"],
+)
+def test_blocks_and_rings_equal_the_dense_loss_to_rounding(monkeypatch, devices, pairs, block):
+    """In float64, where a missing or doubled meeting of any two rows would show."""
+    monkeypatch.setattr(pairwise, "BLOCK", block)
+    z = np.random.default_rng(pairs).normal(size=(pairs, 2, 6))
+    with jax.enable_x64(True):
+        for tau, normalize in ((0.01, True), (0.5, True), (1.0, False)):
+            loss, gradient = value_and_gradient(z, tau, normalize, devices)
+            expected, expected_gradient = jax.value_and_grad(objectives.nt_xent_dense)(jnp.asarray(z), tau, normalize)
+            np.testing.assert_allclose(loss, expected, rtol=1e-12)
+            scale = np.max(np.abs(expected_gradient))
+            np.testing.assert_allclose(gradient, expected_gradient, atol=1e-11 * scale)
+            if tau == 0.01:
+                continue
+            ours = jax.jit(lambda z, tau=tau, normalize=normalize: metrics_on(z, tau, normalize, devices))(z)
+            for name, value in objectives.contrastive_metrics_dense(jnp.asarray(z), tau, normalize).items():
+                np.testing.assert_allclose(ours[name], value, rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+def metrics_on(z, tau, normalize, devices):
+    mesh = mesh_of(devices)
+    z = jax.lax.with_sharding_constraint(z, parallel.batch_sharded(mesh))
+    return objectives.contrastive_metrics(z, tau, normalize, mesh)
+
+
+@pytest.mark.parametrize("tau", [0.01, 0.03, 0.04, 0.5, 10.0])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_float32_stays_exact_at_every_temperature(monkeypatch, tau, dtype):
+    monkeypatch.setattr(pairwise, "BLOCK", 16)
+    z = jax.random.normal(jax.random.key(1), (40, 2, 8)).astype(dtype)
+    for devices in (1, 8):
+        loss, gradient = value_and_gradient(z, tau, True, devices)
+        with jax.enable_x64(True):
+            wide = jnp.asarray(np.asarray(z).astype(np.float64))
+            expected, expected_gradient = jax.value_and_grad(objectives.nt_xent_dense)(wide, tau)
+        assert relative_error(loss, expected) < 1e-5
+        # Logits of size 1 / tau carry rounding of that size into the gradient, here as in the dense form.
+        limit = (5e-7 / tau + 2e-6) if dtype == jnp.float32 else 8e-3
+        assert relative_error(np.asarray(gradient, np.float64), expected_gradient) < limit
+
+
+def test_no_device_holds_a_matrix_of_all_logits_or_all_embeddings(monkeypatch):
+    """Twice the batch takes twice the memory, not four times as much."""
+    monkeypatch.setattr(pairwise, "BLOCK", 64)
+    dim, temporaries = 16, {}
+    for devices in (1, 8):
+        mesh = mesh_of(devices)
+        for pairs in (2048, 4096):
+            function = jax.jit(jax.value_and_grad(lambda z, mesh=mesh: objectives.nt_xent(z, 0.5, True, mesh)))
+            z = jax.ShapeDtypeStruct((pairs, 2, dim), jnp.float32, sharding=parallel.batch_sharded(mesh))
+            compiled = function.lower(z).compile()
+            temporaries[devices, pairs] = compiled.memory_analysis().temp_size_in_bytes
+            assert "all-gather" not in compiled.as_text()
+        assert temporaries[devices, 4096] < 2.2 * temporaries[devices, 2048]
+        assert temporaries[devices, 4096] < (2 * 4096) ** 2 * 4 / 30
+    assert temporaries[8, 4096] < temporaries[1, 4096] / 3
 
 
 def test_collapsed_embeddings_are_not_scored_as_perfect():

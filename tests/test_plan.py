@@ -81,19 +81,30 @@ def test_advice():
 def test_the_compilers_text_is_read():
     text = """
 HloModule jit_step
-%fused { %add = f32[1] add(%x, %y), backend_config={"estimated_cycles":"99"} }
-ENTRY %main {
+%fused (x: f32[1]) -> f32[1] {
+  %add = f32[1] add(%x, %y), backend_config={"estimated_cycles":"99"}
+}
+%ring.condition (p: (s32[], f32[10])) -> pred[] {
+  %seven = s32[]{:T(128)} constant(7)
+  %counter = s32[] get-tuple-element(%p), index=0
+  ROOT %lt = pred[] compare(%counter, %seven), direction=LT
+}
+%ring.body (p: (s32[], f32[10])) -> (s32[], f32[10]) {
+  %permute = (f32[10]{0}, f32[10]{0}, u32[]) collective-permute-start(%c)
+  %work = f32[10]{0} fusion(%permute), calls=%fused, backend_config={"estimated_cycles":"10"}
+}
+ENTRY %main (a: f32[64]) -> f32[2] {
   %all-reduce.1 = (f32[64]{0}, bf16[3,4]{1,0}) all-reduce(%a, %b), backend_config={"estimated_cycles":"1000"}
   %all-gather-start = (f32[8,128]{1,0}, f32[128,128]{1,0}) all-gather-start(%z)
-  %permute = (f32[10]{0}, f32[10]{0}, u32[]) collective-permute-start(%c)
-  ROOT %f = f32[2]{0} fusion(%d), backend_config={"estimated_cycles":"234"}
+  %loop = (s32[], f32[10]) while(%start), condition=%ring.condition, body=%ring.body
+  ROOT %f = f32[2]{0} fusion(%d), calls=%fused, backend_config={"estimated_cycles":"234"}
 }
 """
-    assert tpu_compiler.estimated_cycles(text) == 1234
+    assert tpu_compiler.estimated_cycles(text) == 1234 + 7 * 10
     assert tpu_compiler.collectives(text) == {
         "all-reduce": {"count": 1, "bytes": 64 * 4 + 12 * 2},
         "all-gather": {"count": 1, "bytes": 128 * 128 * 4},
-        "collective-permute": {"count": 1, "bytes": 40},
+        "collective-permute": {"count": 7, "bytes": 7 * 40},
     }
 
 

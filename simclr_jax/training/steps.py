@@ -76,8 +76,9 @@ def make_pretrain_step(
             model = merge(graph, parallel.gather(params, mesh), state.batch_stats)
             h, z = model(images, train=True)
             z = z.reshape(views.shape[0], 2, -1)
-            total = objectives.nt_xent(z, loss.temperature, loss.normalize)
-            metrics = {"loss": total, **objectives.contrastive_metrics(z, loss.temperature, loss.normalize)}
+            nt_xent, contrastive_metrics = objectives.implementation(loss.method, views.shape[0], mesh)
+            total = nt_xent(z, loss.temperature, loss.normalize)
+            metrics = {"loss": total, **contrastive_metrics(z, loss.temperature, loss.normalize)}
             if hasattr(model, "classifier"):
                 # Trained beside the encoder, on features without gradient, so it changes nothing in the encoder.
                 logits = model.classifier(jax.lax.stop_gradient(h))
