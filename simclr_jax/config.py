@@ -93,6 +93,8 @@ def _run() -> dict:
     return {
         "seed": 0,
         "compute_dtype": "float32",  # or "bfloat16"; parameters, statistics and losses are float32
+        # Activations that are computed again for the gradient instead of kept: "none", of every "block", or "stage".
+        "remat": "none",
         "log_every_steps": 50,
         "checkpoint": {"every_steps": 1000, "keep": 2, "keep_every_steps": 0},
         # Devices: batches are split over both axes; over fsdp also large parameters and their optimiser state, for
@@ -117,6 +119,9 @@ def pretrain() -> ml_collections.ConfigDict:
             },
             "optimizer": _optimizer(),
             "batch_size": 4096,  # global: images over all devices and hosts
+            # Embed the batch in so many parts: the contrast is that of all images, the memory that of one part, the time a
+            # third more. BatchNorm uses the statistics of each part.
+            "microbatches": 1,
             "epochs": 100.0,
             # Train a linear classifier beside the encoder, on features without gradient, where there are labels.
             "online_classifier": True,
@@ -272,6 +277,7 @@ MAY_CHANGE = (
     "mesh.",
     "evaluate_every_steps",
     "loss.method",
+    "remat",
 )
 
 
@@ -345,6 +351,14 @@ def check_values(config: ml_collections.ConfigDict, device_count: int) -> None:
         raise UserError(
             f"config.batch_size is {batch}, which {device_count} devices cannot share equally: take {near}."
         )
+    parts = value("microbatches")
+    check("microbatches", parts >= 1, "at least 1")
+    if batch // device_count % parts:
+        each = batch // device_count
+        divisors = ", ".join(str(number) for number in range(1, min(each, 64) + 1) if each % number == 0)
+        raise UserError(
+            f"config.microbatches is {parts}, which does not divide the {each} images on each device: one of {divisors}."
+        )
     for field in ("epochs", "loss.temperature", "temperature", "log_every_steps", "checkpoint.every_steps"):
         check(field, value(field) > 0, "positive")
     for field in ("checkpoint.keep", "neighbours", "data.image_size", "head.dim", "head.layers", "lbfgs.l2_values"):
@@ -371,6 +385,7 @@ def check_values(config: ml_collections.ConfigDict, device_count: int) -> None:
     check("lbfgs.holdout", 0 < value("lbfgs.holdout", 0.5) < 1, "a share in (0, 1)")
     for field, choices in {
         "head.kind": ("none", "linear", "nonlinear"),
+        "remat": ("none", "block", "stage"),
         "loss.method": ("auto", "blocks", "dense"),
         "optimizer.name": ("lars", "sgd", "adamw"),
         "optimizer.scaling": ("linear", "sqrt", "none"),

@@ -99,7 +99,7 @@ class _Features(nnx.Module):
 
 
 def _make_parts(config: ConfigDict, pretrain_config: ConfigDict | None, rngs: nnx.Rngs):
-    encoder = make_encoder(config.model, config.compute_dtype, rngs)
+    encoder = make_encoder(config, rngs)
     if config.get("features", "h") == "h":
         return encoder, None
     return encoder, make_head(pretrain_config.head, encoder, config.compute_dtype, rngs)

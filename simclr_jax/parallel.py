@@ -73,6 +73,11 @@ def batch_sharded(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
+def parts_sharded(mesh: Mesh) -> NamedSharding:
+    """The second axis over all devices: `[parts, batch, ...]`."""
+    return NamedSharding(mesh, PartitionSpec(None, AXES))
+
+
 def sharding_of(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
     """Where a parameter, a statistic or an entry of the optimiser state lives: a function of its shape alone.
 

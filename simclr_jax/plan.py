@@ -144,7 +144,7 @@ def abstract_step(config: ConfigDict, mesh: jax.sharding.Mesh, num_examples: int
         "views": jax.ShapeDtypeStruct((config.batch_size, 2, size, size, 3), jnp.uint8, sharding=split),
         "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32, sharding=split),
     }
-    step = steps.make_pretrain_step(state_lib.graph_of(make_model), optimizer, schedule, config.loss, mesh)
+    step = steps.make_pretrain_step(state_lib.graph_of(make_model), optimizer, schedule, config, mesh)
     return step, (state, batch)
 
 

@@ -130,7 +130,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, operations: Operations) -> d
     writer = metrics.MetricsWriter(workdir, start_step)
     state = loop.fit(
         state,
-        steps.make_pretrain_step(graph, optimizer, schedule, config.loss, mesh),
+        steps.make_pretrain_step(graph, optimizer, schedule, config, mesh),
         batches,
         start_step=start_step,
         total_steps=total_steps,

@@ -90,7 +90,7 @@ def test_split_parameters_train_as_replicated_ones_do(optimizer):
 
             state = state_lib.new_state(*state_lib.init_variables(make_model, 0, mesh), transform, mesh)
             step = steps.make_pretrain_step(
-                state_lib.graph_of(make_model), transform, lambda count: jnp.float32(0.1), config.loss, mesh
+                state_lib.graph_of(make_model), transform, lambda count: jnp.float32(0.1), config, mesh
             )
             for _ in range(2):
                 state, metrics = step(state, parallel.to_global(batch, mesh))

@@ -15,9 +15,10 @@ def dtypes(compute_dtype: str) -> dict:
     return {"dtype": jnp.dtype(compute_dtype), "param_dtype": jnp.promote_types(compute_dtype, jnp.float32)}
 
 
-def make_encoder(model: ConfigDict, compute_dtype: str, rngs: nnx.Rngs) -> ResNet:
-    """The encoder that `config.model` describes."""
-    return ResNet(model.depth, model.width, model.stem, **dtypes(compute_dtype), rngs=rngs)
+def make_encoder(config: ConfigDict, rngs: nnx.Rngs) -> ResNet:
+    """The encoder that `config.model` describes, with `config.compute_dtype` and `config.remat`."""
+    model = config.model
+    return ResNet(model.depth, model.width, model.stem, remat=config.remat, **dtypes(config.compute_dtype), rngs=rngs)
 
 
 def make_head(head: ConfigDict, encoder: ResNet, compute_dtype: str, rngs: nnx.Rngs) -> ProjectionHead:
@@ -29,13 +30,13 @@ class SimCLR(nnx.Module):
     """Encoder, projection head and, if asked for, an online linear classifier on stop-gradient representations.
 
     Args:
-      config: a pretraining config (`model`, `head`, `compute_dtype`).
+      config: a pretraining config (`model`, `head`, `compute_dtype`, `remat`).
       num_classes: of the online classifier; None for none.
       rngs: Flax random number generators.
     """
 
     def __init__(self, config: ConfigDict, num_classes: int | None, *, rngs: nnx.Rngs):
-        self.encoder = make_encoder(config.model, config.compute_dtype, rngs)
+        self.encoder = make_encoder(config, rngs)
         self.head = make_head(config.head, self.encoder, config.compute_dtype, rngs)
         if num_classes is not None:
             param_dtype = dtypes(config.compute_dtype)["param_dtype"]

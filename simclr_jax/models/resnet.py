@@ -7,6 +7,7 @@ implementation does so, and its parameter counts show it.
 """
 
 from collections.abc import Callable
+import itertools
 
 from flax import nnx
 import jax
@@ -24,6 +25,7 @@ STAGES = {
     200: ((3, 24, 36, 3), True),
 }
 STEMS = ("imagenet", "cifar")
+REMAT = ("none", "block", "stage")
 
 # TensorFlow's VarianceScaling() default, which the reference uses for convolutions.
 conv_init = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -122,6 +124,8 @@ class ResNet(nnx.Module):
         machines, as long as `64 * width` is a whole number.
       stem: "imagenet" (7x7 convolution of stride 2, then 3x3 max pooling of stride 2) or "cifar" (3x3 convolution of
         stride 1, no pooling; paper appendix B.9).
+      remat: what is computed again in the backward pass instead of kept in memory: "none"; in every "block" or "stage"
+        all but its input.
       dtype: of the computation. Parameters and BatchNorm statistics are `param_dtype`.
       rngs: Flax random number generators, for the initial parameters.
     """
@@ -132,6 +136,7 @@ class ResNet(nnx.Module):
         width: float = 1,
         stem: str = "imagenet",
         *,
+        remat: str = "none",
         dtype=jnp.float32,
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
@@ -140,6 +145,8 @@ class ResNet(nnx.Module):
             raise ValueError(f"ResNet depth {depth} is not one of {sorted(STAGES)}.")
         if stem not in STEMS:
             raise ValueError(f"ResNet stem {stem!r} is not one of {STEMS}.")
+        if remat not in REMAT:
+            raise ValueError(f"remat {remat!r} is not one of {REMAT}.")
         if width <= 0 or 64 * width != int(64 * width):
             raise ValueError(f"ResNet width {width}: 64 * width must be a positive whole number of channels.")
         kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
@@ -147,6 +154,7 @@ class ResNet(nnx.Module):
         block: Callable = BottleneckBlock if bottleneck else BasicBlock
         channels = int(64 * width)
         self.stem = stem
+        self.remat = remat
         self.dtype = dtype
         if stem == "imagenet":
             self.stem_conv = conv(3, channels, 7, 2, **kwargs)
@@ -178,6 +186,14 @@ class ResNet(nnx.Module):
         x = nnx.relu(x)
         if self.stem == "imagenet":
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
-        for name in self.block_names:
-            x = getattr(self, name)(x, train=train)
+        stage_of = (lambda name: name.partition("_")[0]) if self.remat == "stage" else None
+        for _, names in itertools.groupby(self.block_names, stage_of):
+            run = _run_blocks if self.remat == "none" else nnx.remat(_run_blocks, static_argnums=2)
+            x = run(tuple(getattr(self, name) for name in names), x, train)
         return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _run_blocks(blocks: tuple[nnx.Module, ...], x: jax.Array, train: bool) -> jax.Array:
+    for block in blocks:
+        x = block(x, train=train)
+    return x

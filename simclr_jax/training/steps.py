@@ -27,9 +27,15 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
 
-def _update(state: TrainState, loss_fn: Callable, optimizer: optax.GradientTransformation, schedule: optax.Schedule):
-    """One optimiser step on `loss_fn(params) -> (loss, (batch_stats, metrics))`."""
-    (_, (batch_stats, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+def _update(
+    state: TrainState,
+    grads: Any,
+    batch_stats: Any,
+    metrics: dict[str, jax.Array],
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One optimiser step."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics |= {"learning_rate": schedule(state.step), "grad_norm": optax.global_norm(grads)}
@@ -51,15 +57,21 @@ def make_pretrain_step(
     graph: nnx.GraphDef,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
-    loss: ConfigDict,
+    config: ConfigDict,
     mesh: Mesh,
 ) -> StepFn:
     """The contrastive step.
 
+    With several micro-batches (`config.microbatches`) it is that of the whole batch all the same, with the activations
+    of one: all images are embedded first, micro-batch by micro-batch; the loss is differentiated with respect to the
+    embeddings of all; then each micro-batch is embedded again and its part of that gradient taken back to the
+    parameters. What is different is BatchNorm: it uses the statistics of each micro-batch, and the running ones follow
+    their mean.
+
     Args:
       graph: of a `SimCLR` model.
       optimizer, schedule: from `simclr_jax.optim`.
-      loss: `config.loss`.
+      config: of the run: `loss` and `microbatches`, which has to divide the images on each device.
       mesh: over which the batch is split.
 
     Returns:
@@ -67,31 +79,85 @@ def make_pretrain_step(
       `label` int32 `[batch]`, used where the model has a classifier. Metrics are float32 scalars.
     """
 
-    def step(state: TrainState, batch: dict[str, jax.Array]):
-        views, labels = batch["views"], batch["label"]
-        # Batch-major: merging [batch, 2] keeps the split over devices, merging [2, batch] would gather every image.
-        images = to_float(views.reshape(-1, *views.shape[2:]))
+    loss, microbatches = config.loss, config.microbatches
 
-        def loss_fn(params):
+    def step(state: TrainState, batch: dict[str, jax.Array]):
+        nt_xent, contrastive_metrics = objectives.implementation(loss.method, len(batch["label"]), mesh)
+
+        def embed(params, views):
+            # Batch-major: merging [batch, 2] keeps the split over devices, merging [2, batch] would gather every image.
+            images = to_float(views.reshape(-1, *views.shape[2:]))
             model = merge(graph, parallel.gather(params, mesh), state.batch_stats)
             h, z = model(images, train=True)
-            z = z.reshape(views.shape[0], 2, -1)
-            nt_xent, contrastive_metrics = objectives.implementation(loss.method, views.shape[0], mesh)
+            batch_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+            return z.reshape(len(views), 2, -1), (h.reshape(len(views), 2, -1), batch_stats)
+
+        def loss_fn(z, params, h):
             total = nt_xent(z, loss.temperature, loss.normalize)
             metrics = {"loss": total, **contrastive_metrics(z, loss.temperature, loss.normalize)}
+            model = merge(graph, params, state.batch_stats)
             if hasattr(model, "classifier"):
                 # Trained beside the encoder, on features without gradient, so it changes nothing in the encoder.
-                logits = model.classifier(jax.lax.stop_gradient(h))
-                both = jnp.repeat(labels, 2)
+                logits = model.classifier(h.reshape(-1, h.shape[-1]))
+                both = jnp.repeat(batch["label"], 2)
                 classifier_loss = cross_entropy(logits, both)
                 total = total + classifier_loss
                 metrics["classifier_loss"] = classifier_loss
                 metrics["classifier_top1"] = jnp.mean(objectives.target_rank(logits, both) < 1)
-            return total, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), metrics)
+            return total, metrics
 
-        return _update(state, loss_fn, optimizer, schedule)
+        if microbatches == 1:
+            z, pull_back, (h, batch_stats) = jax.vjp(
+                lambda params: embed(params, batch["views"]), state.params, has_aux=True
+            )
+        else:
+            z, pull_back, (h, batch_stats) = _embed_in_parts(embed, state.params, batch["views"], microbatches, mesh)
+        differentiate = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
+        (_, metrics), (z_gradient, grads) = differentiate(z, state.params, h)
+        grads = jax.tree.map(jnp.add, grads, *pull_back(z_gradient))
+        return _update(state, grads, batch_stats, metrics, optimizer, schedule)
 
     return _jit_step(step, mesh)
+
+
+def _embed_in_parts(embed: Callable, params: Any, views: jax.Array, parts: int, mesh: Mesh):
+    """`jax.vjp` of `embed(params, views) -> (z, (h, batch_stats))` for the parameters, a part of the images at a time."""
+    pieces = _to_parts(views, parts, mesh)
+
+    def embed_part(sums, piece):
+        z, (h, batch_stats) = embed(params, piece)
+        return jax.tree.map(jnp.add, sums, batch_stats), (z, h)
+
+    shapes = jax.eval_shape(embed, params, pieces[0])[1][1]
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    sums, (z, h) = jax.lax.scan(embed_part, zeros, pieces)
+    batch_stats = jax.tree.map(lambda leaf: leaf / parts, sums)
+
+    def pull_back(z_gradient):
+        def pull_part_back(grads, piece_and_gradient):
+            piece, gradient = piece_and_gradient
+            _, pull_back, _ = jax.vjp(lambda params: embed(params, piece), params, has_aux=True)
+            return jax.tree.map(jnp.add, grads, *pull_back(gradient)), None
+
+        both = pieces, _to_parts(z_gradient, parts, mesh)
+        return (jax.lax.scan(pull_part_back, jax.tree.map(jnp.zeros_like, params), both)[0],)
+
+    return _from_parts(z, mesh), pull_back, (_from_parts(h, mesh), batch_stats)
+
+
+def _to_parts(array: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
+    """`[batch, ...]` to `[parts, batch / parts, ...]`, each with an equal share of every device's rows, which stay there."""
+    array = array.reshape(mesh.size, parts, -1, *array.shape[1:]).swapaxes(0, 1)
+    array = array.reshape(parts, -1, *array.shape[3:])
+    return jax.lax.with_sharding_constraint(array, parallel.parts_sharded(mesh))
+
+
+def _from_parts(array: jax.Array, mesh: Mesh) -> jax.Array:
+    """The inverse of `_to_parts`."""
+    parts = len(array)
+    array = array.reshape(parts, mesh.size, -1, *array.shape[2:]).swapaxes(0, 1)
+    array = array.reshape(-1, *array.shape[3:])
+    return jax.lax.with_sharding_constraint(array, parallel.batch_sharded(mesh))
 
 
 def make_classifier_step(
@@ -109,7 +175,8 @@ def make_classifier_step(
             metrics = {"loss": loss, "top1": jnp.mean(objectives.target_rank(logits, labels) < 1)}
             return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), metrics)
 
-        return _update(state, loss_fn, optimizer, schedule)
+        (_, (batch_stats, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        return _update(state, grads, batch_stats, metrics, optimizer, schedule)
 
     return _jit_step(step, mesh)
 

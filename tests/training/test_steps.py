@@ -42,7 +42,7 @@ def set_up(device_count, optimizer, dtype="float32", num_classes=10):
     params, batch_stats = state_lib.init_variables(make_model, 0, mesh)
     params = jax.tree.map(lambda x: jnp.where(jnp.all(x == 0) & (x.ndim == 1), jnp.ones_like(x), x), params)
     state = state_lib.new_state(params, batch_stats, optimizer, mesh)
-    return steps.make_pretrain_step(graph, optimizer, lambda step: 1.0, config.loss, mesh), state, mesh
+    return steps.make_pretrain_step(graph, optimizer, lambda step: 1.0, config, mesh), state, mesh
 
 
 def after_one_step(device_count, optimizer, dtype="float32"):
