@@ -77,6 +77,9 @@ def _crop_and_flip() -> dict:
 def _augment() -> dict:
     """The paper's family (appendix A). Turn an op off with `crop=False`, or with a probability or strength of 0."""
     return _crop_and_flip() | {
+        # Where flip, colour and blur are done: on the "host", by TensorFlow, or in the training step on the "device", which
+        # leaves the host nothing to do but open, crop and resize. The same family, other random numbers.
+        "where": "host",
         "jitter_prob": 0.8,
         "strength": 1.0,  # s: scales the four ops below; 1 on ImageNet, 0.5 on CIFAR-10
         "brightness": 0.8,
@@ -386,6 +389,7 @@ def check_values(config: ml_collections.ConfigDict, device_count: int) -> None:
     for field, choices in {
         "head.kind": ("none", "linear", "nonlinear"),
         "remat": ("none", "block", "stage"),
+        "augment.where": ("host", "device"),
         "loss.method": ("auto", "blocks", "dense"),
         "optimizer.name": ("lars", "sgd", "adamw"),
         "optimizer.scaling": ("linear", "sqrt", "none"),

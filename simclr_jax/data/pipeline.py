@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Iterator
+import dataclasses
 import logging
 
 import jax
@@ -66,33 +67,8 @@ class BadImages:
             raise UserError(f"cannot read the image {name}, nor any that was to replace it, in {self._source.name}.")
 
 
-def _with_views(records: tf.data.Dataset, source: Source, open_view: Callable, finish_view: Callable, num_views: int):
-    """Opens the first readable candidate of every record and makes its views; blank, with index -1, where none is.
-
-    `open_view(image, position, view)` may fail; `finish_view(crop, position, view)` may not.
-    """
-
-    def element(record):
-        position, candidates = record["position"], record["candidates"]
-
-        def load(candidate):
-            example = source.read(candidate)
-            crops = [open_view(example["image"], position, view) for view in range(num_views)]
-            return tuple(crops), example["label"], example["index"]
-
-        # An error while reading or decoding drops a candidate; what is left starts with the one to use. Unlike
-        # `ignore_errors` on the whole stream, this keeps every position. Only what can fail is inside, since a data
-        # set in a data set costs time by the number of its ops.
-        no_crop = tf.zeros([1, 1, 3], tf.uint8)
-        blank = (no_crop,) * num_views, tf.constant(-1, tf.int32), tf.constant(-1, tf.int64)
-        usable = tf.data.Dataset.from_tensor_slices(candidates).map(load).ignore_errors(log_warning=False)
-        usable = usable.concatenate(tf.data.Dataset.from_tensors(blank))
-        crops, label, index = usable.take(1).get_single_element()
-        views = [finish_view(crop, position, view) for view, crop in enumerate(crops)]
-        wanted = (candidates["index"] if isinstance(candidates, dict) else candidates)[0]
-        return {"views": tf.stack(views), "label": label, "index": index, "wanted": wanted}
-
-    return records.map(element, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+# Pixels that are augmented at a time: enough that calling an op costs little, few enough to stay in a core's cache.
+CHUNK_PIXELS = 2**16
 
 
 def train_batches(
@@ -111,7 +87,8 @@ def train_batches(
 
     Args:
       source: the examples.
-      augment: `config.augment`, or its crop and flip fields only.
+      augment: `config.augment`, or its crop and flip fields only. Where its `where` is "device", views are only cropped and
+        resized here.
       num_views: independent views of each image; 2 for contrastive learning.
       size: side of the views in pixels.
       share: which part of the global sequence this host reads.
@@ -122,16 +99,21 @@ def train_batches(
       `views` uint8 `[local batch, num_views, size, size, 3]`, `label` int32 `[local batch]` (-1 for none) and `index`
       int64 `[local batch]`, the number of the example in the source.
     """
+    on_host = augment.get("where", "host") == "host"
 
-    def open_view(image, position, view):
-        return augmentation.random_crop(image, order.view_seeds(seed, position, view)[0], augment)
+    def open_views(image, position):
+        seeds = [order.view_seeds(seed, position, view) for view in range(num_views)]
+        crops = augmentation.random_crops(image, [crop_seed for crop_seed, _ in seeds], augment)
+        draws = [augmentation.draw(draw_seed) for _, draw_seed in seeds] if on_host else []
+        return crops, draws
 
-    def finish_view(crop, position, view):
-        return augmentation.random_view(crop, order.view_seeds(seed, position, view)[1], augment, size)
+    def finish(crops, draws):
+        return augmentation.random_views(crops, draws, augment) if on_host else augmentation.to_uint8(crops)
 
-    batches = _with_views(source.shuffled(share, seed), source, open_view, finish_view, num_views)
-    batches = batches.batch(share.local_batch_size, drop_remainder=True).prefetch(2)
-    for batch in batches.as_numpy_iterator():
+    def records(share):
+        return source.shuffled(share, seed)
+
+    for batch in _batches(records, source, open_views, finish, size, num_views, share):
         bad_images.check(batch.pop("wanted"), batch["index"], replaced=True)
         yield batch
 
@@ -153,17 +135,15 @@ def eval_batches(
       for padding and for images that cannot be read.
     """
 
-    def open_view(image, position, view):
-        del position, view
-        return augmentation.central_crop(image, crop)
+    def open_views(image, position):
+        del position
+        return [augmentation.central_crop(image, crop)], []
 
-    def finish_view(pixels, position, view):
-        del position, view
-        return augmentation.to_uint8(augmentation.resize(pixels, size))
+    def finish(crops, draws):
+        del draws
+        return augmentation.to_uint8(crops)
 
-    batches = _with_views(source.ordered(share), source, open_view, finish_view, 1)
-    batches = batches.batch(share.local_batch_size, drop_remainder=True).prefetch(2)
-    for batch in batches.as_numpy_iterator():
+    for batch in _batches(source.ordered, source, open_views, finish, size, 1, share):
         bad_images.check(batch.pop("wanted"), batch["index"], replaced=False)
         yield {
             "image": batch["views"][:, 0],
@@ -171,3 +151,93 @@ def eval_batches(
             "index": batch["index"],
             "mask": batch["index"] >= 0,
         }
+
+
+def _batches(
+    records: Callable[[order.Share], tf.data.Dataset],
+    source: Source,
+    open_views: Callable,
+    finish: Callable,
+    size: int,
+    num_views: int,
+    share: order.Share,
+) -> Iterator[dict[str, np.ndarray]]:
+    """This host's batches, as NumPy arrays: `views`, `label`, `index` (-1: unreadable) and `wanted`, the index asked for.
+
+    At first as if every image could be read, which is faster. The first that cannot be is no loss, since any step can be
+    begun at: from there on it goes more carefully.
+    """
+    step = share.start_step
+    for open_record in (_open_first, _open_readable):
+        left = None if share.num_steps is None else share.num_steps - (step - share.start_step)
+        rest = dataclasses.replace(share, start_step=step, num_steps=left)
+        opened = records(rest).map(
+            lambda record, open_record=open_record: open_record(record, source, open_views, size, num_views),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
+        )
+        try:
+            for batch in _finished(opened, finish, size, share.local_batch_size):
+                yield batch
+                step += 1
+            return
+        except tf.errors.OpError:
+            if open_record is _open_readable:
+                raise
+
+
+def _finished(opened: tf.data.Dataset, finish: Callable, size: int, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of opened records, their crops augmented a chunk at a time."""
+
+    def augmented(chunk):
+        crops, draws = chunk.pop("crops"), chunk.pop("draws")  # [n, views, size, size, 3], [n, views, numbers]
+        views = finish(tf.reshape(crops, [-1, size, size, 3]), tf.reshape(draws, [-1, draws.shape[-1]]))
+        return chunk | {"views": tf.reshape(views, [-1, crops.shape[1], size, size, 3])}
+
+    chunk_size = min(max(1, CHUNK_PIXELS // size**2), batch_size)
+    chunks = opened.batch(chunk_size).map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return chunks.rebatch(batch_size, drop_remainder=True).prefetch(2).as_numpy_iterator()
+
+
+def _open_first(record, source: Source, open_views: Callable, size: int, num_views: int) -> dict[str, tf.Tensor]:
+    """The first candidate of a record. Fails where it cannot be read."""
+    candidate = tf.nest.map_structure(lambda candidates: candidates[0], record["candidates"])
+    example = source.read(candidate)
+    crops, draws = open_views(example["image"], record["position"])
+    return {
+        "crops": tf.stack([augmentation.resize(crop, size) for crop in crops]),
+        "draws": tf.stack(draws) if draws else tf.zeros([num_views, 0]),
+        "label": example["label"],
+        "index": example["index"],
+        "wanted": example["index"],
+    }
+
+
+def _open_readable(record, source: Source, open_views: Callable, size: int, num_views: int) -> dict[str, tf.Tensor]:
+    """The first readable candidate of a record; blank, with index -1, where none is."""
+    position, candidates = record["position"], record["candidates"]
+
+    def load(candidate):
+        example = source.read(candidate)
+        crops, draws = open_views(example["image"], position)
+        return tuple(crops), tuple(draws), example["label"], example["index"]
+
+    # An error while reading or decoding drops a candidate; what is left starts with the one to use. Unlike
+    # `ignore_errors` on the whole stream, this keeps every position. Only what can fail is inside, since a data set in a
+    # data set costs time by the number of its ops.
+    usable = tf.data.Dataset.from_tensor_slices(candidates).map(load).ignore_errors(log_warning=False)
+    crops, draws, _, _ = tf.nest.map_structure(_blank, usable.element_spec)
+    blank = crops, draws, tf.constant(-1, tf.int32), tf.constant(-1, tf.int64)
+    usable = usable.concatenate(tf.data.Dataset.from_tensors(blank))
+    crops, draws, label, index = usable.take(1).get_single_element()
+    return {
+        "crops": tf.stack([augmentation.resize(crop, size) for crop in crops]),
+        "draws": tf.stack(draws) if draws else tf.zeros([num_views, 0]),
+        "label": label,
+        "index": index,
+        "wanted": (candidates["index"] if isinstance(candidates, dict) else candidates)[0],
+    }
+
+
+def _blank(spec: tf.TensorSpec) -> tf.Tensor:
+    return tf.zeros([size or 1 for size in spec.shape], spec.dtype)

@@ -37,7 +37,8 @@ class Source(Protocol):
         """One host's endless training sequence: `{"position": int64, "candidates": records}`, candidates stacked."""
 
     def ordered(self, share: order.Share) -> tf.data.Dataset:
-        """Examples 0 to n - 1, each by one host, one candidate each; the rest, up to `share.num_steps`, cannot be read."""
+        """Examples 0 to n - 1, each by one host, one candidate each, from `share.start_step` on; the rest, up to
+        `share.num_steps` more steps, cannot be read."""
 
     def read(self, record) -> dict[str, tf.Tensor]:
         """A candidate's `image` (encoded bytes, or uint8 pixels), `label` (int32, -1 for none) and `index` (int64).

@@ -206,6 +206,7 @@ class Stream:
 
     def ordered(self, share: order.Share) -> tf.data.Dataset:
         start, stop = share.piece(self.num_examples)
+        start = min(start + share.start_step * share.local_batch_size, stop)
         paths, skips, takes = self._files
         records = tf.data.Dataset.from_tensor_slices((paths, skips, takes))
         records = records.flat_map(lambda path, skip, take: tf.data.TFRecordDataset(path).skip(skip).take(take))

@@ -19,6 +19,11 @@ OPS = {
 }
 
 
+def one(op, image, parameter, **kwargs):
+    """An op on a chunk that is one image."""
+    return op(tf.constant(image)[None], tf.constant([parameter], tf.float32), **kwargs)[0]
+
+
 @pytest.mark.shared_data
 def test_every_op_equals_the_reference(reference):
     vectors = reference("augment_ops")
@@ -27,13 +32,13 @@ def test_every_op_equals_the_reference(reference):
     for key in vectors:
         _, op, *parameters = (*key.split("/"), "")
         if op in OPS:
-            result = OPS[op](image, float(parameters[0]))
+            result = one(OPS[op], image, float(parameters[0]))
         elif op == "grayscale":
             result = augment.grayscale(image)
         elif op == "blur":
             # "ks22" is the tenth of a side of 220: the kernel is 23 wide.
             kernel = 2 * (int(parameters[0].removeprefix("ks")) // 2) + 1
-            result = augment.gaussian_blur(image, kernel, float(parameters[1].removeprefix("sigma")))
+            result = one(augment.gaussian_blur, image, float(parameters[1].removeprefix("sigma")), kernel_size=kernel)
         else:
             continue
         np.testing.assert_allclose(result, vectors[key], atol=1e-6, err_msg=key)
@@ -88,9 +93,11 @@ def test_formats_open_as_three_channels_and_crop_as_their_pixels(format, mode):
     whole = augment.decode(encoded)
     assert whole.shape == (40, 30, 3)
     assert whole.dtype == tf.uint8
-    crop = augment.open_cropped(encoded, lambda shape: tf.constant([8, 4, 16, 12]))
-    np.testing.assert_allclose(crop, whole[8:24, 4:16], atol=3 if format == "jpeg" else 0)
-    np.testing.assert_allclose(crop, pixels[8:24, 4:16], atol=12 if format == "gif" else 4)
+    box = lambda shape: tf.constant([8, 4, 16, 12])  # noqa: E731
+    for boxes in ([box], [box, box]):
+        for crop in augment.open_cropped(encoded, boxes):
+            np.testing.assert_allclose(crop, whole[8:24, 4:16], atol=3 if format == "jpeg" else 0)
+            np.testing.assert_allclose(crop, pixels[8:24, 4:16], atol=12 if format == "gif" else 4)
 
 
 def config(**changes):
@@ -106,8 +113,8 @@ IMAGE = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
 
 def view(fields, position=0, seed=0, size=32, image=IMAGE):
     crop_seed, draw_seed = order.view_seeds(seed, tf.constant(position, tf.int64), 0)
-    crop = augment.random_crop(tf.constant(image), crop_seed, fields)
-    return augment.random_view(crop, draw_seed, fields, size).numpy()
+    (crop,) = augment.random_crops(tf.constant(image), [crop_seed], fields)
+    return augment.random_views(augment.resize(crop, size)[None], augment.draw(draw_seed)[None], fields)[0].numpy()
 
 
 def test_with_everything_off_a_view_is_the_image():
@@ -136,11 +143,11 @@ def test_probabilities_are_kept():
 def test_each_jitter_op_alone_is_that_op_within_its_range(op):
     bounds = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0) | {op: 0.4}
     result = view(config(jitter_prob=1.0, strength=0.5, **bounds), position=5).astype(int)
-    function = {"brightness": augment.brightness, "contrast": augment.contrast}.get(op) or OPS[op]
+    function = getattr(augment, op)
     low, high = (-0.2, 0.2) if op == "hue" else (0.8, 1.2)
     candidates = np.linspace(low, high, 81, dtype=np.float32)
     errors = [
-        np.abs(augment.to_uint8(function(IMAGE / np.float32(255), value)).numpy().astype(int) - result).mean()
+        np.abs(augment.to_uint8(one(function, IMAGE / np.float32(255), value)).numpy().astype(int) - result).mean()
         for value in candidates
     ]
     assert min(errors) < 1.0
@@ -150,24 +157,39 @@ def test_each_jitter_op_alone_is_that_op_within_its_range(op):
 def test_jitter_order_is_random_and_clips_after_each_op():
     fields = config(jitter_prob=1.0)
     image = tf.constant(np.random.default_rng(1).uniform(size=(4, 4, 3)).astype(np.float32))
-    factors = tf.constant([0.9, 0.9, 0.9, 0.9])
+    factors = tf.fill([4, 4], 0.9)
 
     def apply(order):
         functions = [
-            lambda x: augment.brightness(x, 0.2 + 0.9 * 1.6),
-            lambda x: augment.contrast(x, 0.2 + 0.9 * 1.6),
-            lambda x: augment.saturation(x, 0.2 + 0.9 * 1.6),
-            lambda x: augment.hue(x, 0.8 * 0.2),
+            lambda x: x * (0.2 + 0.9 * 1.6),
+            lambda x: tf.image.adjust_contrast(x, 0.2 + 0.9 * 1.6),
+            lambda x: tf.image.adjust_saturation(x, 0.2 + 0.9 * 1.6),
+            lambda x: tf.image.adjust_hue(x, 0.8 * 0.2),
         ]
         result = image
         for number in order:
             result = np.clip(functions[number](result), 0, 1)
         return result
 
-    for order_numbers in ([0.1, 0.2, 0.3, 0.4], [0.9, 0.1, 0.5, 0.2], [0.4, 0.3, 0.2, 0.1]):
-        expected = apply(np.argsort(order_numbers))
-        result = augment.jitter(image, fields, factors, tf.constant(order_numbers))
-        np.testing.assert_allclose(result, expected, atol=1e-5)
+    orders = [[0.1, 0.2, 0.3, 0.4], [0.9, 0.1, 0.5, 0.2], [0.4, 0.3, 0.2, 0.1], [0.3, 0.4, 0.1, 0.2]]
+    jittered = [True, True, True, False]
+    images = tf.stack([image] * 4)
+    results = augment.jitter(images, fields, factors, tf.constant(orders), tf.constant(jittered))
+    for numbers, result in zip(orders[:3], results, strict=False):
+        np.testing.assert_allclose(result, apply(np.argsort(numbers)), atol=1e-5)
+    np.testing.assert_array_equal(results[3], image)
+
+
+def test_ops_in_hsv_are_tensorflows_on_every_colour():
+    """Also of greys, of pure colours, and a little outside [0, 1], where bicubic resizing may lead."""
+    corners = np.stack(np.meshgrid(*[[-0.1, 0.0, 0.3, 0.5, 1.0, 1.2]] * 3), axis=-1).reshape(1, 12, 18, 3)
+    colours = tf.constant(corners, tf.float32)
+    for parameter in (0.0, 0.3, 1.0, 1.8):
+        ours = augment.saturation(colours, [parameter])
+        np.testing.assert_allclose(ours, tf.image.adjust_saturation(colours, parameter), atol=2e-6)
+    for parameter in (-0.2, 0.0, 0.1, 0.5):
+        ours = augment.hue(colours, [parameter])
+        np.testing.assert_allclose(ours, tf.image.adjust_hue(colours, parameter), atol=2e-6)
 
 
 def test_turning_one_op_off_leaves_the_draws_of_the_others():
