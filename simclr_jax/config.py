@@ -36,6 +36,9 @@ def _data() -> dict:
         # through a shuffle buffer of this many examples.
         "memory_mib": 2048,
         "shuffle_buffer": 16_384,
+        # Pretraining with all images on the devices, decoded, split over them and augmented there: no work for the host at
+        # all. For small images of one size. The order and the augmentations' random numbers are others than the host's.
+        "resident": False,
         # Unreadable files are skipped and replaced up to this share of the data set; beyond it the run stops.
         "max_bad_fraction": 0.01,
     }

@@ -21,7 +21,6 @@ import time
 
 from absl import flags
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -33,6 +32,7 @@ from simclr_jax import tpu_compiler
 from simclr_jax.data import sources
 from simclr_jax.errors import UserError
 from simclr_jax.models.networks import SimCLR
+from simclr_jax.training import inputs
 from simclr_jax.training import state as state_lib
 from simclr_jax.training import steps
 
@@ -139,11 +139,7 @@ def abstract_step(config: ConfigDict, mesh: jax.sharding.Mesh, num_examples: int
     )
     optimizer = optim.make_optimizer(config.optimizer, schedule)
     state = state_lib.abstract_state(make_model, optimizer, mesh)
-    size, split = config.data.image_size, parallel.batch_sharded(mesh)
-    batch = {
-        "views": jax.ShapeDtypeStruct((config.batch_size, 2, size, size, 3), jnp.uint8, sharding=split),
-        "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32, sharding=split),
-    }
+    batch = inputs.abstract_batch(config, mesh, num_examples)
     step = steps.make_pretrain_step(state_lib.graph_of(make_model), optimizer, schedule, config, mesh)
     return step, (state, batch)
 

@@ -23,11 +23,13 @@ from simclr_jax import parallel
 from simclr_jax import pictures
 from simclr_jax.data import pipeline
 from simclr_jax.data import sources
+from simclr_jax.data.resident import Resident
 from simclr_jax.errors import UserError
 from simclr_jax.models.networks import SimCLR
 from simclr_jax.operations import Operations
 from simclr_jax.training import checkpoint
 from simclr_jax.training import evaluate
+from simclr_jax.training import inputs
 from simclr_jax.training import loop
 from simclr_jax.training import metrics
 from simclr_jax.training import state as state_lib
@@ -49,6 +51,11 @@ def run(config: ConfigDict, workdir: epath.Path, *, operations: Operations) -> d
     config_lib.require(config, "data.source", "data.image_size", "data.eval_crop", "model.depth", hint=hint)
     config_lib.check_values(config, jax.device_count())
     source = sources.open_source(config.data, "train")
+    if config.data.resident and not isinstance(source, sources.RandomAccess):
+        raise UserError(
+            f"config.data.resident: {source.name} is larger than config.data.memory_mib={config.data.memory_mib}; raise that "
+            "if the devices can hold all images decoded."
+        )
     if config.batch_size > source.num_examples:
         raise UserError(
             f"config.batch_size is {config.batch_size}, but {source.name} has only {source.num_examples} images: an image "
@@ -92,20 +99,25 @@ def run(config: ConfigDict, workdir: epath.Path, *, operations: Operations) -> d
 
     # Data, from the step where the state stands.
     bad_images = pipeline.BadImages(source, config.data.max_bad_fraction)
-    batches = pipeline.train_batches(
-        source,
-        config.augment,
-        num_views=2,
-        size=config.data.image_size,
-        share=pipeline.local_share(mesh, config.batch_size, start_step),
-        seed=config.seed,
-        bad_images=bad_images,
-    )
-    if start_step < total_steps:
+    if config.data.resident:
+        batches = itertools.repeat(Resident.load(source, mesh))
+    else:
+        host_batches = pipeline.train_batches(
+            source,
+            config.augment,
+            num_views=2,
+            size=config.data.image_size,
+            share=pipeline.local_share(mesh, config.batch_size, start_step),
+            seed=config.seed,
+            bad_images=bad_images,
+        )
+        batches = inputs.global_batches(host_batches, mesh)
+    if start_step == 0:
         first = next(batches)
         batches = itertools.chain([first], batches)
-        if parallel.is_primary() and not (workdir / "views.png").exists():
-            pictures.contact_sheet(first["views"], workdir / "views.png")
+        views = inputs.look(config, mesh, first, start_step)
+        if parallel.is_primary():
+            pictures.contact_sheet(views, workdir / "views.png")
             log.info("%s shows the views that the network will see.", workdir / "views.png")
 
     # The online classifier on the test split, where there is one.
@@ -135,7 +147,6 @@ def run(config: ConfigDict, workdir: epath.Path, *, operations: Operations) -> d
         start_step=start_step,
         total_steps=total_steps,
         batch_size=config.batch_size,
-        mesh=mesh,
         log_every=config.log_every_steps,
         checkpoint_every=config.checkpoint.every_steps,
         checkpoints=checkpoints,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,25 @@ def call(workdir, *arguments):
 @pytest.fixture
 def at_repository(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.mark.usefixtures("at_repository")
+@pytest.mark.parametrize("where", ["--config.data.resident", "--config.augment.where=device"])
+def test_with_augmentation_on_the_device_a_run_continues_exactly(tmp_path, where):
+    settings = (where, "--config.epochs=0.6", "--config.checkpoint.every_steps=4", "--config.checkpoint.keep=9")
+    whole, continued = tmp_path / "whole", tmp_path / "continued"
+    call(whole, *settings)
+    shutil.copytree(whole, continued)
+    for step in ("12", "14"):
+        shutil.rmtree(continued / "checkpoints" / step)
+    (continued / "results.json").unlink()
+    call(continued, *settings)
+    lines, step, arrays = outcome(continued)
+    expected_lines, total, expected_arrays = outcome(whole)
+    assert (step, lines) == (total, expected_lines)
+    assert total == 14
+    jax.tree.map(np.testing.assert_array_equal, arrays, expected_arrays)
+    assert len({line["loss"] for line in lines}) == total
 
 
 @pytest.mark.usefixtures("at_repository")

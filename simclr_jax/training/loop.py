@@ -8,15 +8,14 @@ import math
 import time
 
 import jax
-from jax.sharding import Mesh
 import numpy as np
 
-from simclr_jax import parallel
 from simclr_jax.data.pipeline import BadImages
 from simclr_jax.errors import NonFiniteLoss
 from simclr_jax.errors import Preempted
 from simclr_jax.operations import Operations
 from simclr_jax.training.checkpoint import Checkpoints
+from simclr_jax.training.inputs import Batch
 from simclr_jax.training.metrics import MetricsWriter
 from simclr_jax.training.metrics import Progress
 from simclr_jax.training.state import TrainState
@@ -72,17 +71,16 @@ class Timing:
 def fit(
     state: TrainState,
     step_fn: StepFn,
-    batches: Iterator[dict[str, np.ndarray]],
+    batches: Iterator[Batch],
     *,
     start_step: int,
     total_steps: int,
     batch_size: int,
-    mesh: Mesh,
     log_every: int,
     checkpoint_every: int,
     checkpoints: Checkpoints,
     writer: MetricsWriter,
-    bad_images: BadImages,
+    bad_images: BadImages | None,
     operations: Operations,
     name: str,
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
@@ -94,10 +92,11 @@ def fit(
 
     Args:
       state, step_fn: see `training.steps`; the state is donated.
-      batches: this process's batches, the first one that of `start_step`.
+      batches: global batches, the first one that of `start_step`.
       batch_size: global, for the images per second.
       log_every, checkpoint_every: in steps; the last step is logged and saved in any case.
       checkpoints: where to save.
+      bad_images: what could not be read so far; None where nothing is read any more.
       operations: polled after every step.
       name: of the run, for the progress bar.
       evaluate: its metrics are logged with those of every `evaluate_every`-th step (0: never), but for the last.
@@ -112,10 +111,9 @@ def fit(
     try:
         for done in range(start_step + 1, total_steps + 1):
             with timing.of("data_wait"):
-                batch = next(batches)
+                batch = next(batches)  # on its way to the device while the step before is running
             operations.before_step(done, writer.workdir)
-            inputs = {key: batch[key] for key in ("views", "label")}
-            state, metrics = step_fn(state, parallel.to_global(inputs, mesh))
+            state, metrics = step_fn(state, batch)
             pending.append(metrics)
             if len(pending) > 2:  # or the host runs ahead and fills the device with batches
                 pending[-3]["loss"].block_until_ready()
@@ -141,7 +139,10 @@ def fit(
                 with timing.of("evaluation"):
                     values |= {f"test_{key}": value for key, value in evaluate(state).items() if key != "n"}
             if logging_step:
-                writer.write(done, values | timing.report(done, batch_size) | {"bad_images": bad_images.count})
+                writer.write(
+                    done,
+                    values | timing.report(done, batch_size) | {"bad_images": bad_images.count if bad_images else 0},
+                )
             progress.update(done, float(history[-1]["loss"]) if logging_step else None)
             if stop:
                 raise Preempted(

@@ -12,15 +12,12 @@ import optax
 
 from simclr_jax import objectives
 from simclr_jax import parallel
+from simclr_jax.training import inputs
+from simclr_jax.training.inputs import to_float
 from simclr_jax.training.state import TrainState
 from simclr_jax.training.state import merge
 
-StepFn = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
-
-
-def to_float(images: jax.Array) -> jax.Array:
-    """uint8 to floats in [0, 1]; no mean or deviation is taken off (reference tf2/data_util.py)."""
-    return images.astype(jnp.float32) / 255.0
+StepFn = Callable[[TrainState, inputs.Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -45,7 +42,7 @@ def _update(
 def _jit_step(step: StepFn, mesh: Mesh) -> StepFn:
     """`step` compiled for a mesh. The state stays where `parallel.sharding_of` puts it, and is donated."""
 
-    def placed(state: TrainState, batch: dict[str, jax.Array]):
+    def placed(state: TrainState, batch: inputs.Batch):
         state, metrics = step(state, batch)
         state = jax.lax.with_sharding_constraint(state, parallel.shardings_of(state, mesh))
         return state, jax.lax.with_sharding_constraint(metrics, parallel.replicated(mesh))
@@ -71,22 +68,27 @@ def make_pretrain_step(
     Args:
       graph: of a `SimCLR` model.
       optimizer, schedule: from `simclr_jax.optim`.
-      config: of the run: `loss` and `microbatches`, which has to divide the images on each device.
+      config: of the run. `microbatches` has to divide the images on each device.
       mesh: over which the batch is split.
 
     Returns:
       A jitted function (state, batch) to (state, metrics). The batch has `views` uint8 `[batch, 2, size, size, 3]` and
-      `label` int32 `[batch]`, used where the model has a classifier. Metrics are float32 scalars.
+      `label` int32 `[batch]`, used where the model has a classifier; or it is `Resident`. Metrics are float32 scalars.
     """
 
     loss, microbatches = config.loss, config.microbatches
 
-    def step(state: TrainState, batch: dict[str, jax.Array]):
-        nt_xent, contrastive_metrics = objectives.implementation(loss.method, len(batch["label"]), mesh)
+    views_of = inputs.make_views(config)
 
-        def embed(params, views):
+    def step(state: TrainState, batch: inputs.Batch):
+        positions = inputs.positions(state.step, config.batch_size)
+        images, labels = inputs.read(batch, positions, config.seed)
+        nt_xent, contrastive_metrics = objectives.implementation(loss.method, len(labels), mesh)
+
+        def embed(params, some):
+            views = views_of(*some)
             # Batch-major: merging [batch, 2] keeps the split over devices, merging [2, batch] would gather every image.
-            images = to_float(views.reshape(-1, *views.shape[2:]))
+            images = views.reshape(-1, *views.shape[2:])
             model = merge(graph, parallel.gather(params, mesh), state.batch_stats)
             h, z = model(images, train=True)
             batch_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
@@ -99,7 +101,7 @@ def make_pretrain_step(
             if hasattr(model, "classifier"):
                 # Trained beside the encoder, on features without gradient, so it changes nothing in the encoder.
                 logits = model.classifier(h.reshape(-1, h.shape[-1]))
-                both = jnp.repeat(batch["label"], 2)
+                both = jnp.repeat(labels, 2)
                 classifier_loss = cross_entropy(logits, both)
                 total = total + classifier_loss
                 metrics["classifier_loss"] = classifier_loss
@@ -108,10 +110,12 @@ def make_pretrain_step(
 
         if microbatches == 1:
             z, pull_back, (h, batch_stats) = jax.vjp(
-                lambda params: embed(params, batch["views"]), state.params, has_aux=True
+                lambda params: embed(params, (images, positions)), state.params, has_aux=True
             )
         else:
-            z, pull_back, (h, batch_stats) = _embed_in_parts(embed, state.params, batch["views"], microbatches, mesh)
+            z, pull_back, (h, batch_stats) = _embed_in_parts(
+                embed, state.params, (images, positions), microbatches, mesh
+            )
         differentiate = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
         (_, metrics), (z_gradient, grads) = differentiate(z, state.params, h)
         grads = jax.tree.map(jnp.add, grads, *pull_back(z_gradient))
@@ -120,15 +124,15 @@ def make_pretrain_step(
     return _jit_step(step, mesh)
 
 
-def _embed_in_parts(embed: Callable, params: Any, views: jax.Array, parts: int, mesh: Mesh):
-    """`jax.vjp` of `embed(params, views) -> (z, (h, batch_stats))` for the parameters, a part of the images at a time."""
-    pieces = _to_parts(views, parts, mesh)
+def _embed_in_parts(embed: Callable, params: Any, images: Any, parts: int, mesh: Mesh):
+    """`jax.vjp` of `embed(params, images) -> (z, (h, batch_stats))` for the parameters, a part of the images at a time."""
+    pieces = jax.tree.map(lambda array: _to_parts(array, parts, mesh), images)
 
     def embed_part(sums, piece):
         z, (h, batch_stats) = embed(params, piece)
         return jax.tree.map(jnp.add, sums, batch_stats), (z, h)
 
-    shapes = jax.eval_shape(embed, params, pieces[0])[1][1]
+    shapes = jax.eval_shape(embed, params, jax.tree.map(lambda array: array[0], pieces))[1][1]
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     sums, (z, h) = jax.lax.scan(embed_part, zeros, pieces)
     batch_stats = jax.tree.map(lambda leaf: leaf / parts, sums)

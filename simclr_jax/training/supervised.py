@@ -16,6 +16,7 @@ from simclr_jax.evaluation import Setup
 from simclr_jax.models.heads import LinearClassifier
 from simclr_jax.models.networks import Classifier
 from simclr_jax.training import evaluate
+from simclr_jax.training import inputs
 from simclr_jax.training import loop
 from simclr_jax.training import metrics
 from simclr_jax.training import state as state_lib
@@ -93,11 +94,10 @@ class ClassifierTraining:
         state = loop.fit(
             state,
             step_fn,
-            batches,
+            inputs.global_batches(batches, setup.mesh),
             start_step=start_step,
             total_steps=total_steps,
             batch_size=config.batch_size,
-            mesh=setup.mesh,
             log_every=config.log_every_steps,
             checkpoint_every=config.checkpoint.every_steps,
             checkpoints=checkpoints,

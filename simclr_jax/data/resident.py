@@ -1,0 +1,234 @@
+"""Data that lives on the devices altogether: decoded once, dealt out over them, and picked from inside the jitted step.
+
+For data sets of small images. The order is, as in `data.order`, a pure function of (seed, position), but another one:
+each epoch is a permutation that is computed on the device, so a step needs nothing from its host but its number.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+
+from simclr_jax import parallel
+from simclr_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from simclr_jax.data.sources import RandomAccess
+
+# Keeps the order apart from what else is drawn with a run's seed.
+_SHUFFLE = 0x73687566
+# With 8, some orders of 5 examples are more frequent than others; with 16, none of 6 (chi-square over 20,000 epochs).
+_ROUNDS = 16
+
+# Images that are decoded at a time.
+_CHUNK = 256
+
+
+# --- Order ---------------------------------------------------------------------------------------------------------
+
+
+def _hash(x: jax.Array) -> jax.Array:
+    """A bijection of uint32 in which every bit depends on every bit (C. Wellons' "lowbias32")."""
+    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
+    return x ^ (x >> 16)
+
+
+def permuted(positions: jax.Array, num_examples: int, seed: int) -> jax.Array:
+    """The indices of the examples at global positions: each epoch is a new permutation of `num_examples`.
+
+    A Feistel network: an index is a pair of digits, and in turn one digit is moved by a hash of the other, which can
+    always be undone. Here the digits are of base ceil(sqrt(n)) or one less instead of bits, so that hardly more pairs
+    than examples exist; from a pair beyond them the network walks on until it meets one within (Black and Rogaway 2002,
+    "Ciphers with arbitrary finite domains"). So no position has to know of another.
+
+    Args:
+      positions: uint32 or int32 `[n]`, not negative.
+      num_examples: how many examples an epoch has.
+      seed: of the run.
+
+    Returns:
+      int32 `[n]` in [0, num_examples).
+    """
+    positions = positions.astype(jnp.uint32)
+    epochs, start = positions // np.uint32(num_examples), positions % np.uint32(num_examples)
+    high = math.isqrt(num_examples - 1) + 1
+    low = -(-num_examples // high)
+    base = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _SHUFFLE)
+    keys = jax.vmap(lambda epoch: jax.random.bits(jax.random.fold_in(base, epoch), (_ROUNDS,), jnp.uint32))(epochs)
+
+    def network(index: jax.Array) -> jax.Array:
+        first, second = index // np.uint32(low), index % np.uint32(low)
+        for number in range(0, _ROUNDS, 2):
+            first = (first + _hash(second ^ keys[:, number]) % np.uint32(high)) % np.uint32(high)
+            second = (second + _hash(first ^ keys[:, number + 1]) % np.uint32(low)) % np.uint32(low)
+        return first * np.uint32(low) + second
+
+    def walk(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        indices, outside = carry
+        indices = jnp.where(outside, network(indices), indices)
+        return indices, indices >= np.uint32(num_examples)
+
+    indices, _ = jax.lax.while_loop(lambda carry: jnp.any(carry[1]), walk, (start, jnp.ones_like(start, jnp.bool)))
+    return indices.astype(jnp.int32)
+
+
+# --- Images on the devices -----------------------------------------------------------------------------------------
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Resident:
+    """Images and labels, split over all devices of a mesh. A pytree: give it to a jitted function as an argument.
+
+    (A function that closes over it would have the images compiled into it.)
+
+    Attributes:
+      images: uint8 `[n, height, width, 3]`, n filled up with black images to a multiple of the devices.
+      labels: int32 `[n]`, -1 for none.
+      num_examples: without the filling.
+      mesh: over which they are split.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    num_examples: int = dataclasses.field(metadata={"static": True})
+    mesh: Mesh = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def put(cls, images: np.ndarray, labels: np.ndarray, mesh: Mesh) -> "Resident":
+        """Places arrays that are whole on this host: uint8 `[n, height, width, 3]` and int32 `[n]`.
+
+        Of several processes each needs only the rows of `parallel.local_rows`: a memory map is read at those alone.
+        """
+        return cls._place(lambda start, stop: images[start:stop], images.shape[1:], labels, mesh)
+
+    @classmethod
+    def load(cls, source: "RandomAccess", mesh: Mesh) -> "Resident":
+        """Decodes a source onto the devices: each process what its own devices hold, a device's part at a time.
+
+        Raises:
+          UserError: as `as_arrays`.
+        """
+        shape = _first_shape(source)
+        return cls._place(lambda start, stop: _decode(source, start, stop, shape), shape, _labels(source), mesh)
+
+    @classmethod
+    def _place(cls, read: Callable[[int, int], np.ndarray], shape: tuple[int, ...], labels: np.ndarray, mesh: Mesh):
+        num_examples = len(labels)
+        padded = -(-num_examples // mesh.size) * mesh.size
+        sharding = parallel.batch_sharded(mesh)
+
+        def block(read: Callable[[int, int], np.ndarray], index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(padded)
+            rows = read(min(start, num_examples), min(stop, num_examples))
+            missing = stop - start - len(rows)
+            return np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1)) if missing else rows
+
+        return cls(
+            images=jax.make_array_from_callback((padded, *shape), sharding, lambda index: block(read, index)),
+            labels=jax.make_array_from_callback(
+                (padded,), sharding, lambda index: block(lambda start, stop: labels[start:stop], index)
+            ),
+            num_examples=num_examples,
+            mesh=mesh,
+        )
+
+    def batch(self, positions: jax.Array, seed: int) -> tuple[jax.Array, jax.Array]:
+        """The examples at global positions, uint32 or int32 `[batch]`, in the order of a seed; inside a jitted function.
+
+        Returns:
+          As `take`.
+        """
+        # A few numbers: every device computes all. Were they split, each turn of the loop would wait for all devices.
+        positions = jax.lax.with_sharding_constraint(positions, parallel.replicated(self.mesh))
+        return self.take(permuted(positions, self.num_examples, seed))
+
+    def take(self, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Examples by their numbers, int32 `[batch]`, inside a jitted function.
+
+        Every device looks up what it holds and the sum is dealt out: what travels is a batch, never the data set.
+
+        Returns:
+          uint8 `[batch, height, width, 3]` and int32 `[batch]`, split over all devices.
+        """
+        whole, split = parallel.replicated(self.mesh), parallel.batch_sharded(self.mesh)
+        # Every device has to know of all indices. Were they split, the compiler might rather gather the images.
+        indices = jax.lax.with_sharding_constraint(indices, whole)
+
+        def pick(array: jax.Array) -> jax.Array:
+            return jax.lax.with_sharding_constraint(jnp.take(array, indices, axis=0, mode="clip"), split)
+
+        return pick(self.images), pick(self.labels)
+
+
+# --- Sources -------------------------------------------------------------------------------------------------------
+
+
+def as_arrays(source: "RandomAccess") -> tuple[np.ndarray, np.ndarray]:
+    """All examples of a source, decoded: uint8 `[n, height, width, 3]` and int32 `[n]`, -1 for no label.
+
+    Raises:
+      UserError: naming the first image that cannot be read, or has another shape than the first.
+    """
+    return _decode(source, 0, source.num_examples, _first_shape(source)), _labels(source)
+
+
+def _labels(source: "RandomAccess") -> np.ndarray:
+    if source.all_labels is None:
+        return np.full(source.num_examples, -1, np.int32)
+    return np.asarray(source.all_labels, np.int32)
+
+
+def _first_shape(source: "RandomAccess") -> tuple[int, ...]:
+    return tuple(_open(source, 0).shape)
+
+
+def _open(source: "RandomAccess", index: int) -> np.ndarray:
+    """One image, uint8 `[height, width, 3]`."""
+    import tensorflow as tf
+
+    from simclr_jax.data import augment
+
+    try:
+        return augment.decode(source.fetch(tf.constant(index, tf.int64))).numpy()
+    except tf.errors.OpError:
+        raise UserError(f"cannot read the image {source.describe(index)}, which data on the devices needs.") from None
+
+
+def _decode(source: "RandomAccess", start: int, stop: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The images [start, stop): uint8 `[stop - start, *shape]`."""
+    import tensorflow as tf
+
+    from simclr_jax.data import augment
+
+    def load(index):
+        return tf.ensure_shape(augment.decode(source.fetch(index)), shape)
+
+    images = np.empty((stop - start, *shape), np.uint8)
+    chunks = tf.data.Dataset.range(start, stop).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    done = 0
+    try:
+        for chunk in chunks.batch(_CHUNK).prefetch(1).as_numpy_iterator():
+            images[done : done + len(chunk)] = chunk
+            done += len(chunk)
+    except tf.errors.OpError:
+        # The error does not say which image it was.
+        for index in range(start + done, stop):
+            found = _open(source, index).shape
+            if found != shape:
+                raise UserError(
+                    f"data on the devices needs images of one shape, but {source.describe(index)} is "
+                    f"{_pixels(found)} and {source.describe(0)} is {_pixels(shape)} (height x width)."
+                ) from None
+        raise
+    return images
+
+
+def _pixels(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]}x{shape[1]}"

@@ -1,0 +1,81 @@
+"""From what the host, or the devices' own memory, holds of a batch to the views that the network sees.
+
+A batch is either `{"views", "label"}`, made by the host (`data.pipeline`), or `Resident` (`data.resident`), the whole data
+set, of which a step picks its part. Where each augmentation is done is the only difference.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+import numpy as np
+
+from simclr_jax import device_augment
+from simclr_jax import parallel
+from simclr_jax.data.resident import Resident
+
+Batch = dict[str, jax.Array] | Resident
+
+
+def global_batches(batches: Iterator[dict[str, np.ndarray]], mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
+    """This process's batches of `data.pipeline.train_batches` as its part of global ones."""
+    for batch in batches:
+        yield parallel.to_global({key: batch[key] for key in ("views", "label")}, mesh)
+
+
+def to_float(images: jax.Array) -> jax.Array:
+    """uint8 to floats in [0, 1]; no mean or deviation is taken off (reference tf2/data_util.py)."""
+    return images.astype(jnp.float32) / 255.0
+
+
+def positions(step: jax.Array, batch_size: int) -> jax.Array:
+    """The global positions of a step's images, uint32 `[batch_size]`; see `data.order`."""
+    return step.astype(jnp.uint32) * np.uint32(batch_size) + jnp.arange(batch_size, dtype=jnp.uint32)
+
+
+def read(batch: Batch, where: jax.Array, seed: int) -> tuple[jax.Array, jax.Array]:
+    """The images (uint8, `[batch, ...]`, as `make_views` takes them) and labels at global positions."""
+    if isinstance(batch, Resident):
+        return batch.batch(where, seed)
+    return batch["views"], batch["label"]
+
+
+def make_views(config: ConfigDict) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """A function (images of `read`, their positions) to float views `[batch, 2, size, size, 3]` in [0, 1]."""
+    seed, augment, size = config.seed, config.augment, config.data.image_size
+    if config.data.resident:
+        return lambda images, where: device_augment.views_from_images(images, where, seed, augment, size, 2)
+    if augment.where == "device":
+        return lambda crops, where: device_augment.random_views(crops, where, seed, augment)
+    return lambda views, where: to_float(views)
+
+
+def look(config: ConfigDict, mesh: Mesh, batch: Batch, step: int, number: int = 32) -> np.ndarray:
+    """The first views that a step will see, uint8 `[number, 2, size, size, 3]`; all processes have to call it."""
+
+    def views(batch: Batch) -> jax.Array:
+        where = positions(jnp.asarray(step), config.batch_size)
+        images = read(batch, where, config.seed)[0][:number]
+        where = where[:number]
+        return jnp.round(make_views(config)(images, where) * 255.0).astype(jnp.uint8)
+
+    return jax.device_get(jax.jit(views, out_shardings=parallel.replicated(mesh))(batch))
+
+
+def abstract_batch(config: ConfigDict, mesh: Mesh, num_examples: int) -> Any:
+    """Shapes, dtypes and shardings of a batch, for planning; resident images are taken to be of `data.image_size`."""
+    size, split = config.data.image_size, parallel.batch_sharded(mesh)
+
+    def array(shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=split)
+
+    if config.data.resident:
+        padded = -(-num_examples // mesh.size) * mesh.size
+        images, labels = array((padded, size, size, 3), jnp.uint8), array((padded,), jnp.int32)
+        return Resident(images, labels, num_examples, mesh)
+    shape = (config.batch_size, 2, size, size, 3)
+    return {"views": array(shape, jnp.uint8), "label": array(shape[:1], jnp.int32)}

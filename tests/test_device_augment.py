@@ -1,0 +1,385 @@
+"""Augmentation on the device: every op against TensorFlow's and the reference, the same draws, no word between devices."""
+
+import functools
+import itertools
+import json
+
+from conftest import mesh_of
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+import pytest
+from scipy import stats
+import tensorflow as tf
+
+from simclr_jax import config as config_lib
+from simclr_jax import device_augment
+from simclr_jax import parallel
+from simclr_jax.data import augment
+from simclr_jax.data import order
+
+RNG = np.random.default_rng(0)
+# As they come, coarse (channels that are equal), grey, beyond [0, 1], black, white in part.
+IMAGES = RNG.uniform(size=(6, 40, 32, 3)).astype(np.float32)
+IMAGES[1] = np.round(IMAGES[1] * 3) / 3
+IMAGES[2] = IMAGES[2, ..., :1]
+IMAGES[3] = IMAGES[3] * 1.2 - 0.1
+IMAGES[4] = 0
+IMAGES[5, ::2] = 1
+
+# What the ops are to equal. (The host's own are compared with them in data/test_augment.py.)
+TENSORFLOWS = {
+    "brightness": lambda image, factor: image * factor,
+    "contrast": tf.image.adjust_contrast,
+    "saturation": tf.image.adjust_saturation,
+    "hue": tf.image.adjust_hue,
+}
+OPS = tuple(TENSORFLOWS)
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+def each(op, images, *parameters):
+    """A TensorFlow op of one image, for every image with its own parameters."""
+    return np.stack([op(tf.constant(image), *own).numpy() for image, *own in zip(images, *parameters, strict=True)])
+
+
+# --- Operations ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.shared_data
+def test_every_op_equals_the_reference(reference):
+    vectors = reference("augment_ops")
+    names = {"brightness_v2": "brightness"} | {op: op for op in OPS[1:]}
+    checked = 0
+    for key in vectors:
+        _, op, *parameters = (*key.split("/"), "")
+        if op in names:
+            result = getattr(device_augment, names[op])(vectors["im"][None], np.float32([parameters[0]]))
+        elif op == "grayscale":
+            result = device_augment.grayscale(vectors["im"][None])
+        elif op == "blur":
+            kernel = 2 * (int(parameters[0].removeprefix("ks")) // 2) + 1
+            sigma = np.float32([parameters[1].removeprefix("sigma")])
+            result = device_augment.gaussian_blur(vectors["im"][None], kernel, sigma)
+        else:
+            continue
+        np.testing.assert_allclose(result[0], vectors[key], atol=2e-6, err_msg=key)
+        checked += 1
+    assert checked == 5 * 3 + 6 + 1 + 8
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_colour_ops_equal_tensorflows(op):
+    function = jax.jit(getattr(device_augment, op))
+    low, high = (-1.0, 1.0) if op == "hue" else (0.0, 1.8)
+    for parameters in np.linspace(low, high, 24).astype(np.float32).reshape(4, 6):
+        expected = each(TENSORFLOWS[op], IMAGES, parameters)
+        np.testing.assert_allclose(function(IMAGES, parameters), expected, atol=5e-6)
+
+
+def test_saturation_of_a_colour_is_at_most_full_and_grey_stays_grey():
+    images = np.float32([[[[1, 0.5, 0], [0.8, 0.4, 0.6], [0.3, 0.3, 0.3], [0, 0, 0]]]])
+    result = device_augment.saturation(images, np.float32([10]))[0, 0]
+    np.testing.assert_allclose(result, [[1, 0.5, 0], [0.8, 0, 0.4], [0.3] * 3, [0] * 3], atol=1e-6)
+
+
+@pytest.mark.parametrize(("op", "nothing"), zip(OPS, (1, 1, 1, 0), strict=True))
+def test_the_parameter_that_changes_nothing_changes_nothing(op, nothing):
+    images = np.clip(IMAGES, 0, 1)
+    result = jax.jit(getattr(device_augment, op))(images, np.full(len(images), nothing, np.float32))
+    np.testing.assert_allclose(result, images, atol=1e-6)
+
+
+def test_grayscale_flip_and_clip_equal_tensorflows():
+    gray = tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(IMAGES))
+    np.testing.assert_allclose(device_augment.grayscale(IMAGES), gray, atol=1e-6)
+    np.testing.assert_array_equal(device_augment.flip(IMAGES), tf.image.flip_left_right(IMAGES))
+    np.testing.assert_array_equal(device_augment.clip(IMAGES), tf.clip_by_value(IMAGES, 0, 1))
+
+
+def convolved(image, kernel_size, sigma):
+    """A blur as two depthwise convolutions of one image."""
+    offsets = np.arange(kernel_size, dtype=np.float32) - kernel_size // 2
+    kernel = tf.exp(-(offsets**2) / (2 * sigma**2))
+    kernel = tf.tile((kernel / tf.reduce_sum(kernel))[:, None, None, None], [1, 1, 3, 1])
+    image = tf.nn.depthwise_conv2d(image[None], kernel, [1, 1, 1, 1], "SAME")
+    return tf.nn.depthwise_conv2d(image, tf.transpose(kernel, [1, 0, 2, 3]), [1, 1, 1, 1], "SAME")[0]
+
+
+@pytest.mark.parametrize("kernel_size", [3, 9, 23])
+def test_blur_equals_tensorflows_with_a_sigma_for_each_image(kernel_size):
+    sigma = np.float32([0.1, 0.3, 0.7, 1.0, 1.6, 2.0])
+    expected = each(lambda image, sigma: convolved(image, kernel_size, sigma), IMAGES, sigma)
+    result = jax.jit(device_augment.gaussian_blur, static_argnums=1)(IMAGES, kernel_size, sigma)
+    np.testing.assert_allclose(result, expected, atol=2e-6)
+
+
+def test_the_blur_is_as_wide_as_the_hosts():
+    for side in (8, 16, 32, 64, 96, 224, 299):
+        assert device_augment.blur_kernel_size(side) == augment.blur_kernel_size(side)
+
+
+@pytest.mark.parametrize("off", [(), ("contrast", "hue"), OPS])
+def test_jitter_is_tensorflows_ops_in_each_images_order(off):
+    fields = config_lib.pretrain().augment
+    fields.update(strength=0.5, **dict.fromkeys(off, 0.0))
+    orders = np.array(list(itertools.permutations(range(4))), np.float32) / 4
+    images = RNG.uniform(-0.1, 1.1, (24, 8, 8, 3)).astype(np.float32)  # as a bicubic resize leaves them
+    factors = RNG.uniform(size=(24, 4)).astype(np.float32)
+    bounds = np.array([0.4, 0.4, 0.4, 0.1])
+    parameters = np.float32([1, 1, 1, 0] - bounds + factors * 2 * bounds)
+
+    def jittered(image, own, order):
+        for number in np.argsort(order):
+            if OPS[number] not in off:
+                image = tf.clip_by_value(TENSORFLOWS[OPS[number]](image, own[number]), 0, 1)
+        return image
+
+    result = jax.jit(lambda *draws: device_augment.jitter(images, fields, *draws))(factors, orders)
+    np.testing.assert_allclose(result, each(jittered, images, parameters, orders), atol=1e-5)
+
+
+# --- Crops ---------------------------------------------------------------------------------------------------------
+
+
+def host_boxes(shape, area, aspect, count):
+    def box(position):
+        return augment.random_box(tf.constant([*shape, 3]), order.view_seeds(2, position, 0)[0], area, aspect)
+
+    (boxes,) = tf.data.Dataset.range(count).map(box).batch(count).as_numpy_iterator()
+    return boxes
+
+
+def device_boxes(shape, area, aspect, count):
+    draws = np.random.default_rng(1).uniform(size=(count, 202)).astype(np.float32)
+    return np.asarray(jax.jit(lambda draws: device_augment.random_boxes(draws, *shape, area, aspect))(draws))
+
+
+@pytest.mark.parametrize(
+    ("shape", "area"),
+    [((427, 640), (0.08, 1.0)), ((32, 32), (0.08, 1.0)), ((8, 8), (0.08, 1.0)), ((96, 60), (0.2, 0.5))],
+)
+def test_crops_are_distributed_as_tensorflows(shape, area):
+    aspect = (3 / 4, 4 / 3)
+    host, device = host_boxes(shape, area, aspect, 4000), device_boxes(shape, area, aspect, 4000)
+    assert device.dtype == np.int32
+    assert np.all(device[:, :2] >= 0)
+    assert np.all(device[:, :2] + device[:, 2:] <= shape)
+
+    def facts(boxes):
+        top, left, tall, wide = boxes.T.astype(float)
+        return {"area": tall * wide / np.prod(shape), "aspect": wide / tall, "top": top, "left": left}
+
+    for name, expected in facts(host).items():
+        found = facts(device)[name]
+        error = expected.std() * np.sqrt(2 / len(expected))
+        assert abs(found.mean() - expected.mean()) < 4 * error, name
+        assert found.std() == pytest.approx(expected.std(), rel=0.06), name
+        assert stats.ks_2samp(found, expected).pvalue > 1e-3, name
+
+
+@pytest.mark.parametrize(
+    ("shape", "area", "aspect"),
+    [
+        ((2, 3), (0.08, 1.0), (3 / 4, 4 / 3)),
+        ((1, 1), (0.08, 1.0), (3 / 4, 4 / 3)),
+        ((7, 4), (0.6, 1.0), (0.5, 2.0)),  # only few of a hundred attempts fit
+        ((50, 50), (0.9, 1.0), (3.0, 4.0)),  # none does, so all are the whole image
+    ],
+)
+def test_small_and_awkward_images_have_the_crops_that_tensorflow_finds(shape, area, aspect):
+    host, device = host_boxes(shape, area, aspect, 3000), device_boxes(shape, area, aspect, 3000)
+    kinds, rows = np.unique(np.concatenate([host, device]), axis=0, return_inverse=True)
+    counts = np.stack([np.bincount(part, minlength=len(kinds)) for part in np.split(rows.reshape(-1), 2)])
+    assert counts.min() > 0 or counts.sum(axis=0)[counts.min(axis=0) == 0].max() < 10
+    frequent = counts[:, counts.sum(axis=0) >= 10]
+    if frequent.shape[1] > 1:
+        assert stats.chi2_contingency(frequent).pvalue > 1e-3
+    if shape == (50, 50):
+        np.testing.assert_array_equal(kinds, [[0, 0, 50, 50]])
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(32, 32, 32), (8, 8, 16), (45, 60, 32), (96, 96, 64)])
+def test_crop_and_resize_equals_tensorflows(height, width, size):
+    images = RNG.integers(0, 256, (30, height, width, 3), dtype=np.uint8)
+    top, left = RNG.integers(0, height, 30), RNG.integers(0, width, 30)
+    tall, wide = RNG.integers(1, height - top + 1), RNG.integers(1, width - left + 1)
+    boxes = np.stack([top, left, tall, wide], axis=1).astype(np.int32)
+    boxes[0] = 0, 0, height, width
+    expected = each(
+        lambda image, box: augment.resize(image[box[0] : box[0] + box[2], box[1] : box[1] + box[3]], size),
+        images,
+        boxes,
+    )
+    result = jax.jit(device_augment.crop_and_resize, static_argnums=2)(images, boxes, size)
+    np.testing.assert_allclose(result, expected, atol=5e-6)
+    assert result.max() > 1, "cubic weights go beyond the values that they weigh"
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(32, 32, 32), (9, 5, 5), (9, 6, 12)])
+def test_without_a_crop_a_view_is_the_central_square_as_on_the_host(height, width, size):
+    images = RNG.integers(0, 256, (3, height, width, 3), dtype=np.uint8)
+    fields = config(crop=False)
+    top, left, side, _ = augment.center_box(tf.constant([height, width, 3]), 1.0).numpy()
+    expected = each(lambda image: augment.resize(image[top : top + side, left : left + side], size), images)
+    views = device_augment.resized_crops(images, jnp.arange(3), 0, fields, size, 2)
+    assert views.shape == (3, 2, size, size, 3)
+    for view in range(2):
+        np.testing.assert_allclose(views[:, view], expected, atol=2e-6)
+
+
+# --- The family ----------------------------------------------------------------------------------------------------
+
+
+def config(**changes):
+    """Every op off but those in `changes`."""
+    off = {"crop": False, "flip_prob": 0.0, "jitter_prob": 0.0, "grayscale_prob": 0.0, "blur_prob": 0.0}
+    fields = config_lib.pretrain().augment
+    fields.update(off | changes)
+    return fields
+
+
+PIXELS = RNG.integers(0, 256, (24, 20, 20, 3), dtype=np.uint8)
+POSITIONS = np.arange(24, dtype=np.uint32) + 2**31
+
+
+@functools.cache
+def compiled(text, size, num_views):
+    fields = ConfigDict(json.loads(text))
+    return jax.jit(
+        lambda images, positions, seed: device_augment.views_from_images(
+            images, positions, seed, fields, size, num_views
+        )
+    )
+
+
+def whole(fields, images=PIXELS, positions=POSITIONS, seed=0, num_views=2):
+    return np.asarray(compiled(fields.to_json(), 20, num_views)(images, positions, seed))
+
+
+def repeated(image, count):
+    return np.tile(image[None], (count, 1, 1, 1))
+
+
+def test_with_everything_off_a_view_is_the_image():
+    views = whole(config())
+    assert views.dtype == np.float32
+    for view in range(2):
+        np.testing.assert_allclose(views[:, view], PIXELS.astype(np.float32) / 255, rtol=2e-7)
+
+
+def test_the_draws_have_their_distributions_and_are_independent():
+    draws = np.asarray(device_augment._draws(0, jnp.arange(2000), 2, 1, 13)).reshape(4000, 13)
+    for column in draws.T:
+        assert stats.kstest(column, "uniform").pvalue > 1e-3
+    both = np.concatenate(
+        [draws, draws.reshape(2000, 2, 13)[:, ::-1].reshape(4000, 13)], axis=1
+    )  # and the other view's
+    correlations = np.corrcoef(both.T) - np.eye(26)
+    assert np.abs(correlations).max() < 5 / np.sqrt(2000)
+    along = [np.corrcoef(column[2:], column[:-2])[0, 1] for column in draws.T]
+    assert np.abs(along).max() < 5 / np.sqrt(4000)
+
+
+def test_probabilities_and_ranges_are_kept():
+    count = 1000
+    positions = np.arange(count, dtype=np.uint32)
+    image = np.zeros((20, 20, 3), np.uint8)
+    image[10, 5] = 200, 100, 50
+    images = repeated(image, count)
+    original = image.astype(np.float32) / 255
+
+    def changed(fields):
+        views = whole(fields, images, positions, num_views=1)[:, 0]
+        return views, np.abs(views - original).max(axis=(1, 2, 3)) > 1e-6
+
+    for fields in (config(flip_prob=0.3), config(jitter_prob=0.3), config(grayscale_prob=0.3), config(blur_prob=0.3)):
+        assert abs(changed(fields)[1].mean() - 0.3) < 4 * np.sqrt(0.3 * 0.7 / count)
+
+    alone = {"strength": 0.5, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+    views, _ = changed(config(jitter_prob=1.0, brightness=0.4, **alone))
+    factors = views[:, 10, 5, 2] * 255 / 50
+    assert stats.kstest(factors, stats.uniform(0.8, 0.4).cdf).pvalue > 1e-3
+
+    views, _ = changed(config(blur_prob=1.0, blur_sigma=(0.5, 2.0)))
+    peak = np.sqrt(views[:, 10, 5, 0] * 255 / 200)  # of a kernel (e, 1, e) / (1 + 2 e)
+    sigma = np.sqrt(-0.5 / np.log((1 / peak - 1) / 2))
+    assert stats.kstest(sigma, stats.uniform(0.5, 1.5).cdf).pvalue > 1e-3
+
+
+def test_turning_one_op_off_leaves_the_draws_of_the_others():
+    both, jittered = whole(config(flip_prob=0.5, jitter_prob=1.0)), whole(config(jitter_prob=1.0))
+    flip = whole(config(flip_prob=0.5))
+    flipped = np.abs(flip - PIXELS[:, None, :, ::-1] / np.float32(255)).max(axis=(2, 3, 4)) < 1e-6
+    assert 10 < flipped.sum() < 38
+    expected = np.where(flipped[..., None, None, None], jittered[..., ::-1, :], jittered)
+    np.testing.assert_allclose(both, expected, atol=1e-6)
+
+
+def test_a_view_is_the_hosts_for_the_same_draws():
+    fields = config_lib.pretrain().augment
+    crops = RNG.uniform(-0.05, 1.05, (16, 2, 32, 32, 3)).astype(np.float32)
+    positions = jnp.arange(16)
+    draws = device_augment._draws(3, positions, 2, 1, 13).reshape(32, 13)
+    expected = augment.random_views(crops.reshape(32, 32, 32, 3), tf.constant(draws), fields)
+    result = jax.jit(lambda crops: device_augment._finish(crops, positions, 3, fields))(crops)
+    # The host's are rounded to uint8.
+    np.testing.assert_allclose(result.reshape(expected.shape) * 255, expected, atol=0.5 + 5e-3)
+
+
+def test_views_depend_on_seed_position_and_view_alone():
+    fields = config_lib.pretrain().augment
+    all_views = whole(fields)
+    assert all_views.dtype == np.float32
+    assert 0 <= all_views.min() < all_views.max() <= 1
+    # In another batch, in another order, beside a view more.
+    rows = np.array([17, 3, 8])
+    few = functools.partial(whole, fields, num_views=3)
+    np.testing.assert_allclose(few(PIXELS[rows], POSITIONS[rows])[:, :2], all_views[rows], atol=1e-6)
+    same = repeated(PIXELS[0], 3)
+    views = np.concatenate([few(same, POSITIONS[:3], seed=seed).reshape(9, -1) for seed in (0, 1)])
+    assert len(np.unique(views, axis=0)) == 18
+
+
+def test_crops_from_the_host_get_the_same_second_half():
+    fields = config_lib.pretrain().augment
+    fields.crop = False
+    crops = np.repeat(PIXELS[:, None], 2, axis=1)
+    result = jax.jit(lambda crops, positions: device_augment.random_views(crops, positions, 0, fields))(
+        crops, POSITIONS
+    )
+    np.testing.assert_allclose(result, whole(fields), atol=1e-6)
+
+
+def test_a_supervised_config_has_crop_and_flip_alone():
+    fields = ConfigDict(config_lib.linear_probe().augment)
+    views = whole(fields, num_views=1)
+    full = config_lib.pretrain().augment
+    full.update(jitter_prob=0.0, grayscale_prob=0.0, blur_prob=0.0)
+    np.testing.assert_allclose(views, whole(full, num_views=1), atol=1e-6)
+
+
+def test_what_is_off_is_not_computed():
+    def text(fields):
+        return str(
+            jax.make_jaxpr(lambda images: device_augment.views_from_images(images, POSITIONS, 0, fields, 20, 2))(PIXELS)
+        )
+
+    assert "dot_general" not in text(config(jitter_prob=0.8, grayscale_prob=0.2, flip_prob=0.5))
+    assert "dot_general" in text(config(blur_prob=0.5))
+    assert " rem " not in text(config(jitter_prob=0.8, hue=0.0))
+    assert "while" not in text(config_lib.pretrain().augment), "a loop until all are done would wait for all devices"
+
+
+@pytest.mark.parametrize("fsdp", [1, 2])
+def test_devices_make_their_own_views_without_a_word_to_each_other(fsdp):
+    fields = config_lib.pretrain().augment
+    split = parallel.batch_sharded(mesh_of(8, fsdp))
+    run = jax.jit(lambda images, positions: device_augment.views_from_images(images, positions, 0, fields, 20, 2))
+    arguments = jax.device_put((PIXELS, POSITIONS), split)
+    compiled = run.lower(*arguments).compile()
+    assert not any(f"{name}(" in compiled.as_text() for name in COLLECTIVES)
+    views = compiled(*arguments)
+    assert {shard.data.shape for shard in views.addressable_shards} == {(3, 2, 20, 20, 3)}
+    np.testing.assert_allclose(views, whole(fields), atol=1e-6)
