@@ -7,13 +7,18 @@ BIN := $(VENV)/bin
 # A stamp for each set of extras, so that asking for more installs more.
 INSTALLED := $(VENV)/installed-$(EXTRAS)
 
-.PHONY: help quickstart test test-quick lint format clean
+# What the benchmarks compare with has an environment of its own.
+PEERS := .venv-peers
+PEERS_INSTALLED := $(PEERS)/installed
+
+.PHONY: help quickstart test test-quick lint format peers bench clean
 
 help:
 	@echo "make quickstart   pretrain, probe and fine-tune on handwritten digits; under 10 minutes on 2 cores"
 	@echo "make test         the whole test suite, in parallel"
 	@echo "make test-quick   without the tests marked heavy"
 	@echo "make lint         ruff"
+	@echo "make bench        the benchmarks against PyTorch and lightly, into docs/benchmarks.md; over an hour on 2 cores"
 
 # Made again whenever the requirements change. A failed install leaves no stamp and is tried again.
 $(INSTALLED): setup.py constraints.txt
@@ -41,5 +46,21 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# 6 GB of disk: on Linux the package index has PyTorch with CUDA only.
+$(PEERS_INSTALLED): benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --upgrade pip
+	$(PEERS)/bin/python -m pip install --quiet --requirement benchmarks/peers.txt
+	$(PEERS)/bin/python -c 'from lightly.loss import NTXentLoss; from lightly.transforms import SimCLRTransform; import timm, torchvision'
+	touch $@
+
+peers: $(PEERS_INSTALLED)
+
+# With JPEG files of one's own: make bench INPUTARGS="--images_32=FOLDER --images_224=FOLDER"
+bench: $(INSTALLED) $(PEERS_INSTALLED)
+	$(BIN)/python -m benchmarks.loss
+	$(BIN)/python -m benchmarks.input $(INPUTARGS)
+	$(BIN)/python -m benchmarks.step
+
 clean:
-	rm -rf $(VENV) *.egg-info build
+	rm -rf $(VENV) $(PEERS) *.egg-info build

@@ -11,6 +11,7 @@ from simclr_jax import config as config_lib
 from simclr_jax import optim
 from simclr_jax import parallel
 from simclr_jax.models.networks import SimCLR
+from simclr_jax.training import inputs
 from simclr_jax.training import state as state_lib
 from simclr_jax.training import steps
 
@@ -109,6 +110,25 @@ def test_the_state_stays_replicated_is_donated_and_nothing_compiles_twice():
     assert first_kernel.is_deleted()
     assert int(state.step) == 3
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize("method", ["blocks", "dense"])
+def test_more_devices_with_as_many_more_images_leave_each_device_its_work(method):
+    """Weak scaling. What grows is the contrast with all images, which is small beside the network."""
+    flops = {}
+    for count in (1, 8):
+        config, mesh = pretrain_config(), mesh_of(count)
+        config.batch_size, config.loss.method = 8 * count, method
+
+        def make_model(rngs, config=config):
+            return SimCLR(config, None, rngs=rngs)
+
+        step = steps.make_pretrain_step(state_lib.graph_of(make_model), PLAIN, lambda step: 1.0, config, mesh)
+        state = state_lib.abstract_state(make_model, PLAIN, mesh)
+        config.data.image_size = SIZE
+        batch = inputs.abstract_batch(config, mesh, 1000)
+        flops[count] = step.lower(state, batch).compile().cost_analysis()["flops"]
+    assert flops[8] == pytest.approx(flops[1], rel=0.05)
 
 
 def test_the_online_classifier_changes_nothing_else():

@@ -1,0 +1,274 @@
+"""The input pipeline against lightly's: augmented views per second, with nothing else going on.
+
+    python -m benchmarks.input
+    python -m benchmarks.input --images_32=CIFAR/train --images_224=IMAGENET/train        # JPEG files of one's own
+    python -m benchmarks.input --sizes=32 --seconds=2 --rounds=1 --docs=/tmp/docs         # a look
+
+Without folders, images are made up: as large as CIFAR-10's (32x32) and ImageNet's (500x375), with shapes and texture, so
+that their files have about the usual size. All files have been read once before, so they come from the page cache. Every
+contender is asked for batch after batch; after `--warmup` seconds, and two batches at least, views are counted for at
+least `--seconds` and four batches. Buffers are empty by then, since whoever asks does nothing else.
+
+At 32 px, batch 256, the paper's CIFAR-10 augmentation: crop, flip, jitter of strength 0.5, greyscale, no blur. At 224 px,
+batch 64 (so that a window of some seconds has many batches), all of the ImageNet one. The contenders:
+
+- `ours`: `simclr_jax.data.pipeline.train_batches` on the folder with the augmentation of configs/folder.py; uint8.
+- `ours_memory`: the same on decoded images in memory, a `RandomAccess` source. For 32 px only.
+- `ours_device`: as `ours` with `config.augment.where = 'device'`: what the host still does where colour and blur are left
+  to the device; the device's part is in its step.
+- `lightly`: `SimCLRTransform` with torchvision's ImageFolder and PyTorch's DataLoader, a worker for each core, which
+  collates as it does by default and as lightly's documentation shows it; float32, normalised. Shuffled, but in one long
+  epoch, so that no time goes into starting epochs.
+- `ceiling`: what the machine can do with tf.data alone: read, `decode_and_crop_jpeg` of two random boxes, bicubic resize,
+  uint8, batch. No order that can be repeated, no check for broken files, no augmentation but the crop.
+
+The cases with fewer cores, for ours alone, say how it grows with them.
+"""
+
+from collections.abc import Iterable
+import itertools
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+from benchmarks import harness
+
+BATCH = {32: 256, 224: 64}
+MADE_UP = {32: (5000, (32, 32), 75), 224: (256, (500, 375), 90)}  # how many, width and height, JPEG quality
+
+
+# --- Contenders ----------------------------------------------------------------------------------------------------
+
+
+def views_per_second(batches: Iterable, options: dict) -> dict:
+    """Draws batches as fast as they come."""
+    batches = iter(batches)
+    began = time.perf_counter()
+    for drawn in itertools.count(1):
+        next(batches)
+        if drawn >= 2 and time.perf_counter() - began >= options["warmup"]:
+            break
+    began = time.perf_counter()
+    for drawn in itertools.count(1):
+        next(batches)
+        passed = time.perf_counter() - began
+        if drawn >= 4 and passed >= options["seconds"]:
+            return {"views_per_s": 2 * BATCH[options["size"]] * drawn / passed, "batches": drawn}
+
+
+def our_config(options: dict):
+    from configs import folder
+
+    config = folder.get_config(f"size={options['size']}")
+    config.data.root = options["folder"]
+    return config
+
+
+def our_batches(config, source, options: dict) -> Iterable:
+    from simclr_jax.data import order
+    from simclr_jax.data import pipeline
+
+    return pipeline.train_batches(
+        source,
+        config.augment,
+        num_views=2,
+        size=options["size"],
+        share=order.Share(BATCH[options["size"]]),
+        seed=0,
+        bad_images=pipeline.BadImages(source, config.data.max_bad_fraction),
+    )
+
+
+def ours(options: dict) -> dict:
+    from simclr_jax.data import sources
+
+    config = our_config(options)
+    return views_per_second(our_batches(config, sources.open_source(config.data, "train"), options), options)
+
+
+def ours_device(options: dict) -> dict:
+    from simclr_jax.data import sources
+
+    config = our_config(options)
+    if "where" not in config.augment:
+        raise harness.Absent("config.augment has no field 'where'")
+    config.augment.where = "device"
+    return views_per_second(our_batches(config, sources.open_source(config.data, "train"), options), options)
+
+
+def ours_memory(options: dict) -> dict:
+    import tensorflow as tf
+
+    from simclr_jax.data.sources import RandomAccess
+
+    files = sorted(str(path) for path in pathlib.Path(options["folder"]).rglob("*.jpg"))
+    images = tf.stack([tf.io.decode_jpeg(tf.io.read_file(path), channels=3) for path in files])
+    source = RandomAccess("images in memory", len(files), fetch=lambda index: tf.gather(images, index))
+    return views_per_second(our_batches(our_config(options), source, options), options)
+
+
+def lightly(options: dict) -> dict:
+    from lightly.transforms import SimCLRTransform
+    import torch
+    from torchvision.datasets import ImageFolder
+
+    small = {"cj_strength": 0.5, "gaussian_blur": 0.0} if options["size"] <= 32 else {}
+    dataset = ImageFolder(options["folder"], transform=SimCLRTransform(input_size=options["size"], **small))
+    batch = BATCH[options["size"]]
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_size=batch,
+        sampler=torch.utils.data.RandomSampler(dataset, num_samples=batch * 100_000),
+        drop_last=True,
+        num_workers=options["cores"],
+        persistent_workers=True,
+    )
+    return views_per_second(loader, options)
+
+
+def ceiling(options: dict) -> dict:
+    import tensorflow as tf
+
+    size = options["size"]
+
+    def crop(content):
+        begin, extent, _ = tf.image.sample_distorted_bounding_box(
+            tf.io.extract_jpeg_shape(content),
+            bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+            min_object_covered=0.1,
+            aspect_ratio_range=(3 / 4, 4 / 3),
+            area_range=(0.08, 1.0),
+            max_attempts=100,
+            use_image_if_no_bounding_boxes=True,
+        )
+        box = tf.concat([begin[:2], extent[:2]], axis=0)
+        image = tf.image.resize(tf.io.decode_and_crop_jpeg(content, box, channels=3), [size, size], method="bicubic")
+        return tf.saturate_cast(image, tf.uint8)
+
+    def views(path):
+        content = tf.io.read_file(path)
+        return tf.stack([crop(content), crop(content)])
+
+    files = sorted(str(path) for path in pathlib.Path(options["folder"]).rglob("*.jpg"))
+    paths = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files)).repeat()
+    batches = paths.map(views, num_parallel_calls=tf.data.AUTOTUNE).batch(BATCH[size], drop_remainder=True).prefetch(2)
+    return views_per_second(batches.as_numpy_iterator(), options)
+
+
+BENCHMARK = harness.Benchmark(
+    name="input",
+    contenders={
+        "ours": harness.Contender(ours),
+        "ours_memory": harness.Contender(ours_memory),
+        "ours_device": harness.Contender(ours_device),
+        "lightly": harness.Contender(lightly, peer=True),
+        "ceiling": harness.Contender(ceiling),
+    },
+    value="views_per_s",
+    more_is_better=True,
+    baselines=("lightly", "ceiling"),
+    columns={
+        "views/s": harness.shown("{:,.0f}", "views_per_s"),
+        "times as fast as lightly": harness.times_as_fast_as("lightly"),
+        "as the ceiling": harness.times_as_fast_as("ceiling"),
+        "images": lambda entry: entry["images"],
+    },
+)
+
+
+# --- Images --------------------------------------------------------------------------------------------------------
+
+
+def make_up(folder: pathlib.Path, size: int) -> None:
+    """Writes images with colours, shapes and texture as JPEG files, in ten classes."""
+    import numpy as np
+    from PIL import Image
+
+    count, shape, quality = MADE_UP[size]
+    random = np.random.default_rng(0)
+
+    def octave(scale: int) -> np.ndarray:
+        """Noise whose grains are `scale` pixels wide."""
+        grains = random.integers(0, 256, (-(-shape[1] // scale), -(-shape[0] // scale), 3), np.uint8)
+        return np.asarray(Image.fromarray(grains).resize(shape, Image.Resampling.BICUBIC), np.float32)
+
+    scales = [scale for scale in (1, 2, 4, 16, 64, 256) if scale < max(shape)]
+    for number in range(count):
+        weights = random.dirichlet([0.5] + [1.0] * (len(scales) - 1))
+        image = sum(weight * octave(scale) for weight, scale in zip(weights, scales, strict=True))
+        for _ in range(3):
+            left, top = random.integers(0, shape[0]), random.integers(0, shape[1])
+            image[top : top + shape[1] // 3, left : left + shape[0] // 3] += random.normal(0, 40, 3)
+        path = folder / f"class{number % 10}" / f"{number:05}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(path, quality=quality)
+
+
+def link(images: pathlib.Path, folder: pathlib.Path, limit: int) -> None:
+    """Links to files of a folder of images, CLASS/FILE as they are there: at most `limit`, evenly chosen."""
+    files = sorted(path for path in images.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    if not files:
+        sys.exit(f"{images} has no JPEG files.")
+    for number in range(min(limit, len(files))):
+        path = files[number * len(files) // min(limit, len(files))]
+        link_path = folder / path.parent.name / f"{number:05}.jpg"
+        link_path.parent.mkdir(exist_ok=True)
+        os.symlink(path.resolve(), link_path)
+
+
+def prepare(folder: pathlib.Path, size: int, images: pathlib.Path | None) -> str:
+    """Fills a folder with images and reads them once. Returns what they are."""
+    folder.mkdir()
+    if images:
+        link(images, folder, limit=5000)
+    else:
+        make_up(folder, size)
+    sizes = [len(path.read_bytes()) for path in folder.rglob("*.jpg")]
+    kind = (
+        f"from {images.resolve().parent.name}/{images.name}" if images else "{}x{}, made up".format(*MADE_UP[size][1])
+    )
+    return f"{len(sizes):,} of {sum(sizes) / len(sizes) / 1000:.1f} kB, {kind}"
+
+
+# --- Cases ---------------------------------------------------------------------------------------------------------
+
+
+def fewer_cores(cores: int) -> list[int]:
+    """1, 2, 4, ... below the number of cores."""
+    return [count for count in (2**power for power in range(12)) if count < cores]
+
+
+def cases(size: int, folder: pathlib.Path, images: str, args) -> list[harness.Case]:
+    options = {"size": size, "folder": str(folder), "seconds": args.seconds, "warmup": args.warmup}
+    everyone = [name for name in BENCHMARK.contenders if size <= 32 or name != "ours_memory"]
+    mine = [name for name in everyone if name.startswith("ours")]
+    found = [harness.Case(f"{size} px", options, everyone, args.rounds, {"images": images})]
+    for count in fewer_cores(len(harness.available_cores())):
+        name = f"{size} px, {count} core{'s' * (count > 1)}"
+        found.append(harness.Case(name, options | {"cores": count}, mine, args.rounds, {"images": images}))
+    return found
+
+
+def main() -> None:
+    parser = harness.make_parser(__doc__, rounds=5)
+    parser.add_argument("--sizes", type=harness.numbers, default=[32, 224])
+    parser.add_argument("--images_32", type=pathlib.Path, help="a folder CLASS/FILE with small JPEG files")
+    parser.add_argument("--images_224", type=pathlib.Path, help="a folder CLASS/FILE with JPEG files as in ImageNet")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for which views are counted")
+    parser.add_argument("--warmup", type=float, default=5.0, help="seconds before")
+    args = parser.parse_args()
+    if args.tables:
+        return harness.compete(BENCHMARK, [], args)
+    with tempfile.TemporaryDirectory() as root:
+        chosen = []
+        for size in args.sizes:
+            folder = pathlib.Path(root) / str(size)
+            images = prepare(folder, size, {32: args.images_32, 224: args.images_224}[size])
+            chosen += cases(size, folder, images, args)
+        harness.compete(BENCHMARK, chosen, args)
+
+
+if __name__ == "__main__" and not harness.is_contender(BENCHMARK):
+    sys.exit(main())

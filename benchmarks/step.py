@@ -1,0 +1,177 @@
+"""The training step on a CPU against PyTorch's: images per second, without any input pipeline.
+
+    python -m benchmarks.step
+    python -m benchmarks.step --contenders=ours_float32,eager_float32
+    python -m benchmarks.step --batch=32 --rounds=1 --docs=/tmp/docs      # a look
+
+ResNet-18 with the CIFAR stem, a head of two layers with BatchNorm, 32 px, 256 images (512 views), NT-Xent, LARS with
+momentum. Every contender gets the same random pixels, in memory already, and all cores. After a first step, which
+compiles, `--steps` are timed; a step takes seconds, so a few will do.
+
+- `ours_float32`, `ours_bfloat16`: `simclr_jax.training.steps.make_pretrain_step` of configs/cifar10.py, built as
+  `simclr_jax.pretrain` builds it, with its metrics, from uint8 views. It has no online classifier, since PyTorch's has none.
+- `eager_float32`, `compile_float32`, `compile_bfloat16`: what one would write with PyTorch. torchvision's resnet18 with
+  the usual CIFAR stem (3x3 convolution, no max-pooling), lightly's projection head, NTXentLoss and LARS (a Python loop over
+  parameters, little work beside the network's). Both views go through the network at once, so that BatchNorm sees all of
+  them as ours does. channels_last is what PyTorch recommends for convolutions on CPUs. The inputs are floats already, as
+  a DataLoader would bring them. `torch.compile` is applied to the network, where nearly all the time goes, with its
+  default settings; it needs a C++ compiler. bfloat16 is torch.autocast around the network, which keeps parameters in
+  float32 as ours does; the loss is computed in float32.
+
+The losses in the results are no check, since the networks start from different random weights.
+"""
+
+import functools
+import statistics
+import sys
+
+from benchmarks import harness
+
+SIZE = 32
+
+
+def images_per_second(step, options: dict) -> dict:
+    """Times `step()`, which returns the loss once it is known."""
+    first = harness.timed(step)
+    losses = []
+    seconds, mib = harness.added_memory(
+        lambda: [harness.timed(lambda: losses.append(step())) for _ in range(options["steps"])]
+    )
+    return {
+        "images_per_s": options["batch"] / statistics.median(seconds),
+        "seconds": statistics.median(seconds),
+        "first_step_s": first,
+        "added_mib": mib,
+        "loss": losses[-1],
+    }
+
+
+def pixels(batch: int):
+    """uint8 `[batch, 2, size, size, 3]`: the views of an image are alike."""
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    image = random.integers(0, 200, (batch, 1, SIZE, SIZE, 3), np.uint8)
+    return image + random.integers(0, 56, (batch, 2, SIZE, SIZE, 3), np.uint8)
+
+
+# --- Contenders ----------------------------------------------------------------------------------------------------
+
+
+def ours(options: dict, dtype: str) -> dict:
+    import numpy as np
+
+    from configs import cifar10
+    from simclr_jax import optim
+    from simclr_jax import parallel
+    from simclr_jax.models.networks import SimCLR
+    from simclr_jax.training import state as state_lib
+    from simclr_jax.training import steps
+
+    config = cifar10.get_config(f"depth=18,batch={options['batch']}")
+    config.compute_dtype = dtype
+    num_examples = 50_000
+    schedule = optim.make_schedule(
+        config.optimizer,
+        batch_size=config.batch_size,
+        num_examples=num_examples,
+        steps=optim.total_steps(num_examples, config.batch_size, config.epochs),
+    )
+    optimizer = optim.make_optimizer(config.optimizer, schedule)
+    mesh = parallel.make_mesh(config.mesh)
+
+    def make_model(rngs):
+        return SimCLR(config, None, rngs=rngs)
+
+    graph = state_lib.graph_of(make_model)
+    state = state_lib.new_state(*state_lib.init_variables(make_model, config.seed, mesh), optimizer, mesh)
+    step_fn = steps.make_pretrain_step(graph, optimizer, schedule, config, mesh)
+    inputs = {"views": pixels(config.batch_size), "label": np.full(config.batch_size, -1, np.int32)}
+    batch = parallel.to_global(inputs, mesh)
+
+    def step():
+        nonlocal state
+        state, metrics = step_fn(state, batch)
+        return float(metrics["loss"]) / 2  # the sum over both directions; lightly's is the mean
+
+    return images_per_second(step, options)
+
+
+def torch_network():
+    """Encoder and head."""
+    from lightly.models.modules import SimCLRProjectionHead
+    from torch import nn
+    import torchvision
+
+    encoder = torchvision.models.resnet18()
+    encoder.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+    encoder.maxpool = nn.Identity()
+    encoder.fc = nn.Identity()
+    return nn.Sequential(encoder, SimCLRProjectionHead(512, 512, 128))
+
+
+def peer(options: dict, compiled: bool, dtype: str) -> dict:
+    from lightly.loss import NTXentLoss
+    from lightly.utils.lars import LARS
+    import torch
+
+    torch.set_num_threads(options["cores"])
+    torch.manual_seed(0)
+    network = torch_network().to(memory_format=torch.channels_last).train()
+    kernels = [parameter for parameter in network.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
+    groups = [{"params": kernels, "weight_decay": 1e-4}, {"params": others, "weight_decay": 0.0}]
+    optimizer = LARS(groups, lr=0.01, momentum=0.9)
+    criterion = NTXentLoss(temperature=0.5)
+    forward = torch.compile(network) if compiled else network
+
+    views = torch.tensor(pixels(options["batch"])).permute(1, 0, 4, 2, 3).reshape(-1, 3, SIZE, SIZE)
+    images = (views.float() / 255).contiguous(memory_format=torch.channels_last)
+
+    def step():
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            z = forward(images)
+        loss = criterion(*z.float().chunk(2))
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return images_per_second(step, options)
+
+
+BENCHMARK = harness.Benchmark(
+    name="step",
+    contenders={
+        "ours_float32": harness.Contender(functools.partial(ours, dtype="float32")),
+        "ours_bfloat16": harness.Contender(functools.partial(ours, dtype="bfloat16")),
+        "eager_float32": harness.Contender(functools.partial(peer, compiled=False, dtype="float32"), peer=True),
+        "compile_float32": harness.Contender(functools.partial(peer, compiled=True, dtype="float32"), peer=True),
+        "compile_bfloat16": harness.Contender(functools.partial(peer, compiled=True, dtype="bfloat16"), peer=True),
+    },
+    value="images_per_s",
+    more_is_better=True,
+    baselines=("eager_float32", "compile_float32", "compile_bfloat16"),
+    columns={
+        "images/s": harness.shown("{:.1f}", "images_per_s"),
+        "s/step": harness.shown("{:.2f}", "seconds"),
+        "times as fast as eager_float32": harness.times_as_fast_as("eager_float32"),
+        "as compile_float32": harness.times_as_fast_as("compile_float32"),
+        "as compile_bfloat16": harness.times_as_fast_as("compile_bfloat16"),
+        "first step, s": harness.shown("{:.0f}", "first_step_s"),
+    },
+)
+
+
+def main() -> None:
+    parser = harness.make_parser(__doc__, rounds=3)
+    parser.add_argument("--batch", type=int, default=256, help="images of a step, two views each")
+    parser.add_argument("--steps", type=int, default=3, help="timed in each turn")
+    args = parser.parse_args()
+    options = {"batch": args.batch, "steps": args.steps}
+    case = harness.Case(f"{args.batch} images", options, tuple(BENCHMARK.contenders), args.rounds)
+    harness.compete(BENCHMARK, [] if args.tables else [case], args)
+
+
+if __name__ == "__main__" and not harness.is_contender(BENCHMARK):
+    sys.exit(main())
