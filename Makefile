@@ -61,6 +61,7 @@ bench: $(INSTALLED) $(PEERS_INSTALLED)
 	$(BIN)/python -m benchmarks.loss
 	$(BIN)/python -m benchmarks.input $(INPUTARGS)
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.startup
 
 clean:
 	rm -rf $(VENV) $(PEERS) *.egg-info build
