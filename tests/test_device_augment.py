@@ -145,7 +145,7 @@ def test_jitter_is_tensorflows_ops_in_each_images_order(off):
 
 def host_boxes(shape, area, aspect, count):
     def box(position):
-        return augment.random_box(tf.constant([*shape, 3]), order.view_seeds(2, position, 0)[0], area, aspect)
+        return augment.random_box(tf.constant([*shape, 3]), order.crop_seed(2, position, 0), area, aspect)
 
     (boxes,) = tf.data.Dataset.range(count).map(box).batch(count).as_numpy_iterator()
     return boxes

@@ -1,15 +1,17 @@
 """The augmentation family of SimCLR (paper appendix A; reference tf2/data_util.py), stateless, in TensorFlow.
 
 In the paper's order: random resized crop, flip, colour jitter, greyscale, blur. Images are opened and cropped one by one
-(`random_crops`, `resize`); all else works on a chunk of them, float32 `[n, height, width, 3]`, nominally in [0, 1], each
-with parameters of its own (`random_views`), since a small image takes less time than the call of an op. Every op is also a
-function of its own. All random numbers of a view come from its two seeds and always stand at the same place of the draw,
-so turning one op off leaves the draws of all others as they were.
+(`random_crops`, `resize`); all else works on a chunk of them, each with parameters of its own (`random_views`), since a
+small image takes less time than the call of an op. Every op is also a function of its own. All random numbers of a view
+are a function of (seed, position, view) and always stand at the same place of the draw, so turning one op off leaves the
+draws of all others as they were.
+
+Ops on chunks take planes, float32 `[n, 3, height, width]`, nominally in [0, 1]: with the channels first, TensorFlow's CPU
+kernels run several times as fast.
 """
 
 from collections.abc import Callable
 from collections.abc import Sequence
-import functools
 
 from ml_collections import ConfigDict
 import tensorflow as tf
@@ -18,7 +20,7 @@ import tensorflow as tf
 _FLIP, _JITTER, _GRAYSCALE, _BLUR, _SIGMA = range(5)
 _FACTORS = slice(5, 9)
 _ORDER = slice(9, 13)
-_NUM_DRAWS = 13
+NUM_DRAWS = 13
 
 
 # --- Opening and cropping ------------------------------------------------------------------------------------------
@@ -65,8 +67,11 @@ def open_cropped(image: tf.Tensor, choose_boxes: Sequence[Callable[[tf.Tensor], 
 
 
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:
-    """uint8 `[h, w, 3]` to float32 `[size, size, 3]`: bicubic without antialiasing, so a little outside [0, 1] too."""
-    image = tf.image.resize(tf.cast(image, tf.float32), [size, size], method="bicubic", antialias=False) / 255.0
+    """uint8 `[h, w, 3]` to float32 `[size, size, 3]`: bicubic without antialiasing, so a little outside [0, 1] too.
+
+    The kernel behind `tf.image.resize(..., "bicubic")`, without its half a dozen other ops.
+    """
+    image = tf.raw_ops.ResizeBicubic(images=image[None], size=[size, size], half_pixel_centers=True)[0] / 255.0
     image.set_shape([size, size, 3])
     return image
 
@@ -98,7 +103,7 @@ def center_box(shape: tf.Tensor, proportion: float) -> tf.Tensor:
     return tf.stack([top, left, side, side])
 
 
-# --- Photometric operations with explicit parameters, one for each image -------------------------------------------
+# --- Photometric operations on planes [n, 3, height, width], with explicit parameters [n] ---------------------------
 
 
 def _each(parameter: tf.Tensor) -> tf.Tensor:
@@ -106,44 +111,57 @@ def _each(parameter: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tf.cast(parameter, tf.float32), [-1, 1, 1, 1])
 
 
-def brightness(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+def flip(planes: tf.Tensor) -> tf.Tensor:
+    """Left to right."""
+    return tf.reverse(planes, [3])
+
+
+def brightness(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Multiplies all values (SimCLRv2's and the reference's default; not TensorFlow's additive brightness)."""
-    return images * _each(factor)
+    return planes * _each(factor)
 
 
-def contrast(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+def contrast(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Scales the distance from each channel's mean."""
-    mean = tf.reduce_mean(images, axis=(1, 2), keepdims=True)
-    return (images - mean) * _each(factor) + mean
+    mean = tf.reduce_mean(planes, axis=(2, 3), keepdims=True)
+    return (planes - mean) * _each(factor) + mean
 
 
-def saturation(images: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+def saturation(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Scales the saturation of HSV, up to 1: every channel's distance from the greatest one."""
-    value = tf.reduce_max(images, axis=-1, keepdims=True)
-    chroma = value - tf.reduce_min(images, axis=-1, keepdims=True)
+    value, chroma = _value_and_chroma(planes)
     most = tf.math.divide_no_nan(tf.maximum(value, 0.0), chroma)
-    return value - (value - images) * tf.minimum(_each(factor), most)
+    return value - (value - planes) * tf.minimum(_each(factor), most)
 
 
-def hue(images: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
+def hue(planes: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
     """Turns the hue of HSV; `delta` in turns."""
-    value = tf.reduce_max(images, axis=-1, keepdims=True)
-    least = tf.reduce_min(images, axis=-1, keepdims=True)
-    chroma = value - least
-    red, green, blue = tf.split(images, 3, axis=-1)
-    # The hue in sixths of a turn: where the greatest channel stands, and towards which side the middle one leans.
-    sixths = tf.where(
-        red == value, green - blue, tf.where(green == value, blue - red + 2.0 * chroma, red - green + 4.0 * chroma)
-    )
-    sixths = tf.math.floormod(tf.math.divide_no_nan(sixths, chroma) + 6.0 * _each(delta), 6.0)
+    value, chroma = _value_and_chroma(planes)
+    red, green, blue = tf.split(planes, 3, axis=1)
+    # The hue in sixths of a turn: where the greatest channel stands, and towards which side the middle one leans. Weights
+    # of 0 and 1 instead of tf.where, which is slow.
+    is_red = tf.cast(red >= value, tf.float32)
+    is_green = (1.0 - is_red) * tf.cast(green >= value, tf.float32)
+    is_blue = 1.0 - is_red - is_green
+    lean = is_red * (green - blue) + is_green * (blue - red) + is_blue * (red - green)
+    sixths = tf.math.divide_no_nan(lean, chroma) + (2.0 * is_green + 4.0 * is_blue + 6.0 * _each(delta))
+    sixths -= 6.0 * tf.floor(sixths / 6.0)
     # From the distance to each channel's own hue to its share of the chroma.
-    shares = tf.concat([tf.abs(sixths - 3.0) - 1.0, 2.0 - tf.abs(sixths - 2.0), 2.0 - tf.abs(sixths - 4.0)], axis=-1)
-    return least + chroma * clip(shares)
+    shares = tf.concat([tf.abs(sixths - 3.0) - 1.0, 2.0 - tf.abs(sixths - 2.0), 2.0 - tf.abs(sixths - 4.0)], axis=1)
+    return (value - chroma) + chroma * clip(shares)
 
 
-def grayscale(images: tf.Tensor) -> tf.Tensor:
+def _value_and_chroma(planes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The greatest channel, and by how much it is above the least: twice `[n, 1, height, width]`."""
+    value = tf.reduce_max(planes, axis=1, keepdims=True)
+    return value, value - tf.reduce_min(planes, axis=1, keepdims=True)
+
+
+def grayscale(planes: tf.Tensor) -> tf.Tensor:
     """Luma in all three channels."""
-    return tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(images))
+    red, green, blue = tf.split(planes, 3, axis=1)
+    luma = 0.2989 * red + 0.587 * green + 0.114 * blue
+    return tf.concat([luma] * 3, axis=1)
 
 
 def blur_kernel_size(side: int) -> int:
@@ -151,25 +169,23 @@ def blur_kernel_size(side: int) -> int:
     return 2 * ((side // 10) // 2) + 1
 
 
-def gaussian_blur(images: tf.Tensor, sigma: tf.Tensor, kernel_size: int) -> tf.Tensor:
-    """Separable Gaussian blur with zero padding, of square images; `kernel_size` (odd) and `sigma` in pixels.
-
-    As two products with a band matrix for each image, which is faster than a convolution for each.
-    """
-    side, radius = images.shape[1], kernel_size // 2
+def gaussian_blur(planes: tf.Tensor, sigma: tf.Tensor, kernel_size: int) -> tf.Tensor:
+    """Separable Gaussian blur with zero padding; `sigma` and `kernel_size` (odd) in pixels."""
+    _, _, height, width = planes.shape
+    radius = kernel_size // 2
     offsets = tf.range(-radius, radius + 1, dtype=tf.float32)
     kernel = tf.exp(-(offsets**2) / (2.0 * tf.reshape(sigma, [-1, 1]) ** 2))
     kernel = kernel / tf.reduce_sum(kernel, axis=-1, keepdims=True)  # [n, kernel_size]
-    distance = tf.range(side)[None, :] - tf.range(side)[:, None] + radius
-    inside = (distance >= 0) & (distance < kernel_size)
-    band = tf.where(inside, tf.gather(kernel, tf.where(inside, distance, 0), axis=1), 0.0)  # [n, side, side]
-    for _ in range(2):  # along the height, then, the axes swapped, along the width
-        rows = tf.reshape(images, [-1, side, side * 3])
-        images = tf.transpose(tf.reshape(band @ rows, [-1, side, side, 3]), [0, 2, 1, 3])
-    return images
+    # All planes as the channels of one image, each of which a depthwise convolution gives a kernel of its own.
+    kernel = tf.transpose(tf.repeat(kernel, 3, axis=0))[:, None, :, None]
+    image = tf.transpose(tf.reshape(planes, [1, -1, height, width]), [0, 2, 3, 1])
+    image = tf.nn.depthwise_conv2d(image, kernel, strides=[1, 1, 1, 1], padding="SAME")
+    image = tf.nn.depthwise_conv2d(image, tf.transpose(kernel, [1, 0, 2, 3]), strides=[1, 1, 1, 1], padding="SAME")
+    return tf.reshape(tf.transpose(image, [0, 3, 1, 2]), [-1, 3, height, width])
 
 
 def clip(images: tf.Tensor) -> tf.Tensor:
+    """To [0, 1], of any layout."""
     return tf.clip_by_value(images, 0.0, 1.0)
 
 
@@ -181,44 +197,47 @@ def to_uint8(images: tf.Tensor) -> tf.Tensor:
 # --- The family ----------------------------------------------------------------------------------------------------
 
 
-def _apply_each(images: tf.Tensor, which: tf.Tensor, parameters: tf.Tensor, ops: list[Callable]) -> tf.Tensor:
-    """Each image through one op: `ops[which]`, int32 `[n]`, with its parameter `[n]`; `which == len(ops)` leaves it alone."""
+def _apply_each(planes: tf.Tensor, which: tf.Tensor, ops: Sequence[Callable[[tf.Tensor, tf.Tensor], tf.Tensor]]):
+    """Each image through the op that `which`, int32 `[n]`, gives it; `len(ops)` leaves it alone.
+
+    An op is called with its images and their numbers in the chunk, int32.
+    """
     kinds = len(ops) + 1
-    rows = tf.dynamic_partition(tf.range(tf.shape(images)[0]), which, kinds)
-    parts = tf.dynamic_partition(images, which, kinds)
-    parameters = tf.dynamic_partition(parameters, which, kinds)
-    done = [op(part, parameter) for op, part, parameter in zip(ops, parts, parameters, strict=False)]
+    rows = tf.dynamic_partition(tf.range(tf.shape(planes)[0]), which, kinds)
+    parts = tf.dynamic_partition(planes, which, kinds)
+    done = [op(part, number) for op, part, number in zip(ops, parts, rows, strict=False)]
     return tf.dynamic_stitch(rows, [*done, parts[-1]])
 
 
-def jitter(images: tf.Tensor, augment: ConfigDict, factors: tf.Tensor, order: tf.Tensor, apply: tf.Tensor) -> tf.Tensor:
+def _apply_some(planes: tf.Tensor, chosen: tf.Tensor, op: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    return _apply_each(planes, 1 - tf.cast(chosen, tf.int32), [op])
+
+
+def jitter(planes: tf.Tensor, augment: ConfigDict, factors: tf.Tensor, order: tf.Tensor, chosen: tf.Tensor):
     """Colour jitter: brightness, contrast, saturation and hue in random order, clipping to [0, 1] after each.
 
     Args:
-      images: float32 `[n, height, width, 3]`.
+      planes: float32 `[n, 3, height, width]`.
       augment: `strength` times `brightness`, `contrast`, `saturation` (factors uniform in [max(0, 1 - b), 1 + b]) and
         `hue` (turns, uniform in [-b, b]). A bound of 0 leaves the op out.
       factors: float32 `[n, 4]`, uniform in [0, 1): where in its range each op's parameter lies.
       order: float32 `[n, 4]`, uniform: the ops are applied in the order of these numbers.
-      apply: bool `[n]`: which images are jittered at all.
+      chosen: bool `[n]`: which images are jittered at all.
     """
-    ranges, ops = [], []
-    for op in (brightness, contrast, saturation, hue):
+    ops, kept = [], []
+    for index, op in enumerate((brightness, contrast, saturation, hue)):
         bound = augment.strength * augment[op.__name__]
-        ranges.append((-bound, bound) if op is hue else (max(0.0, 1.0 - bound), 1.0 + bound))
-        ops.append(lambda images, parameter, op=op: clip(op(images, parameter)))
-    kept = [index for index, (low, high) in enumerate(ranges) if low < high]
-    if not kept:
-        return images
-    low, high = (tf.constant(ends) for ends in zip(*(ranges[index] for index in kept), strict=True))
-    parameters = low + tf.gather(factors, kept, axis=1) * (high - low)
+        if bound > 0:
+            low, high = (-bound, bound) if op is hue else (max(0.0, 1.0 - bound), 1.0 + bound)
+            parameter = low + factors[:, index] * (high - low)
+            ops.append(lambda some, rows, op=op, parameter=parameter: clip(op(some, tf.gather(parameter, rows))))
+            kept.append(index)
+    if not ops:
+        return planes
     sequence = tf.argsort(tf.gather(order, kept, axis=1))  # [n, ops]: which op comes at each place
-    for place in range(len(kept)):
-        chosen = sequence[:, place]
-        parameter = tf.gather(parameters, chosen, batch_dims=1)
-        which = tf.where(apply, chosen, len(kept))
-        images = _apply_each(images, which, parameter, [ops[index] for index in kept])
-    return images
+    for place in range(len(ops)):
+        planes = _apply_each(planes, tf.where(chosen, sequence[:, place], len(ops)), ops)
+    return planes
 
 
 def random_crops(image: tf.Tensor, seeds: Sequence[tf.Tensor], augment: ConfigDict) -> list[tf.Tensor]:
@@ -226,7 +245,7 @@ def random_crops(image: tf.Tensor, seeds: Sequence[tf.Tensor], augment: ConfigDi
 
     Args:
       image: encoded bytes (scalar string) or uint8 pixels `[height, width, 3]`.
-      seeds: of each view, the first of its `order.view_seeds`.
+      seeds: of each view, its `order.crop_seed`.
       augment: `config.augment`.
 
     Returns:
@@ -241,38 +260,39 @@ def random_crops(image: tf.Tensor, seeds: Sequence[tf.Tensor], augment: ConfigDi
     return open_cropped(image, [box_of(seed) for seed in seeds])
 
 
-def draw(seed: tf.Tensor) -> tf.Tensor:
-    """All random numbers of a view but its crop's, from the second seed of `order.view_seeds`: float32, uniform."""
-    return tf.random.stateless_uniform([_NUM_DRAWS], seed, alg="philox")
-
-
 def random_views(crops: tf.Tensor, draws: tf.Tensor, augment: ConfigDict) -> tf.Tensor:
     """What makes resized crops views: flip, colour jitter, greyscale, blur.
 
     Args:
       crops: float32 `[n, size, size, 3]`, of `resize`.
-      draws: `[n, ...]`, of `draw`.
+      draws: float32 `[n, NUM_DRAWS]`, of `order.uniforms`.
       augment: `config.augment`. Fields of ops that it lacks (a supervised config has crop and flip only) are off.
 
     Returns:
       uint8 `[n, size, size, 3]`.
     """
-    images = crops
+    planes = tf.transpose(crops, [0, 3, 1, 2])
     if augment.flip_prob > 0:
-        images = tf.where(_each(draws[:, _FLIP]) < augment.flip_prob, tf.reverse(images, [2]), images)
+        planes = _apply_some(planes, draws[:, _FLIP] < augment.flip_prob, lambda some, rows: flip(some))
     if augment.get("jitter_prob", 0) > 0 and augment.strength > 0:
-        apply = draws[:, _JITTER] < augment.jitter_prob
-        images = jitter(images, augment, draws[:, _FACTORS], draws[:, _ORDER], apply)
+        chosen = draws[:, _JITTER] < augment.jitter_prob
+        planes = jitter(planes, augment, draws[:, _FACTORS], draws[:, _ORDER], chosen)
     if augment.get("grayscale_prob", 0) > 0:
-        images = tf.where(_each(draws[:, _GRAYSCALE]) < augment.grayscale_prob, grayscale(images), images)
-    kernel_size = blur_kernel_size(images.shape[1])
+        chosen = draws[:, _GRAYSCALE] < augment.grayscale_prob
+        planes = _apply_some(planes, chosen, lambda some, rows: grayscale(some))
+    kernel_size = blur_kernel_size(planes.shape[2])
     if augment.get("blur_prob", 0) > 0 and kernel_size > 1:
         low, high = augment.blur_sigma
-        which = tf.where(draws[:, _BLUR] < augment.blur_prob, 0, 1)
         sigma = low + draws[:, _SIGMA] * (high - low)
-        blur = functools.partial(gaussian_blur, kernel_size=kernel_size)
-        images = _apply_each(clip(images), which, sigma, [blur])
-    return to_uint8(images)
+
+        def blur(some, rows):
+            # The convolution refuses to work on nothing.
+            return tf.cond(
+                tf.size(rows) > 0, lambda: gaussian_blur(some, tf.gather(sigma, rows), kernel_size), lambda: some
+            )
+
+        planes = _apply_some(clip(planes), draws[:, _BLUR] < augment.blur_prob, blur)
+    return to_uint8(tf.transpose(planes, [0, 2, 3, 1]))
 
 
 def central_crop(image: tf.Tensor, proportion: float) -> tf.Tensor:

@@ -14,16 +14,40 @@ import tensorflow as tf
 _STREAMS = 64
 _SHUFFLE = 32  # + attempt
 _EPOCH = 48
+_SHUFFLE_KEY = 498247692  # what TensorFlow fills its shuffling op's seed up with
 
 
 def stream_seed(seed: int, stream: int, position: tf.Tensor) -> tf.Tensor:
-    """An int64 seed `[2]` for TensorFlow's stateless random ops."""
-    return tf.stack([tf.constant(seed * _STREAMS + stream, tf.int64), tf.cast(position, tf.int64)])
+    """An int64 seed `[2]` for TensorFlow's stateless random ops; `[n, 2]` for several positions."""
+    position = tf.cast(position, tf.int64)
+    return tf.stack([tf.fill(tf.shape(position), tf.constant(seed * _STREAMS + stream, tf.int64)), position], axis=-1)
 
 
-def view_seeds(seed: int, position: tf.Tensor, view: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """The two seeds of one view of the image at a global position: for the crop box, and for everything else."""
-    return stream_seed(seed, 2 * view, position), stream_seed(seed, 2 * view + 1, position)
+def crop_seed(seed: int, position: tf.Tensor, view: int) -> tf.Tensor:
+    """The seed of the crop box of one view of the image at a global position; `uniforms` are for all else."""
+    return stream_seed(seed, 2 * view, position)
+
+
+def uniforms(seed: int, positions: tf.Tensor, view: int, count: int) -> tf.Tensor:
+    """`count` numbers for one view of the image at each position: int64 `[n]` to float32 `[n, count]`, in [0, 1).
+
+    TensorFlow's stateless ops take one seed a call, which for a number of small images costs more than augmenting them.
+    This is a counter put through splitmix64 (Steele et al. 2014, "Fast splittable pseudorandom number generators").
+    """
+    stream = tf.constant(seed * _STREAMS + 2 * view + 1, tf.int64)
+    golden = tf.constant(0x9E3779B97F4A7C15, tf.uint64)
+    places = tf.cast(positions, tf.int64)[:, None] * count + tf.range(count, dtype=tf.int64)
+    key = _mix(tf.cast(stream, tf.uint64) * golden)
+    bits = _mix(tf.bitwise.bitwise_xor(key, _mix(tf.cast(places, tf.uint64) * golden)))
+    return tf.cast(tf.cast(tf.bitwise.right_shift(bits, tf.constant(40, tf.uint64)), tf.int64), tf.float32) * 2.0**-24
+
+
+def _mix(x: tf.Tensor) -> tf.Tensor:
+    """A bijection of uint64 in which every bit depends on every bit."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift, tf.uint64)))
+        x *= tf.constant(factor, tf.uint64)
+    return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(31, tf.uint64)))
 
 
 def epoch_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:
@@ -34,19 +58,22 @@ def permuted(position: tf.Tensor, num_examples: int, seed: int, attempt: int = 0
     """The index of the example at a global position: each epoch is a new permutation of `num_examples`.
 
     Args:
-      position: int64 scalar, the global position.
-      num_examples: n.
+      position: int64, a global position, or several, `[n]`.
+      num_examples: of an epoch.
       seed: of the run.
       attempt: 0 for the order itself; other values give other permutations, for replacements.
 
     Returns:
-      int64 scalar in [0, n).
+      int64 in [0, num_examples), of the same shape.
     """
     epoch, within = position // num_examples, position % num_examples
     if num_examples == 1:
-        return tf.zeros([], tf.int64)
+        return tf.zeros_like(position)
+    # The op of `tf.random.experimental.index_shuffle`, which does not take a seed for each position.
     key = stream_seed(seed, _SHUFFLE + attempt, epoch)
-    return tf.random.experimental.index_shuffle(within, key, tf.constant(num_examples - 1, tf.int64))
+    key = tf.concat([tf.fill(tf.shape(key[..., :1]), tf.constant(_SHUFFLE_KEY, tf.int64)), key], axis=-1)
+    last = tf.constant(num_examples - 1, tf.int64)
+    return tf.raw_ops.RandomIndexShuffle(index=within, seed=key, max_index=last, rounds=4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +94,18 @@ class Share:
         return self.batch_size // self.process_count
 
     def positions(self) -> tf.data.Dataset:
-        """This host's global positions, in order."""
+        """This host's global positions, in order: int64 scalars."""
+        return self.positions_of_steps().unbatch()
+
+    def positions_of_steps(self) -> tf.data.Dataset:
+        """The same a step at a time: int64 `[local batch]`."""
         steps = tf.data.Dataset.counter(self.start_step, dtype=tf.int64)
         if self.num_steps is not None:
             steps = steps.take(self.num_steps)
         first = self.process_index * self.local_batch_size
         rows = np.arange(first, first + self.local_batch_size) if self.rows is None else self.rows
         rows = tf.constant(rows, tf.int64)
-        return steps.flat_map(lambda step: tf.data.Dataset.from_tensor_slices(step * self.batch_size + rows))
+        return steps.map(lambda step: step * self.batch_size + rows)
 
     def piece(self, num_examples: int) -> tuple[int, int]:
         """This host's range [start, stop) of `num_examples` examples that are dealt out in consecutive pieces."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import dataclasses
 import logging
+import math
 
 import jax
 from jax.sharding import Mesh
@@ -67,8 +68,10 @@ class BadImages:
             raise UserError(f"cannot read the image {name}, nor any that was to replace it, in {self._source.name}.")
 
 
-# Pixels that are augmented at a time: enough that calling an op costs little, few enough to stay in a core's cache.
-CHUNK_PIXELS = 2**16
+# Images that are opened by one call, and pixels that are augmented by one: enough that calls cost little, few enough that
+# all cores have something to do.
+GROUP = 8
+CHUNK_PIXELS = 2**18
 
 
 def train_batches(
@@ -102,18 +105,24 @@ def train_batches(
     on_host = augment.get("where", "host") == "host"
 
     def open_views(image, position):
-        seeds = [order.view_seeds(seed, position, view) for view in range(num_views)]
-        crops = augmentation.random_crops(image, [crop_seed for crop_seed, _ in seeds], augment)
-        draws = [augmentation.draw(draw_seed) for _, draw_seed in seeds] if on_host else []
-        return crops, draws
+        seeds = [order.crop_seed(seed, position, view) for view in range(num_views)]
+        return augmentation.random_crops(image, seeds, augment)
 
-    def finish(crops, draws):
-        return augmentation.random_views(crops, draws, augment) if on_host else augmentation.to_uint8(crops)
+    def finish(crops, positions):
+        if not on_host:
+            return augmentation.to_uint8(crops)
+        draws = [order.uniforms(seed, positions, view, augmentation.NUM_DRAWS) for view in range(num_views)]
+        views = augmentation.random_views(
+            tf.reshape(crops, [-1, size, size, 3]),
+            tf.reshape(tf.stack(draws, axis=1), [-1, augmentation.NUM_DRAWS]),
+            augment,
+        )
+        return tf.reshape(views, [-1, num_views, size, size, 3])
 
     def records(share):
         return source.shuffled(share, seed)
 
-    for batch in _batches(records, source, open_views, finish, size, num_views, share):
+    for batch in _batches(records, source, open_views, finish, size, share):
         bad_images.check(batch.pop("wanted"), batch["index"], replaced=True)
         yield batch
 
@@ -137,13 +146,13 @@ def eval_batches(
 
     def open_views(image, position):
         del position
-        return [augmentation.central_crop(image, crop)], []
+        return [augmentation.central_crop(image, crop)]
 
-    def finish(crops, draws):
-        del draws
+    def finish(crops, positions):
+        del positions
         return augmentation.to_uint8(crops)
 
-    for batch in _batches(source.ordered, source, open_views, finish, size, 1, share):
+    for batch in _batches(source.ordered, source, open_views, finish, size, share):
         bad_images.check(batch.pop("wanted"), batch["index"], replaced=False)
         yield {
             "image": batch["views"][:, 0],
@@ -159,25 +168,25 @@ def _batches(
     open_views: Callable,
     finish: Callable,
     size: int,
-    num_views: int,
     share: order.Share,
 ) -> Iterator[dict[str, np.ndarray]]:
     """This host's batches, as NumPy arrays: `views`, `label`, `index` (-1: unreadable) and `wanted`, the index asked for.
 
     At first as if every image could be read, which is faster. The first that cannot be is no loss, since any step can be
     begun at: from there on it goes more carefully.
+
+    Args:
+      records: the source's, for a share.
+      open_views: (image, position) to uint8 crops of any shape, one for each view. It may fail.
+      finish: (resized crops float32 `[n, views, size, size, 3]`, positions `[n]`) to uint8. It may not.
     """
     step = share.start_step
     for open_record in (_open_first, _open_readable):
         left = None if share.num_steps is None else share.num_steps - (step - share.start_step)
         rest = dataclasses.replace(share, start_step=step, num_steps=left)
-        opened = records(rest).map(
-            lambda record, open_record=open_record: open_record(record, source, open_views, size, num_views),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
+        opened = _open(records(rest), open_record, source, open_views, size, share.local_batch_size)
         try:
-            for batch in _finished(opened, finish, size, share.local_batch_size):
+            for batch in _finish(opened, finish, size, share.local_batch_size):
                 yield batch
                 step += 1
             return
@@ -186,58 +195,64 @@ def _batches(
                 raise
 
 
-def _finished(opened: tf.data.Dataset, finish: Callable, size: int, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of opened records, their crops augmented a chunk at a time."""
+def _open(
+    records: tf.data.Dataset, open_record: Callable, source: Source, open_views: Callable, size: int, batch_size: int
+) -> tf.data.Dataset:
+    """Groups of opened and resized images. A call of a data set's function costs as much as opening a small image."""
 
-    def augmented(chunk):
-        crops, draws = chunk.pop("crops"), chunk.pop("draws")  # [n, views, size, size, 3], [n, views, numbers]
-        views = finish(tf.reshape(crops, [-1, size, size, 3]), tf.reshape(draws, [-1, draws.shape[-1]]))
-        return chunk | {"views": tf.reshape(views, [-1, crops.shape[1], size, size, 3])}
+    def group(records):
+        examples = []
+        for number in range(group_size):
+            record = tf.nest.map_structure(lambda values, number=number: values[number], records)
+            crops, label, index = open_record(record, source, open_views)
+            crops = tf.stack([augmentation.resize(crop, size) for crop in crops])
+            examples.append({"crops": crops, "label": label, "index": index})
+        examples = tf.nest.map_structure(lambda *values: tf.stack(values), *examples)
+        return examples | {"position": records["position"], "wanted": _first(records["candidates"])}
 
-    chunk_size = min(max(1, CHUNK_PIXELS // size**2), batch_size)
-    chunks = opened.batch(chunk_size).map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return chunks.rebatch(batch_size, drop_remainder=True).prefetch(2).as_numpy_iterator()
-
-
-def _open_first(record, source: Source, open_views: Callable, size: int, num_views: int) -> dict[str, tf.Tensor]:
-    """The first candidate of a record. Fails where it cannot be read."""
-    candidate = tf.nest.map_structure(lambda candidates: candidates[0], record["candidates"])
-    example = source.read(candidate)
-    crops, draws = open_views(example["image"], record["position"])
-    return {
-        "crops": tf.stack([augmentation.resize(crop, size) for crop in crops]),
-        "draws": tf.stack(draws) if draws else tf.zeros([num_views, 0]),
-        "label": example["label"],
-        "index": example["index"],
-        "wanted": example["index"],
-    }
+    group_size = math.gcd(batch_size, GROUP)
+    records = records.batch(group_size, drop_remainder=True)
+    return records.map(group, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
-def _open_readable(record, source: Source, open_views: Callable, size: int, num_views: int) -> dict[str, tf.Tensor]:
-    """The first readable candidate of a record; blank, with index -1, where none is."""
-    position, candidates = record["position"], record["candidates"]
+def _first(candidates) -> tf.Tensor:
+    """The index that is asked for first, `[n]`, of candidates `[n, number]`: indices, or examples that have one."""
+    return (candidates["index"] if isinstance(candidates, dict) else candidates)[:, 0]
+
+
+def _open_first(record, source: Source, open_views: Callable):
+    """Crops, label and index of the first candidate. Fails where it cannot be read."""
+    example = source.read(tf.nest.map_structure(lambda candidates: candidates[0], record["candidates"]))
+    return open_views(example["image"], record["position"]), example["label"], example["index"]
+
+
+def _open_readable(record, source: Source, open_views: Callable):
+    """Crops, label and index of the first readable candidate; blank, with label and index -1, where none is."""
 
     def load(candidate):
         example = source.read(candidate)
-        crops, draws = open_views(example["image"], position)
-        return tuple(crops), tuple(draws), example["label"], example["index"]
+        return tuple(open_views(example["image"], record["position"])), example["label"], example["index"]
 
     # An error while reading or decoding drops a candidate; what is left starts with the one to use. Unlike
     # `ignore_errors` on the whole stream, this keeps every position. Only what can fail is inside, since a data set in a
     # data set costs time by the number of its ops.
-    usable = tf.data.Dataset.from_tensor_slices(candidates).map(load).ignore_errors(log_warning=False)
-    crops, draws, _, _ = tf.nest.map_structure(_blank, usable.element_spec)
-    blank = crops, draws, tf.constant(-1, tf.int32), tf.constant(-1, tf.int64)
-    usable = usable.concatenate(tf.data.Dataset.from_tensors(blank))
-    crops, draws, label, index = usable.take(1).get_single_element()
-    return {
-        "crops": tf.stack([augmentation.resize(crop, size) for crop in crops]),
-        "draws": tf.stack(draws) if draws else tf.zeros([num_views, 0]),
-        "label": label,
-        "index": index,
-        "wanted": (candidates["index"] if isinstance(candidates, dict) else candidates)[0],
-    }
+    usable = tf.data.Dataset.from_tensor_slices(record["candidates"]).map(load).ignore_errors(log_warning=False)
+    no_crops = tuple(tf.zeros([1, 1, 3], tf.uint8) for _ in usable.element_spec[0])
+    blank = no_crops, tf.constant(-1, tf.int32), tf.constant(-1, tf.int64)
+    return usable.concatenate(tf.data.Dataset.from_tensors(blank)).take(1).get_single_element()
 
 
-def _blank(spec: tf.TensorSpec) -> tf.Tensor:
-    return tf.zeros([size or 1 for size in spec.shape], spec.dtype)
+def _finish(opened: tf.data.Dataset, finish: Callable, size: int, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of opened images, augmented a chunk at a time."""
+
+    def augmented(chunk):
+        # Groups of groups become one.
+        chunk = {key: tf.reshape(value, [-1, *value.shape[2:]]) for key, value in chunk.items()}
+        views = finish(chunk.pop("crops"), chunk.pop("position"))
+        return chunk | {"views": views}
+
+    group_size = opened.element_spec["label"].shape[0]
+    chunk_size = min(CHUNK_PIXELS // size**2, batch_size)
+    chunks = opened.batch(max(1, chunk_size // group_size))
+    chunks = chunks.map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return chunks.rebatch(batch_size, drop_remainder=True).prefetch(2).as_numpy_iterator()

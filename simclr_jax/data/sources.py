@@ -79,11 +79,12 @@ class RandomAccess:
         return self.all_labels
 
     def shuffled(self, share: order.Share, seed: int) -> tf.data.Dataset:
-        def candidates(position):
-            attempts = [order.permuted(position, self.num_examples, seed, attempt) for attempt in range(CANDIDATES)]
-            return {"position": position, "candidates": tf.stack(attempts)}
+        def candidates(positions):
+            attempts = [order.permuted(positions, self.num_examples, seed, attempt) for attempt in range(CANDIDATES)]
+            return {"position": positions, "candidates": tf.stack(attempts, axis=1)}
 
-        return share.positions().map(candidates)
+        # A step at a time: the call of an op costs more than shuffling one index.
+        return share.positions_of_steps().map(candidates).unbatch()
 
     def ordered(self, share: order.Share) -> tf.data.Dataset:
         def candidate(position):

@@ -19,9 +19,11 @@ OPS = {
 }
 
 
-def one(op, image, parameter, **kwargs):
+def one(op, image, *parameters, **kwargs):
     """An op on a chunk that is one image."""
-    return op(tf.constant(image)[None], tf.constant([parameter], tf.float32), **kwargs)[0]
+    planes = tf.transpose(tf.constant(image)[None], [0, 3, 1, 2])
+    done = op(planes, *(tf.constant([parameter], tf.float32) for parameter in parameters), **kwargs)
+    return tf.transpose(done, [0, 2, 3, 1])[0]
 
 
 @pytest.mark.shared_data
@@ -34,7 +36,7 @@ def test_every_op_equals_the_reference(reference):
         if op in OPS:
             result = one(OPS[op], image, float(parameters[0]))
         elif op == "grayscale":
-            result = augment.grayscale(image)
+            result = one(augment.grayscale, image)
         elif op == "blur":
             # "ks22" is the tenth of a side of 220: the kernel is 23 wide.
             kernel = 2 * (int(parameters[0].removeprefix("ks")) // 2) + 1
@@ -52,7 +54,7 @@ def test_blur_kernels_are_a_tenth_of_the_side():
 
 def boxes(shape, area, aspect=(3 / 4, 4 / 3), count=500):
     box = tf.function(
-        lambda position: augment.random_box(tf.constant([*shape, 3]), order.view_seeds(0, position, 0)[0], area, aspect)
+        lambda position: augment.random_box(tf.constant([*shape, 3]), order.crop_seed(0, position, 0), area, aspect)
     )
     return np.array([box(tf.constant(position, tf.int64)).numpy() for position in range(count)])
 
@@ -112,9 +114,10 @@ IMAGE = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
 
 
 def view(fields, position=0, seed=0, size=32, image=IMAGE):
-    crop_seed, draw_seed = order.view_seeds(seed, tf.constant(position, tf.int64), 0)
-    (crop,) = augment.random_crops(tf.constant(image), [crop_seed], fields)
-    return augment.random_views(augment.resize(crop, size)[None], augment.draw(draw_seed)[None], fields)[0].numpy()
+    position = tf.constant(position, tf.int64)
+    (crop,) = augment.random_crops(tf.constant(image), [order.crop_seed(seed, position, 0)], fields)
+    draws = order.uniforms(seed, position[None], 0, augment.NUM_DRAWS)
+    return augment.random_views(augment.resize(crop, size)[None], draws, fields)[0].numpy()
 
 
 def test_with_everything_off_a_view_is_the_image():
@@ -173,8 +176,9 @@ def test_jitter_order_is_random_and_clips_after_each_op():
 
     orders = [[0.1, 0.2, 0.3, 0.4], [0.9, 0.1, 0.5, 0.2], [0.4, 0.3, 0.2, 0.1], [0.3, 0.4, 0.1, 0.2]]
     jittered = [True, True, True, False]
-    images = tf.stack([image] * 4)
-    results = augment.jitter(images, fields, factors, tf.constant(orders), tf.constant(jittered))
+    planes = tf.transpose(tf.stack([image] * 4), [0, 3, 1, 2])
+    results = augment.jitter(planes, fields, factors, tf.constant(orders), tf.constant(jittered))
+    results = tf.transpose(results, [0, 2, 3, 1])
     for numbers, result in zip(orders[:3], results, strict=False):
         np.testing.assert_allclose(result, apply(np.argsort(numbers)), atol=1e-5)
     np.testing.assert_array_equal(results[3], image)
@@ -183,12 +187,12 @@ def test_jitter_order_is_random_and_clips_after_each_op():
 def test_ops_in_hsv_are_tensorflows_on_every_colour():
     """Also of greys, of pure colours, and a little outside [0, 1], where bicubic resizing may lead."""
     corners = np.stack(np.meshgrid(*[[-0.1, 0.0, 0.3, 0.5, 1.0, 1.2]] * 3), axis=-1).reshape(1, 12, 18, 3)
-    colours = tf.constant(corners, tf.float32)
+    colours = corners[0].astype(np.float32)
     for parameter in (0.0, 0.3, 1.0, 1.8):
-        ours = augment.saturation(colours, [parameter])
+        ours = one(augment.saturation, colours, parameter)
         np.testing.assert_allclose(ours, tf.image.adjust_saturation(colours, parameter), atol=2e-6)
     for parameter in (-0.2, 0.0, 0.1, 0.5):
-        ours = augment.hue(colours, [parameter])
+        ours = one(augment.hue, colours, parameter)
         np.testing.assert_allclose(ours, tf.image.adjust_hue(colours, parameter), atol=2e-6)
 
 
