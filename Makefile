@@ -62,6 +62,7 @@ bench: $(INSTALLED) $(PEERS_INSTALLED)
 	$(BIN)/python -m benchmarks.input $(INPUTARGS)
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.tpu_step  # make bench EXTRAS=test,tpu
 
 clean:
 	rm -rf $(VENV) $(PEERS) *.egg-info build

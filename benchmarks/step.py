@@ -18,6 +18,9 @@ compiles, `--steps` are timed; a step takes seconds, so a few will do.
   default settings; it needs a C++ compiler. bfloat16 is torch.autocast around the network, which keeps parameters in
   float32 as ours does; the loss is computed in float32.
 
+In a second case ours alone embeds the same batch in 2, 4, 8 and 16 parts (`config.microbatches`): what that costs in time,
+and what it saves in memory.
+
 The losses in the results are no check, since the networks start from different random weights.
 """
 
@@ -58,7 +61,8 @@ def pixels(batch: int):
 # --- Contenders ----------------------------------------------------------------------------------------------------
 
 
-def ours(options: dict, dtype: str) -> dict:
+def ours(options: dict, **changes) -> dict:
+    """`changes` are fields of the config."""
     import numpy as np
 
     from configs import cifar10
@@ -69,7 +73,7 @@ def ours(options: dict, dtype: str) -> dict:
     from simclr_jax.training import steps
 
     config = cifar10.get_config(f"depth=18,batch={options['batch']}")
-    config.compute_dtype = dtype
+    config.update(changes)
     num_examples = 50_000
     schedule = optim.make_schedule(
         config.optimizer,
@@ -143,11 +147,14 @@ def peer(options: dict, compiled: bool, dtype: str) -> dict:
 BENCHMARK = harness.Benchmark(
     name="step",
     contenders={
-        "ours_float32": harness.Contender(functools.partial(ours, dtype="float32")),
-        "ours_bfloat16": harness.Contender(functools.partial(ours, dtype="bfloat16")),
+        "ours_float32": harness.Contender(functools.partial(ours, compute_dtype="float32")),
+        "ours_bfloat16": harness.Contender(functools.partial(ours, compute_dtype="bfloat16")),
         "eager_float32": harness.Contender(functools.partial(peer, compiled=False, dtype="float32"), peer=True),
         "compile_float32": harness.Contender(functools.partial(peer, compiled=True, dtype="float32"), peer=True),
         "compile_bfloat16": harness.Contender(functools.partial(peer, compiled=True, dtype="bfloat16"), peer=True),
+    }
+    | {
+        f"ours_{parts}_parts": harness.Contender(functools.partial(ours, microbatches=parts)) for parts in (2, 4, 8, 16)
     },
     value="images_per_s",
     more_is_better=True,
@@ -158,6 +165,7 @@ BENCHMARK = harness.Benchmark(
         "times as fast as eager_float32": harness.times_as_fast_as("eager_float32"),
         "as compile_float32": harness.times_as_fast_as("compile_float32"),
         "as compile_bfloat16": harness.times_as_fast_as("compile_bfloat16"),
+        "added MiB": harness.shown("{:,.0f}", "added_mib"),
         "first step, s": harness.shown("{:.0f}", "first_step_s"),
     },
 )
@@ -169,8 +177,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="timed in each turn")
     args = parser.parse_args()
     options = {"batch": args.batch, "steps": args.steps}
-    case = harness.Case(f"{args.batch} images", options, tuple(BENCHMARK.contenders), args.rounds)
-    harness.compete(BENCHMARK, [] if args.tables else [case], args)
+    in_parts = [name for name in BENCHMARK.contenders if name.endswith("_parts")]
+    whole = [name for name in BENCHMARK.contenders if name not in in_parts]
+    cases = [
+        harness.Case(f"{args.batch} images", options, whole, args.rounds),
+        harness.Case(f"{args.batch} images in parts", options | {"steps": 1}, ["ours_float32", *in_parts], 1),
+    ]
+    harness.compete(BENCHMARK, [] if args.tables else cases, args)
 
 
 if __name__ == "__main__" and not harness.is_contender(BENCHMARK):

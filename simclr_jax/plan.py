@@ -119,9 +119,14 @@ def plan(config: ConfigDict, topology: tpu_compiler.Topology, num_examples: int,
 
 
 def step_flops(config: ConfigDict, num_examples: int, num_classes: int) -> float:
-    """Floating-point operations of a step for the global batch, before any compiler has changed it."""
+    """Floating-point operations of a step for the global batch, before any compiler has changed it.
+
+    Those that are needed once: without what micro-batches and rematerialisation do again.
+    """
     one = config.copy_and_resolve_references()
     one.mesh.update(data=1, fsdp=1)
+    # What is in a loop would be counted as if it ran once.
+    one.microbatches, one.remat, one.loss.method = 1, "none", "dense"
     mesh = parallel.make_mesh(one.mesh, jax.devices("cpu")[:1])
     step, arguments = abstract_step(one, mesh, num_examples, num_classes)
     return step.lower(*arguments).cost_analysis()["flops"]
@@ -173,6 +178,9 @@ def advice(config: ConfigDict, entry: dict, state: float) -> str:
             lines.append(
                 f"About {images} images fit on a chip: take {need} chips, or --config.batch_size={images * chips}."
             )
+        parts = next((k for k in range(2, each + 1) if each % k == 0 and each / k <= images), None) if images else None
+        if parts and config.microbatches == 1:
+            lines.append(f"Or --config.microbatches={parts}, on the chips that are there, for a third more time.")
     if config.compute_dtype == "float32":
         lines.append("--config.compute_dtype=bfloat16 takes about half the memory.")
     if state > limit / 4 and config.mesh.fsdp < chips:

@@ -55,6 +55,14 @@ def test_the_flops_are_those_of_the_network(libtpu):
     assert plan.step_flops(config, 1000, 0) / 8 == pytest.approx(2 * 3 * 2 * 4.09e9, rel=0.06)
 
 
+def test_what_is_computed_again_does_not_count_as_the_networks_operations():
+    config = config_lib.pretrain()
+    config.data.image_size, config.model.depth, config.model.width, config.batch_size = 32, 18, 0.125, 8
+    whole = plan.step_flops(config, 1000, 0)
+    config.microbatches, config.remat = 4, "block"
+    assert plan.step_flops(config, 1000, 0) == whole
+
+
 def test_what_does_not_fit_says_what_would(libtpu, capsys):
     huge = ("--config.data.image_size=512", "--config.model.width=1", "--config.batch_size=1024")
     (entry,) = run(DIGITS, *huge, "--topology=v5e:1x1")
@@ -73,6 +81,7 @@ def test_advice():
     text = plan.advice(config, entry, 1.0)
     # (0.9 * 15.75 - 1) of 50 GiB of activations: 67 images, so 4096 need 62 chips, of which there are 64.
     assert "About 67 images fit on a chip: take 64 chips, or --config.batch_size=1072." in text
+    assert "Or --config.microbatches=4, on the chips that are there" in text
     assert "bfloat16" in text
     assert "fsdp" not in text
     assert "--config.mesh.fsdp=8" in plan.advice(config, entry, 5.0)
