@@ -98,7 +98,9 @@ def second_moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     # does it in passing, and a reduction would be a pass over x of its own.
     ones = lax.optimization_barrier(jnp.ones((len(x), 8), x.dtype))
     ones = jnp.broadcast_to(ones.reshape(len(x), *(1,) * (x.ndim - 2), 8), (*x.shape[:-1], 8))
-    return _outer(ones, x)[0] / count, _outer(x, x) / count
+    # The variance is a difference of these: rounding the factors (float32 to bfloat16 or TF32) would be too much for it.
+    precision = HIGHEST if x.dtype == jnp.float32 else None
+    return _outer(ones, x, precision)[0] / count, _outer(x, x, precision) / count
 
 
 def _second_moments_backward(x, cotangents):
@@ -144,6 +146,6 @@ def _times(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.dot(x, kernel, preferred_element_type=accumulator(x.dtype))
 
 
-def _outer(x: jax.Array, y: jax.Array) -> jax.Array:
+def _outer(x: jax.Array, y: jax.Array, precision: lax.Precision | None = None) -> jax.Array:
     """The sum of x' y over all but the last axes: `[..., in]` and `[..., out]` to `[in, out]`, not rounded either."""
-    return jnp.einsum("...i,...o->io", x, y, preferred_element_type=accumulator(x.dtype))
+    return jnp.einsum("...i,...o->io", x, y, preferred_element_type=accumulator(x.dtype), precision=precision)
