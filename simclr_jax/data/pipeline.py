@@ -210,7 +210,7 @@ def _open(
         examples = tf.nest.map_structure(lambda *values: tf.stack(values), *examples)
         return examples | {"position": records["position"], "wanted": _first(records["candidates"])}
 
-    group_size = math.gcd(batch_size, GROUP)
+    group_size = math.gcd(batch_size, max(1, min(GROUP, CHUNK_PIXELS // size**2 // 2)))
     records = records.batch(group_size, drop_remainder=True)
     return records.map(group, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
