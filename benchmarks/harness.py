@@ -309,7 +309,8 @@ def machine(cores: int | None) -> str:
         named = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         model = named[0].partition(":")[2].strip() if named else model
     preloaded = [pathlib.Path(path).name for path in os.environ.get("LD_PRELOAD", "").split(":") if path]
-    with_allocator = f", with {', '.join(preloaded)}" if preloaded else ""
+    tuned = [os.environ["GLIBC_TUNABLES"]] if "GLIBC_TUNABLES" in os.environ else []
+    with_allocator = f", with {', '.join(preloaded + tuned)}" if preloaded or tuned else ""
     there = len(available_cores())
     return f"{model}, {min(cores or there, there)} of {there} cores, {platform.system()}{with_allocator}"
 
