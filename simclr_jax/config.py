@@ -8,6 +8,7 @@ pretraining config of the checkpoint that is evaluated.
 import difflib
 import json
 import math
+import re
 from typing import Any
 
 import ml_collections
@@ -49,6 +50,8 @@ def _model() -> dict:
         "depth": placeholder(int),  # 18, 34, 50, 101, 152, 200
         "width": placeholder(float),  # 1, 2, 4; a fraction such as 0.25 for small machines
         "stem": placeholder(str),  # "imagenet" or "cifar"
+        # Above 0, selective kernels, with mixing networks of this share of the width (SimCLRv2: 0.0625).
+        "sk_ratio": placeholder(float),
     }
 
 
@@ -68,21 +71,13 @@ def _optimizer(**changes) -> dict:
     return fields | changes
 
 
-def _crop_and_flip() -> dict:
+def _family() -> dict:
+    """The paper's family (appendix A). Turn an op off with `crop=False`, or with a probability or strength of 0."""
     return {
         "crop": True,
         "crop_area": (0.08, 1.0),
         "crop_aspect": (3 / 4, 4 / 3),
         "flip_prob": 0.5,
-    }
-
-
-def _augment() -> dict:
-    """The paper's family (appendix A). Turn an op off with `crop=False`, or with a probability or strength of 0."""
-    return _crop_and_flip() | {
-        # Where flip, colour and blur are done: on the "host", by TensorFlow, or in the training step on the "device", which
-        # leaves the host nothing to do but open, crop and resize. The same family, other random numbers.
-        "where": "host",
         "jitter_prob": 0.8,
         "strength": 1.0,  # s: scales the four ops below; 1 on ImageNet, 0.5 on CIFAR-10
         "brightness": 0.8,
@@ -92,7 +87,29 @@ def _augment() -> dict:
         "grayscale_prob": 0.2,
         "blur_prob": 0.5,  # 0 on CIFAR-10
         "blur_sigma": (0.1, 2.0),
+        # Of the composition experiment (figure 5); the paper's own recipe does without.
+        "rotate_prob": 0.0,  # by 0, 90, 180 or 270 degrees
+        "sobel_prob": 0.0,
+        "noise_prob": 0.0,
+        "noise_deviation": 0.1,
+        "cutout_prob": 0.0,
+        "cutout_side": 0.5,  # of its square, as a share of the image's side
     }
+
+
+def _augment() -> dict:
+    return _family() | {
+        # Where all behind the crop is done: on the "host", by TensorFlow, or in the training step on the "device", which
+        # leaves the host nothing to do but open, crop and resize. The same family, other random numbers.
+        "where": "host",
+        # Both views have one random crop in common, and everything else (another crop, too) is for the first view only.
+        "one_branch": False,
+    }
+
+
+def _crop_and_flip() -> dict:
+    """How the paper trains with labels; the rest of the family is there, but off."""
+    return _family() | {"jitter_prob": 0.0, "grayscale_prob": 0.0, "blur_prob": 0.0}
 
 
 def _run() -> dict:
@@ -116,11 +133,15 @@ def pretrain() -> ml_collections.ConfigDict:
         | {
             "data": _data(),
             "augment": _augment(),
-            "model": _model() | {"width": 1.0, "stem": "imagenet"},
+            "model": _model() | {"width": 1.0, "stem": "imagenet", "sk_ratio": 0.0},
             "head": {"kind": "nonlinear", "layers": 2, "dim": 128},
             "loss": {
+                # "nt_xent", or what the paper compares it with: "nt_logistic", "margin_triplet".
+                "name": "nt_xent",
                 "temperature": 0.1,
-                "normalize": True,
+                "normalize": True,  # l2-normalise the embeddings
+                "margin": 0.8,  # margin_triplet only
+                "semi_hard": False,  # nt_logistic and margin_triplet: one negative for each view, a semi-hard one
                 "method": "auto",  # "blocks": never more than a block of logits; "dense"; "auto": the faster one
             },
             "optimizer": _optimizer(),
@@ -139,6 +160,9 @@ def pretrain() -> ml_collections.ConfigDict:
 
 def _evaluation() -> dict:
     return _run() | {
+        # What is evaluated: "h", the representation; "z", the output of the projection head g; or "g1", "g2", ..., the output
+        # of one of its layers. Fine-tuning trains the layers up to there as well (SimCLRv2: from "g1").
+        "features": "h",
         "init": "pretrained",  # or "random": the same network, untrained (from scratch)
         "pretrained": placeholder(str),  # the checkpoint that was evaluated; filled in from --pretrained
         # None here: as in pretraining.
@@ -160,7 +184,6 @@ def linear_probe() -> ml_collections.ConfigDict:
         | {
             # "lbfgs": on cached features, l2 chosen on held-out labels; "sgd": the paper's ImageNet protocol.
             "protocol": "lbfgs",
-            "features": "h",  # "h", the representation, or "z", the output of the projection head
             "lbfgs": {
                 "standardize": True,  # features to mean 0 and deviation 1 first
                 "l2_min": 1e-6,
@@ -189,12 +212,41 @@ def finetune() -> ml_collections.ConfigDict:
     )
 
 
+def transform_probe() -> ml_collections.ConfigDict:
+    """All fields of predicting from representations what was done to an image (paper section 4.2, table 3)."""
+    return ml_collections.ConfigDict(
+        _evaluation()
+        | {
+            "transforms": "grayscale rotate noise sobel",  # which questions are asked
+            "noise_deviation": 0.1,
+            "classifier": "mlp",  # with one hidden layer, as in the paper; or "linear"
+            "hidden": 256,
+            "train_images": 5000,  # at most; each is seen once in every form
+        }
+    )
+
+
+def distill() -> ml_collections.ConfigDict:
+    """All fields of a distillation: a student learns from a fine-tuned teacher (SimCLRv2 section 3.3, arXiv 2006.10029)."""
+    return ml_collections.ConfigDict(
+        _evaluation()
+        | {
+            "teacher": placeholder(
+                str
+            ),  # the workdir of a fine-tuning run (with one draw), a draw's, or one checkpoint
+            "temperature": 1.0,
+            "augment": _crop_and_flip(),
+            "optimizer": _optimizer(),
+            "epochs": 100.0,
+        }
+    )
+
+
 def knn() -> ml_collections.ConfigDict:
     """All fields of a nearest-neighbour evaluation (weighted vote; Wu et al. 2018, arXiv 1805.01978, section 3.4)."""
     return ml_collections.ConfigDict(
         _evaluation()
         | {
-            "features": "h",
             "neighbours": 20,
             "temperature": 0.1,
             "map_points": 2000,  # test images in the 2-D map of the embeddings; 0 draws none
@@ -365,12 +417,29 @@ def check_values(config: ml_collections.ConfigDict, device_count: int) -> None:
         raise UserError(
             f"config.microbatches is {parts}, which does not divide the {each} images on each device: one of {divisors}."
         )
-    for field in ("epochs", "loss.temperature", "temperature", "log_every_steps", "checkpoint.every_steps"):
+    for field in (
+        "epochs",
+        "loss.temperature",
+        "loss.margin",
+        "temperature",
+        "log_every_steps",
+        "checkpoint.every_steps",
+    ):
         check(field, value(field) > 0, "positive")
-    for field in ("checkpoint.keep", "neighbours", "data.image_size", "head.dim", "head.layers", "lbfgs.l2_values"):
+    for field in (
+        "checkpoint.keep",
+        "neighbours",
+        "data.image_size",
+        "head.dim",
+        "head.layers",
+        "lbfgs.l2_values",
+        "hidden",
+    ):
         check(field, value(field) >= 1, "at least 1")
-    for field in ("augment.flip_prob", "augment.jitter_prob", "augment.grayscale_prob", "augment.blur_prob"):
-        check(field, 0 <= value(field) <= 1, "a probability in [0, 1]")
+    for op in ("flip", "rotate", "jitter", "grayscale", "sobel", "blur", "noise", "cutout"):
+        check(f"augment.{op}_prob", 0 <= value(f"augment.{op}_prob") <= 1, "a probability in [0, 1]")
+    check("augment.noise_deviation", value("augment.noise_deviation") > 0, "positive")
+    check("augment.cutout_side", 0 < value("augment.cutout_side") <= 1, "a share in (0, 1]")
     for field in ("strength", "brightness", "contrast", "saturation"):
         check(f"augment.{field}", value(f"augment.{field}") >= 0, "at least 0")
     for field in ("crop_area", "crop_aspect", "blur_sigma"):
@@ -386,13 +455,16 @@ def check_values(config: ml_collections.ConfigDict, device_count: int) -> None:
     check("labels_per_class", value("labels_per_class", 0) >= 0, "at least 0")
     check("label_seeds", len(value("label_seeds", (0,))) > 0, "at least one seed")
     check("init", value("init", "random") in ("pretrained", "random"), "'pretrained' or 'random'")
-    check("features", value("features", "h") in ("h", "z"), "'h' or 'z'")
+    features = re.fullmatch(r"h|z|g[1-9]\d*", value("features", "h"))
+    check("features", features is not None, "'h', 'z', or 'g1', 'g2', ... for a layer of the projection head")
     check("protocol", value("protocol", "sgd") in ("lbfgs", "sgd"), "'lbfgs' or 'sgd'")
     check("lbfgs.holdout", 0 < value("lbfgs.holdout", 0.5) < 1, "a share in (0, 1)")
     for field, choices in {
         "head.kind": ("none", "linear", "nonlinear"),
         "remat": ("none", "block", "stage"),
         "augment.where": ("host", "device"),
+        "classifier": ("mlp", "linear"),
+        "loss.name": ("nt_xent", "nt_logistic", "margin_triplet"),
         "loss.method": ("auto", "blocks", "dense"),
         "optimizer.name": ("lars", "sgd", "adamw"),
         "optimizer.scaling": ("linear", "sqrt", "none"),
@@ -401,5 +473,17 @@ def check_values(config: ml_collections.ConfigDict, device_count: int) -> None:
         "data.source": ("tfds", "folder", "digits"),
     }.items():
         check(field, flat.get(field) is None or flat[field] in choices, f"one of {', '.join(map(str, choices))}")
+    known = "grayscale rotate noise sobel"
+    asked = set(value("transforms", known).split())
+    check("transforms", bool(asked) and asked <= set(known.split()), f"some of {known!r}, with spaces between")
+    sk_ratio = value("model.sk_ratio", 0.0)
+    check("model.sk_ratio", 0 <= sk_ratio <= 1, "a share in [0, 1]")
+    if sk_ratio > 0 and value("model.depth", 50) < 50:
+        raise UserError(f"config.model.sk_ratio is {sk_ratio}, but selective kernels need a depth of 50 or more.")
+    if value("loss.semi_hard", False) and flat["loss.name"] == "nt_xent":
+        raise UserError(
+            "config.loss.semi_hard is True, but nt_xent weighs all negatives by itself: set it to False, or config.loss.name "
+            "to nt_logistic or margin_triplet."
+        )
     width = value("model.width")
     check("model.width", width > 0 and float(64 * width).is_integer(), "positive, with 64 * width a whole number")

@@ -12,173 +12,16 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-# Places in the draw of uniform numbers that belongs to a view.
-_FLIP, _JITTER, _GRAYSCALE, _BLUR, _SIGMA = range(5)
-_FACTORS = slice(5, 9)
-_ORDER = slice(9, 13)
-_NUM_DRAWS = 13
-
-# Keeps views apart from what else is drawn with a run's seed. A view has two streams: crop box, all else.
-_VIEWS = 0x76696577
-_BOX, _REST = range(2)
-
-_CROP_ATTEMPTS = 100
-_MIN_COVERED = 0.1
-_NUM_BOX_DRAWS = 2 * _CROP_ATTEMPTS + 2
-
-# Matrix units round their operands to bfloat16 or TF32 where they are allowed to: half a level of uint8.
-_EXACT = jax.lax.Precision.HIGHEST
-
-
-# --- Random numbers ------------------------------------------------------------------------------------------------
-
-
-def _draws(seed: int, positions: jax.Array, num_views: int, stream: int, count: int) -> jax.Array:
-    """Uniform numbers in [0, 1), float32 `[n, num_views, count]`: a function of (seed, position, view, stream)."""
-    # Not the implementation that JAX is set to: with a hardware generator, draws would depend on the batch.
-    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _VIEWS)
-    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    images = fold(key, positions.astype(jnp.uint32))
-    views = jax.vmap(fold, in_axes=(0, None))(images, 2 * jnp.arange(num_views, dtype=jnp.uint32) + stream)
-    return jax.vmap(jax.vmap(lambda key: jax.random.uniform(key, (count,))))(views)
+from simclr_jax import view_draws
+from simclr_jax.device_crops import EXACT
+from simclr_jax.device_crops import REST
+from simclr_jax.device_crops import resized_crops
+from simclr_jax.device_crops import uniforms
 
 
 def _for_pixels(parameter: jax.Array) -> jax.Array:
     """`[n]` to `[n, 1, 1, 1]`."""
     return jnp.asarray(parameter)[:, None, None, None]
-
-
-# --- Cropping ------------------------------------------------------------------------------------------------------
-
-
-def random_boxes(
-    draws: jax.Array, height: int, width: int, area: tuple[float, float], aspect: tuple[float, float]
-) -> jax.Array:
-    """The boxes of random crops: area a share of the image, aspect ratio width / height.
-
-    What TensorFlow's `sample_distorted_bounding_box` does in `data.augment.random_box`, with its rounding to whole pixels:
-    an aspect ratio, then a height among those that its area bounds allow, then a place; up to 100 attempts at a shape
-    that fits and covers a tenth of the image, and the whole image after that.
-
-    All attempts are made at once. A loop until all images have a shape would end on every device when it ends on the
-    last one, which takes a collective for each turn.
-
-    Args:
-      draws: float32 `[n, 202]`, uniform in [0, 1).
-      height, width: of the images, in pixels.
-      area: least and largest share of the image.
-      aspect: least and largest ratio.
-
-    Returns:
-      int32 `[n, 4]`: top, left, height, width.
-    """
-    shapes, (down, right) = draws[:, :-2], (draws[:, -2], draws[:, -1])
-    ratio = aspect[0] + shapes[:, :_CROP_ATTEMPTS] * np.float32(aspect[1] - aspect[0])
-    least, most = (np.float32(share) * np.float32(height * width) for share in area)
-
-    # Heights whose areas are within the bounds, for the ratio and the image's own sides.
-    low, high = (jnp.round(jnp.sqrt(bound / ratio)) for bound in (least, most))
-    high = jnp.where(jnp.round(high * ratio) > width, jnp.floor((width + 0.5) / ratio), high)
-    high = jnp.minimum(high, height)
-    low = jnp.minimum(low, high)
-    tall = low + jnp.floor(shapes[:, _CROP_ATTEMPTS:] * (high - low + 1))
-
-    # Rounding may have left the bounds: a pixel more, or less.
-    tall = jnp.where(tall * jnp.round(tall * ratio) < least, tall + 1, tall)
-    tall = jnp.where(tall * jnp.round(tall * ratio) > most, tall - 1, tall)
-    wide = jnp.round(tall * ratio)
-    covered = tall * wide
-    fits = (covered >= least) & (covered <= most) & (covered / np.float32(height * width) >= np.float32(_MIN_COVERED))
-    fits &= (tall > 0) & (wide > 0) & (tall <= height) & (wide <= width)
-
-    first = fits & (jnp.cumsum(fits, axis=1) == 1)
-    found = jnp.any(fits, axis=1)
-    tall, wide = (jnp.sum(jnp.where(first, side, 0), axis=1) for side in (tall, wide))
-    tall, wide = jnp.where(found, tall, height), jnp.where(found, wide, width)
-    # As in TensorFlow, the last row and the last column are in no crop but the ones of full height or width.
-    top, left = jnp.floor(down * (height - tall)), jnp.floor(right * (width - wide))
-    return jnp.stack([top, left, tall, wide], axis=1).astype(jnp.int32)
-
-
-def _resize_weights(start: jax.Array, length: jax.Array, side: int, size: int) -> jax.Array:
-    """What each of `size` new pixels takes of each of `side` old ones, when [start, start + length) is resized.
-
-    Keys' cubic with a = -0.5 and pixels at half-integers, in TensorFlow's version: what lies outside is left out and the
-    rest scaled to sum to one; places are rounded to 1/1024 of a pixel (its table of weights).
-
-    Args:
-      start, length: int32 `[n]`.
-
-    Returns:
-      float32 `[n, size, side]`.
-    """
-    scale = (length.astype(jnp.float32) / size)[:, None]
-    place = (jnp.arange(size) + np.float32(0.5)) * scale - 0.5
-    before = jnp.floor(place)
-    rest = jnp.round((place - before) * 1024) / 1024
-    pixel = jnp.arange(side, dtype=jnp.int32) - start[:, None]
-    distance = jnp.abs((pixel[:, None, :] - before[:, :, None]) - rest[:, :, None])
-    near = (1.5 * distance - 2.5) * distance**2 + 1
-    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    weights = jnp.where(distance < 1, near, jnp.where(distance < 2, far, 0.0))
-    weights = jnp.where(((pixel >= 0) & (pixel < length[:, None]))[:, None, :], weights, 0.0)
-    return weights / jnp.sum(weights, axis=-1, keepdims=True)
-
-
-def crop_and_resize(images: jax.Array, boxes: jax.Array, size: int) -> jax.Array:
-    """The parts of images that boxes hold, resized: bicubic without antialiasing, so a little outside [0, 1] too.
-
-    Args:
-      images: uint8 `[n, height, width, 3]`.
-      boxes: int32 `[n, 4]`: top, left, height, width, in pixels.
-      size: side of the result in pixels.
-
-    Returns:
-      float32 `[n, size, size, 3]`.
-    """
-    top, left, tall, wide = jnp.moveaxis(boxes, 1, 0)
-    rows = _resize_weights(top, tall, images.shape[1], size)
-    columns = _resize_weights(left, wide, images.shape[2], size)
-    images = jnp.einsum("nij,njwc->niwc", rows, images.astype(jnp.float32), precision=_EXACT)
-    return jnp.einsum("nij,nhjc->nhic", columns, images, precision=_EXACT) / 255.0
-
-
-def central_square(images: jax.Array, size: int) -> jax.Array:
-    """Where `augment.crop` is off: the central square, resized. uint8 `[n, h, w, 3]` to float32 `[n, size, size, 3]`."""
-    num_images, height, width = images.shape[:3]
-    side = min(height, width)
-    top, left = (height - side + 1) // 2, (width - side + 1) // 2
-    images = images[:, top : top + side, left : left + side]
-    if side == size:
-        return images.astype(jnp.float32) / 255.0
-    return crop_and_resize(images, jnp.tile(jnp.array([[0, 0, side, side]], jnp.int32), (num_images, 1)), size)
-
-
-def resized_crops(
-    images: jax.Array, positions: jax.Array, seed: int, augment: ConfigDict, size: int, num_views: int
-) -> jax.Array:
-    """The first half of the views: random crops; the central square where `augment.crop` is off.
-
-    Args:
-      images: uint8 `[n, height, width, 3]`.
-      positions: uint32 `[n]`, global.
-      seed: of the run.
-      augment: `config.augment`.
-      size: side of the views in pixels.
-      num_views: of each image.
-
-    Returns:
-      float32 `[n, num_views, size, size, 3]`.
-    """
-    num_images, height, width = images.shape[:3]
-    if not augment.crop:
-        shape = (num_images, num_views, size, size, 3)
-        return jnp.broadcast_to(central_square(images, size)[:, None], shape)
-    draws = _draws(seed, positions, num_views, _BOX, _NUM_BOX_DRAWS)
-    boxes = random_boxes(
-        draws.reshape(num_images * num_views, -1), height, width, augment.crop_area, augment.crop_aspect
-    ).reshape(num_images, num_views, 4)
-    return jax.vmap(lambda boxes: crop_and_resize(images, boxes, size), in_axes=1, out_axes=1)(boxes)
 
 
 # --- Operations with explicit parameters ---------------------------------------------------------------------------
@@ -246,11 +89,6 @@ def grayscale(images: jax.Array) -> jax.Array:
     return jnp.broadcast_to(luma[..., None], images.shape)
 
 
-def blur_kernel_size(side: int) -> int:
-    """The width in pixels of the blur for square images of `side` pixels: a tenth, and odd. 23 at 224 px, 3 at 32."""
-    return 2 * ((side // 10) // 2) + 1
-
-
 def gaussian_blur(images: jax.Array, kernel_size: int, sigma: jax.Array) -> jax.Array:
     """Separable Gaussian blur with zero padding; `kernel_size` (odd) and `sigma` `[n]` in pixels.
 
@@ -270,8 +108,47 @@ def gaussian_blur(images: jax.Array, kernel_size: int, sigma: jax.Array) -> jax.
         weights = kernel(offsets.reshape(-1)).reshape(-1, side, side) / total
         return jnp.where(np.abs(offsets) <= radius, weights, 0.0)
 
-    images = jnp.einsum("nij,njwc->niwc", band(images.shape[1]), images, precision=_EXACT)
-    return jnp.einsum("nij,nhjc->nhic", band(images.shape[2]), images, precision=_EXACT)
+    images = jnp.einsum("nij,njwc->niwc", band(images.shape[1]), images, precision=EXACT)
+    return jnp.einsum("nij,nhjc->nhic", band(images.shape[2]), images, precision=EXACT)
+
+
+def rotate(images: jax.Array, turns: jax.Array) -> jax.Array:
+    """Turns square images by `turns`, int32 `[n]` in 0 to 3, quarter turns, anticlockwise."""
+    turns = _for_pixels(turns)
+    images = jnp.where(turns >= 2, images[:, ::-1, ::-1], images)
+    return jnp.where(turns % 2 == 1, images.swapaxes(1, 2)[:, ::-1], images)
+
+
+def sobel(images: jax.Array) -> jax.Array:
+    """The size of each channel's gradient by Sobel's filters, scaled so that the steepest edge along an axis is 1."""
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    across = padded[:, :, :-2] + 2.0 * padded[:, :, 1:-1] + padded[:, :, 2:]
+    along = padded[:, :-2] + 2.0 * padded[:, 1:-1] + padded[:, 2:]
+    down = across[:, 2:] - across[:, :-2]
+    right = along[:, :, 2:] - along[:, :, :-2]
+    return jnp.sqrt(down**2 + right**2) / 4.0
+
+
+def noise(images: jax.Array, deviation: float, normals: jax.Array) -> jax.Array:
+    """Adds `deviation` times standard normal numbers, of the images' shape."""
+    return images + deviation * normals
+
+
+def cutout(images: jax.Array, top: jax.Array, left: jax.Array, reach: int) -> jax.Array:
+    """Makes a square grey (DeVries & Taylor 2017, arXiv 1708.04552), or what of it is within the image.
+
+    Args:
+      images: float32 `[n, height, width, 3]`.
+      top, left: int32 `[n]`: its centre, in pixels.
+      reach: pixels from the centre to its sides.
+    """
+
+    def inside(centre, side):
+        return jnp.abs(jnp.arange(side) - centre[:, None] + 0.5) < reach
+
+    rows, columns = inside(top, images.shape[1]), inside(left, images.shape[2])
+    cut = rows[:, :, None, None] & columns[:, None, :, None]
+    return jnp.where(cut, view_draws.CUTOUT_VALUE, images)
 
 
 def clip(images: jax.Array) -> jax.Array:
@@ -314,32 +191,55 @@ def jitter(images: jax.Array, augment: ConfigDict, factors: jax.Array, order: ja
 
 
 def _finish(views: jax.Array, positions: jax.Array, seed: int, augment: ConfigDict) -> jax.Array:
-    """Flip, colour jitter, greyscale, blur: float32 `[n, num_views, size, size, 3]` to the same, in [0, 1]."""
+    """All of the family behind the crop: float32 `[n, num_views, size, size, 3]` to the same, in [0, 1]."""
     num_images, num_views, size = views.shape[:3]
-    draws = _draws(seed, positions, num_views, _REST, _NUM_DRAWS).reshape(num_images * num_views, _NUM_DRAWS)
+    draws = uniforms(seed, positions, num_views, REST, view_draws.NUM_DRAWS)
+    if augment.get("one_branch", False):
+        draws = draws.at[:, 1:].set(view_draws.NEVER)
+    draws = draws.reshape(num_images * num_views, view_draws.NUM_DRAWS)
     images = views.reshape(num_images * num_views, *views.shape[2:])
 
-    def select(chosen: jax.Array, changed: jax.Array) -> jax.Array:
-        return jnp.where(_for_pixels(chosen), changed, images)
+    def wanted(name: str) -> bool:
+        return augment.get(f"{name}_prob", 0) > 0
 
-    if augment.flip_prob > 0:
-        images = select(draws[:, _FLIP] < augment.flip_prob, flip(images))
-    if augment.get("jitter_prob", 0) > 0 and augment.strength > 0:
-        jittered = jitter(images, augment, draws[:, _FACTORS], draws[:, _ORDER])
-        images = select(draws[:, _JITTER] < augment.jitter_prob, jittered)
-    if augment.get("grayscale_prob", 0) > 0:
-        images = select(draws[:, _GRAYSCALE] < augment.grayscale_prob, grayscale(images))
+    def some(place: int, name: str, changed: jax.Array) -> jax.Array:
+        return jnp.where(_for_pixels(draws[:, place] < augment[f"{name}_prob"]), changed, images)
+
+    def pixel(place: int) -> jax.Array:
+        return (draws[:, place] * size).astype(jnp.int32)
+
+    if wanted("flip"):
+        images = some(view_draws.FLIP, "flip", flip(images))
+    if wanted("rotate"):
+        turns = (draws[:, view_draws.TURNS] * 4.0).astype(jnp.int32)
+        images = some(view_draws.ROTATE, "rotate", rotate(images, turns))
+    if wanted("jitter") and augment.strength > 0:
+        jittered = jitter(images, augment, draws[:, view_draws.FACTORS], draws[:, view_draws.ORDER])
+        images = some(view_draws.JITTER, "jitter", jittered)
+    if wanted("grayscale"):
+        images = some(view_draws.GRAYSCALE, "grayscale", grayscale(images))
     images = clip(images)
-    kernel_size = blur_kernel_size(size)
-    if augment.get("blur_prob", 0) > 0 and kernel_size > 1:
+    if wanted("sobel"):
+        images = some(view_draws.SOBEL, "sobel", clip(sobel(images)))
+    kernel_size = view_draws.blur_kernel_size(size)
+    if wanted("blur") and kernel_size > 1:
         low, high = augment.blur_sigma
-        sigma = low + draws[:, _SIGMA] * (high - low)
-        images = select(draws[:, _BLUR] < augment.blur_prob, clip(gaussian_blur(images, kernel_size, sigma)))
+        sigma = low + draws[:, view_draws.SIGMA] * (high - low)
+        images = some(view_draws.BLUR, "blur", clip(gaussian_blur(images, kernel_size, sigma)))
+    if wanted("noise"):
+        keys = (draws[:, view_draws.NOISE_KEY] * view_draws.NOISE_KEYS).astype(jnp.uint32)
+        keys = jax.vmap(lambda key: jax.random.key(key, impl="threefry2x32"))(keys)
+        normals = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys)
+        images = some(view_draws.NOISE, "noise", clip(noise(images, augment.noise_deviation, normals)))
+    if wanted("cutout"):
+        reach = view_draws.cutout_reach(size, augment.cutout_side)
+        cut = cutout(images, pixel(view_draws.CUTOUT_DOWN), pixel(view_draws.CUTOUT_RIGHT), reach)
+        images = some(view_draws.CUTOUT, "cutout", cut)
     return images.reshape(views.shape)
 
 
 def random_views(crops: jax.Array, positions: jax.Array, seed: int, augment: ConfigDict) -> jax.Array:
-    """The second half of the views: flip, colour jitter, greyscale, blur. The first is `resized_crops`, or the host's.
+    """The second half of the views: all behind the crop. The first is `resized_crops`, or the host's.
 
     The host's crops are uint8, so what its bicubic resize leaves outside [0, 1] is gone before the jitter and not after.
 

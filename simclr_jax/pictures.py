@@ -1,5 +1,6 @@
 """Pictures of a run: augmented views, training curves, a map of embeddings (PNG)."""
 
+from collections.abc import Sequence
 import io
 import os
 from typing import Any
@@ -44,6 +45,43 @@ def contact_sheet(views: np.ndarray, path: epath.Path, *, columns: int = 8, rows
     axes.imshow(sheet, interpolation="nearest")
     axes.set_title(f"{len(views)} images, two augmented views of each", fontsize=10)
     axes.axis("off")
+    _save(figure, path)
+
+
+def labelled_sheet(images: np.ndarray, titles: Sequence[str], heading: str, path: epath.Path) -> None:
+    """A table of pictures, uint8 `[rows, columns, size, size, 3]`, with a title above each column."""
+    rows, columns = images.shape[:2]
+    figure = _figure(1.5 * columns, 1.4 * rows + 0.6)
+    figure.suptitle(heading, fontsize=10)
+    for number, image in enumerate(images.reshape(-1, *images.shape[2:])):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        axes.imshow(image, interpolation="nearest")
+        axes.axis("off")
+        if number < columns:
+            axes.set_title(titles[number], fontsize=9)
+    _save(figure, path)
+
+
+def histograms(plain: np.ndarray, coloured: np.ndarray, path: epath.Path) -> None:
+    """Crops of some images and their pixel values over all channels: left without colour distortion, right with it.
+
+    Args:
+      plain, coloured: uint8 `[images, crops, size, size, 3]`.
+      path: of the PNG file.
+    """
+    images, crops = plain.shape[:2]
+    figure = _figure(3.2 * crops, 2.9 * images + 0.5)
+    figure.suptitle(f"Left {crops} columns: crops alone. Right {crops}: crops with colour distortion.", fontsize=10)
+    grid = figure.add_gridspec(2 * images, 2 * crops)
+    for image in range(images):
+        for column, view in enumerate([*plain[image], *coloured[image]]):
+            axes = figure.add_subplot(grid[2 * image, column])
+            axes.imshow(view, interpolation="nearest")
+            axes.axis("off")
+            axes = figure.add_subplot(grid[2 * image + 1, column])
+            axes.hist(view.reshape(-1), bins=np.arange(0, 257, 8), color="tab:blue" if column < crops else "tab:orange")
+            axes.set_xlim(0, 256)
+            axes.set_yticks([])
     _save(figure, path)
 
 

@@ -15,8 +15,11 @@ import tensorflow as tf
 
 from simclr_jax import config as config_lib
 from simclr_jax import device_augment
+from simclr_jax import device_crops
 from simclr_jax import parallel
+from simclr_jax import view_draws
 from simclr_jax.data import augment
+from simclr_jax.data import crops as crops_lib
 from simclr_jax.data import order
 
 RNG = np.random.default_rng(0)
@@ -115,9 +118,24 @@ def test_blur_equals_tensorflows_with_a_sigma_for_each_image(kernel_size):
     np.testing.assert_allclose(result, expected, atol=2e-6)
 
 
-def test_the_blur_is_as_wide_as_the_hosts():
-    for side in (8, 16, 32, 64, 96, 224, 299):
-        assert device_augment.blur_kernel_size(side) == augment.blur_kernel_size(side)
+def on_host(op, images, *parameters):
+    """An op of the host's family, which takes planes."""
+    planes = tf.transpose(tf.constant(images), [0, 3, 1, 2])
+    return tf.transpose(op(planes, *parameters), [0, 2, 3, 1])
+
+
+def test_rotation_sobel_noise_and_cutout_equal_the_hosts():
+    square = IMAGES[:, :32]
+    turns = np.array([0, 1, 2, 3, 1, 3], np.int32)
+    expected = [on_host(augment.rotate, square[i : i + 1], turns[i])[0] for i in range(6)]
+    np.testing.assert_array_equal(jax.jit(device_augment.rotate)(square, turns), expected)
+    np.testing.assert_allclose(jax.jit(device_augment.sobel)(IMAGES), on_host(augment.sobel, IMAGES), atol=1e-6)
+    normals = RNG.normal(size=IMAGES.shape).astype(np.float32)
+    expected = on_host(lambda planes: augment.noise(planes, 0.2, tf.transpose(normals, [0, 3, 1, 2])), IMAGES)
+    np.testing.assert_allclose(device_augment.noise(IMAGES, 0.2, normals), expected, atol=1e-6)
+    top, left = np.array([0, 5, 20, 39, 39, 12], np.int32), np.array([0, 31, 9, 31, 0, 16], np.int32)
+    expected = on_host(augment.cutout, IMAGES, tf.constant(top), tf.constant(left), 8)
+    np.testing.assert_allclose(device_augment.cutout(IMAGES, top, left, 8), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("off", [(), ("contrast", "hue"), OPS])
@@ -145,7 +163,7 @@ def test_jitter_is_tensorflows_ops_in_each_images_order(off):
 
 def host_boxes(shape, area, aspect, count):
     def box(position):
-        return augment.random_box(tf.constant([*shape, 3]), order.crop_seed(2, position, 0), area, aspect)
+        return crops_lib.random_box(tf.constant([*shape, 3]), order.crop_seed(2, position, 0), area, aspect)
 
     (boxes,) = tf.data.Dataset.range(count).map(box).batch(count).as_numpy_iterator()
     return boxes
@@ -153,7 +171,7 @@ def host_boxes(shape, area, aspect, count):
 
 def device_boxes(shape, area, aspect, count):
     draws = np.random.default_rng(1).uniform(size=(count, 202)).astype(np.float32)
-    return np.asarray(jax.jit(lambda draws: device_augment.random_boxes(draws, *shape, area, aspect))(draws))
+    return np.asarray(jax.jit(lambda draws: device_crops.random_boxes(draws, *shape, area, aspect))(draws))
 
 
 @pytest.mark.parametrize(
@@ -208,11 +226,11 @@ def test_crop_and_resize_equals_tensorflows(height, width, size):
     boxes = np.stack([top, left, tall, wide], axis=1).astype(np.int32)
     boxes[0] = 0, 0, height, width
     expected = each(
-        lambda image, box: augment.resize(image[box[0] : box[0] + box[2], box[1] : box[1] + box[3]], size),
+        lambda image, box: crops_lib.resize(image[box[0] : box[0] + box[2], box[1] : box[1] + box[3]], size),
         images,
         boxes,
     )
-    result = jax.jit(device_augment.crop_and_resize, static_argnums=2)(images, boxes, size)
+    result = jax.jit(device_crops.crop_and_resize, static_argnums=2)(images, boxes, size)
     np.testing.assert_allclose(result, expected, atol=5e-6)
     assert result.max() > 1, "cubic weights go beyond the values that they weigh"
 
@@ -221,9 +239,9 @@ def test_crop_and_resize_equals_tensorflows(height, width, size):
 def test_without_a_crop_a_view_is_the_central_square_as_on_the_host(height, width, size):
     images = RNG.integers(0, 256, (3, height, width, 3), dtype=np.uint8)
     fields = config(crop=False)
-    top, left, side, _ = augment.center_box(tf.constant([height, width, 3]), 1.0).numpy()
-    expected = each(lambda image: augment.resize(image[top : top + side, left : left + side], size), images)
-    views = device_augment.resized_crops(images, jnp.arange(3), 0, fields, size, 2)
+    top, left, side, _ = crops_lib.center_box(tf.constant([height, width, 3]), 1.0).numpy()
+    expected = each(lambda image: crops_lib.resize(image[top : top + side, left : left + side], size), images)
+    views = device_crops.resized_crops(images, jnp.arange(3), 0, fields, size, 2)
     assert views.shape == (3, 2, size, size, 3)
     for view in range(2):
         np.testing.assert_allclose(views[:, view], expected, atol=2e-6)
@@ -270,7 +288,7 @@ def test_with_everything_off_a_view_is_the_image():
 
 
 def test_the_draws_have_their_distributions_and_are_independent():
-    draws = np.asarray(device_augment._draws(0, jnp.arange(2000), 2, 1, 13)).reshape(4000, 13)
+    draws = np.asarray(device_crops.uniforms(0, jnp.arange(2000), 2, device_crops.REST, 13)).reshape(4000, 13)
     for column in draws.T:
         assert stats.kstest(column, "uniform").pvalue > 1e-3
     both = np.concatenate(
@@ -317,11 +335,13 @@ def test_turning_one_op_off_leaves_the_draws_of_the_others():
     np.testing.assert_allclose(both, expected, atol=1e-6)
 
 
-def test_a_view_is_the_hosts_for_the_same_draws():
+@pytest.mark.parametrize("more", [{}, {"rotate_prob": 0.6, "sobel_prob": 0.3, "cutout_prob": 0.5}])
+def test_a_view_is_the_hosts_for_the_same_draws(more):
     fields = config_lib.pretrain().augment
+    fields.update(more)
     crops = RNG.uniform(-0.05, 1.05, (16, 2, 32, 32, 3)).astype(np.float32)
     positions = jnp.arange(16)
-    draws = device_augment._draws(3, positions, 2, 1, 13).reshape(32, 13)
+    draws = device_crops.uniforms(3, positions, 2, device_crops.REST, view_draws.NUM_DRAWS).reshape(32, -1)
     expected = augment.random_views(crops.reshape(32, 32, 32, 3), tf.constant(draws), fields)
     result = jax.jit(lambda crops: device_augment._finish(crops, positions, 3, fields))(crops)
     # The host's are rounded to uint8.
@@ -340,6 +360,35 @@ def test_views_depend_on_seed_position_and_view_alone():
     same = repeated(PIXELS[0], 3)
     views = np.concatenate([few(same, POSITIONS[:3], seed=seed).reshape(9, -1) for seed in (0, 1)])
     assert len(np.unique(views, axis=0)) == 18
+
+
+def test_noise_is_normal_and_each_views_own():
+    gray = np.full((3, 20, 20, 3), 128, np.uint8)
+    views = whole(config(noise_prob=1.0, noise_deviation=0.1), gray, np.arange(3, dtype=np.uint32)).reshape(6, -1)
+    noise = (views - np.float32(128 / 255)) / 0.1
+    for one in noise:
+        assert stats.kstest(one, "norm").pvalue > 1e-3
+    assert np.abs(np.corrcoef(noise) - np.eye(6)).max() < 0.15
+
+
+def test_on_one_branch_the_other_is_a_crop_that_both_have():
+    fields = config(one_branch=True)
+    views = whole(fields)
+    np.testing.assert_array_equal(views[:, 0], views[:, 1])
+    assert len(np.unique(views[:, 0].reshape(24, -1), axis=0)) == 24
+    fields.update(jitter_prob=1.0, flip_prob=1.0, rotate_prob=1.0, cutout_prob=1.0)
+    changed = whole(fields)
+    np.testing.assert_array_equal(changed[:, 1], views[:, 1])
+    assert np.all(np.abs(changed[:, 0] - views[:, 0]).max(axis=(1, 2, 3)) > 0.01)
+
+    # Where both crop, the first view's box lies in the other's: a ramp shows where its pixels come from.
+    ramp = np.zeros((200, 20, 20, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = np.arange(0, 240, 12)[:, None], np.arange(0, 240, 12)
+    again = whole(config(one_branch=True, crop=True), ramp, np.arange(200, dtype=np.uint32))
+    inner, outer = again[:, 0, ..., :2], again[:, 1, ..., :2]
+    assert np.all(inner.min(axis=(1, 2)) > outer.min(axis=(1, 2)) - 0.03)
+    assert np.all(inner.max(axis=(1, 2)) < outer.max(axis=(1, 2)) + 0.03)
+    assert np.mean(np.ptp(inner, axis=(1, 2)) < 0.9 * np.ptp(outer, axis=(1, 2))) > 0.5
 
 
 def test_crops_from_the_host_get_the_same_second_half():

@@ -1,13 +1,12 @@
-"""The augmentation family of SimCLR (paper appendix A; reference tf2/data_util.py), stateless, in TensorFlow.
+"""The augmentation family of SimCLR (paper section 3, appendix A; reference tf2/data_util.py), stateless, in TensorFlow.
 
-In the paper's order: random resized crop, flip, colour jitter, greyscale, blur. Images are opened and cropped one by one
-(`random_crops`, `resize`); all else works on a chunk of them, each with parameters of its own (`random_views`), since a
-small image takes less time than the call of an op. Every op is also a function of its own. All random numbers of a view
-are a function of (seed, position, view) and always stand at the same place of the draw, so turning one op off leaves the
-draws of all others as they were.
+In this order: random resized crop (`crops`), flip, rotation, colour jitter, greyscale, Sobel filter, blur, noise, cutout. The
+paper's own recipe is crop, flip, colour, blur; the others are those of its composition experiment (figure 5). What is
+here works on a chunk of images, each with parameters of its own, since a small image takes less time than the call of an
+op. All random numbers of a view are a function of (seed, position, view).
 
-Ops on chunks take planes, float32 `[n, 3, height, width]`, nominally in [0, 1]: with the channels first, TensorFlow's CPU
-kernels run several times as fast.
+Ops take planes, float32 `[n, 3, height, width]`, nominally in [0, 1]: with the channels first, TensorFlow's CPU kernels run
+several times as fast.
 """
 
 from collections.abc import Callable
@@ -16,92 +15,8 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 import tensorflow as tf
 
-# Places in the draw of uniform numbers that belongs to a view.
-_FLIP, _JITTER, _GRAYSCALE, _BLUR, _SIGMA = range(5)
-_FACTORS = slice(5, 9)
-_ORDER = slice(9, 13)
-NUM_DRAWS = 13
-
-
-# --- Opening and cropping ------------------------------------------------------------------------------------------
-
-
-def decode(image: tf.Tensor) -> tf.Tensor:
-    """JPEG, PNG, WebP, BMP or (the first frame of) GIF bytes to uint8 `[height, width, 3]`; pixels pass unchanged."""
-    if image.dtype != tf.string:
-        return image
-    image = tf.io.decode_image(image, channels=3, expand_animations=False)
-    image.set_shape([None, None, 3])
-    return image
-
-
-def open_cropped(image: tf.Tensor, choose_boxes: Sequence[Callable[[tf.Tensor], tf.Tensor]]) -> list[tf.Tensor]:
-    """Opens the parts of an image that some boxes hold.
-
-    A single part of a JPEG is decoded and cropped in one op, which skips most of the work. For two or more the whole image
-    is decoded once: finding the place of a crop in a JPEG takes most of the time of decoding all of it.
-
-    Args:
-      image: encoded bytes (scalar string) or uint8 pixels `[height, width, 3]`.
-      choose_boxes: each an int32 shape `[height, width, channels]` to an int32 box `[top, left, height, width]`.
-
-    Returns:
-      uint8 `[box height, box width, 3]` for each box.
-    """
-
-    def from_jpeg():
-        box = choose_boxes[0](tf.io.extract_jpeg_shape(image))
-        return tf.io.decode_and_crop_jpeg(image, box, channels=3)
-
-    def from_pixels():
-        pixels = decode(image)
-        parts = []
-        for choose_box in choose_boxes:
-            top, left, height, width = tf.unstack(choose_box(tf.shape(pixels)))
-            parts.append(pixels[top : top + height, left : left + width])
-        return parts
-
-    if image.dtype != tf.string or len(choose_boxes) > 1:
-        return from_pixels()
-    return [tf.cond(tf.io.is_jpeg(image), from_jpeg, lambda: from_pixels()[0])]
-
-
-def resize(image: tf.Tensor, size: int) -> tf.Tensor:
-    """uint8 `[h, w, 3]` to float32 `[size, size, 3]`: bicubic without antialiasing, so a little outside [0, 1] too.
-
-    The kernel behind `tf.image.resize(..., "bicubic")`, without its half a dozen other ops.
-    """
-    image = tf.raw_ops.ResizeBicubic(images=image[None], size=[size, size], half_pixel_centers=True)[0] / 255.0
-    image.set_shape([size, size, 3])
-    return image
-
-
-def random_box(shape: tf.Tensor, seed: tf.Tensor, area: tuple[float, float], aspect: tuple[float, float]) -> tf.Tensor:
-    """The box `[top, left, height, width]` of a random crop: area a share of the image, aspect ratio width / height.
-
-    The paper's Inception-style crop as the reference draws it: at least a tenth of the image is covered, whatever `area`
-    allows, and after 100 misses (the drawn shape does not fit) the box is the whole image.
-    """
-    begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
-        shape,
-        bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
-        seed=seed,
-        min_object_covered=0.1,
-        aspect_ratio_range=aspect,
-        area_range=area,
-        max_attempts=100,
-        use_image_if_no_bounding_boxes=True,
-    )
-    return tf.concat([begin[:2], size[:2]], axis=0)
-
-
-def center_box(shape: tf.Tensor, proportion: float) -> tf.Tensor:
-    """The box of the central square whose side is `proportion` of the image's shorter side."""
-    side = tf.cast(tf.round(tf.cast(tf.reduce_min(shape[:2]), tf.float32) * proportion), tf.int32)
-    side = tf.maximum(side, 1)
-    top, left = (shape[0] - side + 1) // 2, (shape[1] - side + 1) // 2
-    return tf.stack([top, left, side, side])
-
+from simclr_jax import view_draws
+from simclr_jax.data import order
 
 # --- Photometric operations on planes [n, 3, height, width], with explicit parameters [n] ---------------------------
 
@@ -164,11 +79,6 @@ def grayscale(planes: tf.Tensor) -> tf.Tensor:
     return tf.concat([luma] * 3, axis=1)
 
 
-def blur_kernel_size(side: int) -> int:
-    """The width in pixels of the blur for square images of `side` pixels: a tenth, and odd. 23 at 224 px, 3 at 32."""
-    return 2 * ((side // 10) // 2) + 1
-
-
 def gaussian_blur(planes: tf.Tensor, sigma: tf.Tensor, kernel_size: int) -> tf.Tensor:
     """Separable Gaussian blur with zero padding; `sigma` and `kernel_size` (odd) in pixels."""
     _, _, height, width = planes.shape
@@ -182,6 +92,47 @@ def gaussian_blur(planes: tf.Tensor, sigma: tf.Tensor, kernel_size: int) -> tf.T
     image = tf.nn.depthwise_conv2d(image, kernel, strides=[1, 1, 1, 1], padding="SAME")
     image = tf.nn.depthwise_conv2d(image, tf.transpose(kernel, [1, 0, 2, 3]), strides=[1, 1, 1, 1], padding="SAME")
     return tf.reshape(tf.transpose(image, [0, 3, 1, 2]), [-1, 3, height, width])
+
+
+def rotate(planes: tf.Tensor, turns: int) -> tf.Tensor:
+    """Turns square images by `turns` quarter turns, anticlockwise."""
+    turns %= 4
+    if turns % 2:
+        planes = tf.transpose(planes, [0, 1, 3, 2])
+    axes = {0: [], 1: [2], 2: [2, 3], 3: [3]}[turns]
+    return tf.reverse(planes, axes) if axes else planes
+
+
+def sobel(planes: tf.Tensor) -> tf.Tensor:
+    """The size of each channel's gradient by Sobel's filters, scaled so that the steepest edge along an axis is 1."""
+    padded = tf.pad(planes, [[0, 0], [0, 0], [1, 1], [1, 1]], "REFLECT")
+    across = padded[..., :-2] + 2.0 * padded[..., 1:-1] + padded[..., 2:]
+    along = padded[..., :-2, :] + 2.0 * padded[..., 1:-1, :] + padded[..., 2:, :]
+    down = across[..., 2:, :] - across[..., :-2, :]
+    right = along[..., 2:] - along[..., :-2]
+    return tf.sqrt(down**2 + right**2) / 4.0
+
+
+def noise(planes: tf.Tensor, deviation: float, normals: tf.Tensor) -> tf.Tensor:
+    """Adds `deviation` times standard normal numbers, of the planes' shape."""
+    return planes + deviation * normals
+
+
+def cutout(planes: tf.Tensor, top: tf.Tensor, left: tf.Tensor, reach: int) -> tf.Tensor:
+    """Makes a square grey (DeVries & Taylor 2017, arXiv 1708.04552), or what of it is within the image.
+
+    Args:
+      planes: float32 `[n, 3, height, width]`.
+      top, left: int32 `[n]`: its centre, in pixels.
+      reach: pixels from the centre to its sides.
+    """
+
+    def inside(centre, side):
+        return tf.abs(tf.cast(tf.range(side) - centre[:, None], tf.float32) + 0.5) < reach
+
+    rows, columns = inside(top, planes.shape[2]), inside(left, planes.shape[3])
+    cut = tf.cast(rows[:, None, :, None] & columns[:, None, None, :], tf.float32)
+    return planes + cut * (view_draws.CUTOUT_VALUE - planes)
 
 
 def clip(images: tf.Tensor) -> tf.Tensor:
@@ -240,50 +191,45 @@ def jitter(planes: tf.Tensor, augment: ConfigDict, factors: tf.Tensor, order: tf
     return planes
 
 
-def random_crops(image: tf.Tensor, seeds: Sequence[tf.Tensor], augment: ConfigDict) -> list[tf.Tensor]:
-    """Opens an image and crops it, once for each view; the central square where `augment.crop` is off.
-
-    Args:
-      image: encoded bytes (scalar string) or uint8 pixels `[height, width, 3]`.
-      seeds: of each view, its `order.crop_seed`.
-      augment: `config.augment`.
-
-    Returns:
-      uint8 `[crop height, crop width, 3]` for each view.
-    """
-
-    def box_of(seed):
-        if augment.crop:
-            return lambda shape: random_box(shape, seed, augment.crop_area, augment.crop_aspect)
-        return lambda shape: center_box(shape, 1.0)
-
-    return open_cropped(image, [box_of(seed) for seed in seeds])
-
-
 def random_views(crops: tf.Tensor, draws: tf.Tensor, augment: ConfigDict) -> tf.Tensor:
-    """What makes resized crops views: flip, colour jitter, greyscale, blur.
+    """What makes resized crops views: all of the family behind the crop.
 
     Args:
       crops: float32 `[n, size, size, 3]`, of `resize`.
-      draws: float32 `[n, NUM_DRAWS]`, of `order.uniforms`.
+      draws: float32 `[n, NUM_DRAWS]`, of `order.uniforms`; see `view_draws`.
       augment: `config.augment`. Fields of ops that it lacks (a supervised config has crop and flip only) are off.
 
     Returns:
       uint8 `[n, size, size, 3]`.
     """
     planes = tf.transpose(crops, [0, 3, 1, 2])
-    if augment.flip_prob > 0:
-        planes = _apply_some(planes, draws[:, _FLIP] < augment.flip_prob, lambda some, rows: flip(some))
-    if augment.get("jitter_prob", 0) > 0 and augment.strength > 0:
-        chosen = draws[:, _JITTER] < augment.jitter_prob
-        planes = jitter(planes, augment, draws[:, _FACTORS], draws[:, _ORDER], chosen)
-    if augment.get("grayscale_prob", 0) > 0:
-        chosen = draws[:, _GRAYSCALE] < augment.grayscale_prob
-        planes = _apply_some(planes, chosen, lambda some, rows: grayscale(some))
-    kernel_size = blur_kernel_size(planes.shape[2])
-    if augment.get("blur_prob", 0) > 0 and kernel_size > 1:
+    size = planes.shape[2]
+
+    def wanted(name: str) -> bool:
+        return augment.get(f"{name}_prob", 0) > 0
+
+    def chosen(place: int, name: str) -> tf.Tensor:
+        return draws[:, place] < augment[f"{name}_prob"]
+
+    if wanted("flip"):
+        planes = _apply_some(planes, chosen(view_draws.FLIP, "flip"), lambda some, rows: flip(some))
+    if wanted("rotate"):
+        turns = tf.cast(draws[:, view_draws.TURNS] * 4.0, tf.int32)  # 0 to 3
+        turned = chosen(view_draws.ROTATE, "rotate") & (turns > 0)
+        ops = [lambda some, rows, turns=turns: rotate(some, turns) for turns in (1, 2, 3)]
+        planes = _apply_each(planes, tf.where(turned, turns - 1, 3), ops)
+    if wanted("jitter") and augment.strength > 0:
+        factors, sequence = draws[:, view_draws.FACTORS], draws[:, view_draws.ORDER]
+        planes = jitter(planes, augment, factors, sequence, chosen(view_draws.JITTER, "jitter"))
+    if wanted("grayscale"):
+        planes = _apply_some(planes, chosen(view_draws.GRAYSCALE, "grayscale"), lambda some, rows: grayscale(some))
+    planes = clip(planes)
+    if wanted("sobel"):
+        planes = _apply_some(planes, chosen(view_draws.SOBEL, "sobel"), lambda some, rows: clip(sobel(some)))
+    kernel_size = view_draws.blur_kernel_size(size)
+    if wanted("blur") and kernel_size > 1:
         low, high = augment.blur_sigma
-        sigma = low + draws[:, _SIGMA] * (high - low)
+        sigma = low + draws[:, view_draws.SIGMA] * (high - low)
 
         def blur(some, rows):
             # The convolution refuses to work on nothing.
@@ -291,10 +237,22 @@ def random_views(crops: tf.Tensor, draws: tf.Tensor, augment: ConfigDict) -> tf.
                 tf.size(rows) > 0, lambda: gaussian_blur(some, tf.gather(sigma, rows), kernel_size), lambda: some
             )
 
-        planes = _apply_some(clip(planes), draws[:, _BLUR] < augment.blur_prob, blur)
+        planes = _apply_some(planes, chosen(view_draws.BLUR, "blur"), blur)
+    if wanted("noise"):
+        keys = tf.cast(draws[:, view_draws.NOISE_KEY] * view_draws.NOISE_KEYS, tf.int64)
+
+        def add_noise(some, rows):
+            normals = order.normals(tf.gather(keys, rows), 3 * size * size)
+            return clip(noise(some, augment.noise_deviation, tf.reshape(normals, tf.shape(some))))
+
+        planes = _apply_some(planes, chosen(view_draws.NOISE, "noise"), add_noise)
+    if wanted("cutout"):
+        reach = view_draws.cutout_reach(size, augment.cutout_side)
+        down, right = (draws[:, place] for place in (view_draws.CUTOUT_DOWN, view_draws.CUTOUT_RIGHT))
+
+        def cut(some, rows):
+            top, left = (tf.cast(tf.gather(share, rows) * size, tf.int32) for share in (down, right))
+            return cutout(some, top, left, reach)
+
+        planes = _apply_some(planes, chosen(view_draws.CUTOUT, "cutout"), cut)
     return to_uint8(tf.transpose(planes, [0, 2, 3, 1]))
-
-
-def central_crop(image: tf.Tensor, proportion: float) -> tf.Tensor:
-    """How an image is seen in evaluation: the central square of `proportion` of its shorter side, uint8."""
-    return open_cropped(image, [lambda shape: center_box(shape, proportion)])[0]

@@ -6,12 +6,15 @@ resumes at any step without stored iterators, and the number of hosts or threads
 """
 
 import dataclasses
+import math
 
 import numpy as np
 import tensorflow as tf
 
 # Every use of random numbers has a stream of its own. Views come in pairs of streams (crop box, all else).
 _STREAMS = 64
+_SHARED_CROP = 31
+_NORMALS = 2**60  # beyond all of those
 _SHUFFLE = 32  # + attempt
 _EPOCH = 48
 _SHUFFLE_KEY = 498247692  # what TensorFlow fills its shuffling op's seed up with
@@ -28,6 +31,11 @@ def crop_seed(seed: int, position: tf.Tensor, view: int) -> tf.Tensor:
     return stream_seed(seed, 2 * view, position)
 
 
+def shared_crop_seed(seed: int, position: tf.Tensor) -> tf.Tensor:
+    """The seed of a crop box that all views have in common."""
+    return stream_seed(seed, _SHARED_CROP, position)
+
+
 def uniforms(seed: int, positions: tf.Tensor, view: int, count: int) -> tf.Tensor:
     """`count` numbers for one view of the image at each position: int64 `[n]` to float32 `[n, count]`, in [0, 1).
 
@@ -35,8 +43,24 @@ def uniforms(seed: int, positions: tf.Tensor, view: int, count: int) -> tf.Tenso
     This is a counter put through splitmix64 (Steele et al. 2014, "Fast splittable pseudorandom number generators").
     """
     stream = tf.constant(seed * _STREAMS + 2 * view + 1, tf.int64)
-    golden = tf.constant(0x9E3779B97F4A7C15, tf.uint64)
     places = tf.cast(positions, tf.int64)[:, None] * count + tf.range(count, dtype=tf.int64)
+    return _uniforms(stream, places)
+
+
+def normals(keys: tf.Tensor, count: int) -> tf.Tensor:
+    """`count` standard normal numbers for each key: int64 `[n]` to float32 `[n, count]`."""
+    keys += _NORMALS
+    half = -(-count // 2)
+    first = _uniforms(keys[:, None], tf.range(half, dtype=tf.int64)[None])
+    second = _uniforms(keys[:, None], tf.range(half, 2 * half, dtype=tf.int64)[None])
+    # Box and Muller's transform; one minus the first, since it can be 0 but never 1.
+    radius, angle = tf.sqrt(-2.0 * tf.math.log(1.0 - first)), 2.0 * math.pi * second
+    return tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], axis=1)[:, :count]
+
+
+def _uniforms(stream: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
+    """Number `places` of streams: both int64, of shapes that go together; float32 in [0, 1)."""
+    golden = tf.constant(0x9E3779B97F4A7C15, tf.uint64)
     key = _mix(tf.cast(stream, tf.uint64) * golden)
     bits = _mix(tf.bitwise.bitwise_xor(key, _mix(tf.cast(places, tf.uint64) * golden)))
     return tf.cast(tf.cast(tf.bitwise.right_shift(bits, tf.constant(40, tf.uint64)), tf.int64), tf.float32) * 2.0**-24

@@ -13,7 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from simclr_jax import parallel
+from simclr_jax import view_draws
 from simclr_jax.data import augment as augmentation
+from simclr_jax.data import crops as crops_lib
 from simclr_jax.data import order
 from simclr_jax.data.sources import Source
 from simclr_jax.errors import UserError
@@ -105,16 +107,17 @@ def train_batches(
     on_host = augment.get("where", "host") == "host"
 
     def open_views(image, position):
-        seeds = [order.crop_seed(seed, position, view) for view in range(num_views)]
-        return augmentation.random_crops(image, seeds, augment)
+        return crops_lib.random_crops(image, augment, seed, position, num_views)
 
     def finish(crops, positions):
         if not on_host:
             return augmentation.to_uint8(crops)
-        draws = [order.uniforms(seed, positions, view, augmentation.NUM_DRAWS) for view in range(num_views)]
+        draws = [order.uniforms(seed, positions, view, view_draws.NUM_DRAWS) for view in range(num_views)]
+        if augment.get("one_branch", False):
+            draws[1:] = [tf.fill(tf.shape(draw), view_draws.NEVER) for draw in draws[1:]]
         views = augmentation.random_views(
             tf.reshape(crops, [-1, size, size, 3]),
-            tf.reshape(tf.stack(draws, axis=1), [-1, augmentation.NUM_DRAWS]),
+            tf.reshape(tf.stack(draws, axis=1), [-1, view_draws.NUM_DRAWS]),
             augment,
         )
         return tf.reshape(views, [-1, num_views, size, size, 3])
@@ -146,7 +149,7 @@ def eval_batches(
 
     def open_views(image, position):
         del position
-        return [augmentation.central_crop(image, crop)]
+        return [crops_lib.central_crop(image, crop)]
 
     def finish(crops, positions):
         del positions
@@ -205,7 +208,7 @@ def _open(
         for number in range(group_size):
             record = tf.nest.map_structure(lambda values, number=number: values[number], records)
             crops, label, index = open_record(record, source, open_views)
-            crops = tf.stack([augmentation.resize(crop, size) for crop in crops])
+            crops = tf.stack([crops_lib.resize(crop, size) for crop in crops])
             examples.append({"crops": crops, "label": label, "index": index})
         examples = tf.nest.map_structure(lambda *values: tf.stack(values), *examples)
         return examples | {"position": records["position"], "wanted": _first(records["candidates"])}

@@ -193,10 +193,10 @@ def _open(source: "RandomAccess", index: int) -> np.ndarray:
     """One image, uint8 `[height, width, 3]`."""
     import tensorflow as tf
 
-    from simclr_jax.data import augment
+    from simclr_jax.data import crops
 
     try:
-        return augment.decode(source.fetch(tf.constant(index, tf.int64))).numpy()
+        return crops.decode(source.fetch(tf.constant(index, tf.int64))).numpy()
     except tf.errors.OpError:
         raise UserError(f"cannot read the image {source.describe(index)}, which data on the devices needs.") from None
 
@@ -205,10 +205,10 @@ def _decode(source: "RandomAccess", start: int, stop: int, shape: tuple[int, ...
     """The images [start, stop): uint8 `[stop - start, *shape]`."""
     import tensorflow as tf
 
-    from simclr_jax.data import augment
+    from simclr_jax.data import crops
 
     def load(index):
-        return tf.ensure_shape(augment.decode(source.fetch(index)), shape)
+        return tf.ensure_shape(crops.decode(source.fetch(index)), shape)
 
     images = np.empty((stop - start, *shape), np.uint8)
     chunks = tf.data.Dataset.range(start, stop).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -5,10 +5,14 @@ import io
 import numpy as np
 from PIL import Image
 import pytest
+from scipy import ndimage
+from scipy import stats
 import tensorflow as tf
 
 from simclr_jax import config as config_lib
+from simclr_jax import view_draws
 from simclr_jax.data import augment
+from simclr_jax.data import crops as crops_lib
 from simclr_jax.data import order
 
 OPS = {
@@ -49,12 +53,12 @@ def test_every_op_equals_the_reference(reference):
 
 
 def test_blur_kernels_are_a_tenth_of_the_side():
-    assert [augment.blur_kernel_size(side) for side in (224, 96, 32, 16)] == [23, 9, 3, 1]
+    assert [view_draws.blur_kernel_size(side) for side in (224, 96, 32, 16)] == [23, 9, 3, 1]
 
 
 def boxes(shape, area, aspect=(3 / 4, 4 / 3), count=500):
     box = tf.function(
-        lambda position: augment.random_box(tf.constant([*shape, 3]), order.crop_seed(0, position, 0), area, aspect)
+        lambda position: crops_lib.random_box(tf.constant([*shape, 3]), order.crop_seed(0, position, 0), area, aspect)
     )
     return np.array([box(tf.constant(position, tf.int64)).numpy() for position in range(count)])
 
@@ -81,8 +85,8 @@ def test_crops_keep_to_a_configured_area():
 
 
 def test_the_central_box_is_square_and_central():
-    np.testing.assert_array_equal(augment.center_box(tf.constant([100, 200, 3]), 0.875), [6, 56, 88, 88])
-    np.testing.assert_array_equal(augment.center_box(tf.constant([9, 5, 3]), 1.0), [2, 0, 5, 5])
+    np.testing.assert_array_equal(crops_lib.center_box(tf.constant([100, 200, 3]), 0.875), [6, 56, 88, 88])
+    np.testing.assert_array_equal(crops_lib.center_box(tf.constant([9, 5, 3]), 1.0), [2, 0, 5, 5])
 
 
 @pytest.mark.parametrize("format", ["jpeg", "png", "webp", "bmp", "gif"])
@@ -92,12 +96,12 @@ def test_formats_open_as_three_channels_and_crop_as_their_pixels(format, mode):
     file = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(file, format, **({"lossless": True} if format == "webp" else {}))
     encoded = tf.constant(file.getvalue())
-    whole = augment.decode(encoded)
+    whole = crops_lib.decode(encoded)
     assert whole.shape == (40, 30, 3)
     assert whole.dtype == tf.uint8
     box = lambda shape: tf.constant([8, 4, 16, 12])  # noqa: E731
     for boxes in ([box], [box, box]):
-        for crop in augment.open_cropped(encoded, boxes):
+        for crop in crops_lib.open_cropped(encoded, boxes):
             np.testing.assert_allclose(crop, whole[8:24, 4:16], atol=3 if format == "jpeg" else 0)
             np.testing.assert_allclose(crop, pixels[8:24, 4:16], atol=12 if format == "gif" else 4)
 
@@ -115,9 +119,9 @@ IMAGE = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
 
 def view(fields, position=0, seed=0, size=32, image=IMAGE):
     position = tf.constant(position, tf.int64)
-    (crop,) = augment.random_crops(tf.constant(image), [order.crop_seed(seed, position, 0)], fields)
-    draws = order.uniforms(seed, position[None], 0, augment.NUM_DRAWS)
-    return augment.random_views(augment.resize(crop, size)[None], draws, fields)[0].numpy()
+    (crop,) = crops_lib.random_crops(tf.constant(image), fields, seed, position, 1)
+    draws = order.uniforms(seed, position[None], 0, view_draws.NUM_DRAWS)
+    return augment.random_views(crops_lib.resize(crop, size)[None], draws, fields)[0].numpy()
 
 
 def test_with_everything_off_a_view_is_the_image():
@@ -194,6 +198,76 @@ def test_ops_in_hsv_are_tensorflows_on_every_colour():
     for parameter in (-0.2, 0.0, 0.1, 0.5):
         ours = one(augment.hue, colours, parameter)
         np.testing.assert_allclose(ours, tf.image.adjust_hue(colours, parameter), atol=2e-6)
+
+
+def test_rotations_are_by_quarter_turns_anticlockwise_and_equally_frequent():
+    planes = tf.transpose(tf.constant(IMAGE)[None], [0, 3, 1, 2])
+    for turns in range(4):
+        turned = tf.transpose(augment.rotate(planes, turns), [0, 2, 3, 1])[0]
+        np.testing.assert_array_equal(turned, np.rot90(IMAGE, turns))
+    views = [view(config(rotate_prob=1.0), position) for position in range(200)]
+    counts = [sum(np.array_equal(one, np.rot90(IMAGE, turns)) for one in views) for turns in range(4)]
+    assert sum(counts) == 200
+    assert min(counts) > 25
+
+
+def test_sobel_is_the_size_of_scipys_gradients():
+    image = IMAGE / np.float32(255)
+    channels = np.moveaxis(image, -1, 0)
+    edges = [np.hypot(*(ndimage.sobel(channel, axis, mode="mirror") for axis in (0, 1))) / 4 for channel in channels]
+    expected = np.stack(edges, axis=-1)
+    np.testing.assert_allclose(one(augment.sobel, image), expected, atol=1e-6)
+    step = np.zeros((8, 8, 3), np.float32)
+    step[:, 4:] = 1
+    np.testing.assert_allclose(one(augment.sobel, step)[:, 3:5], 1, atol=1e-6)
+    expected = np.clip(expected, 0, 1) * 255
+    np.testing.assert_allclose(view(config(sobel_prob=1.0)), expected, atol=0.51)
+
+
+def test_noise_is_normal_and_each_views_own():
+    gray = np.full((32, 32, 3), 128, np.uint8)
+    views = [view(config(noise_prob=1.0, noise_deviation=0.1), position, image=gray) for position in range(3)]
+    rounding = np.random.default_rng(0).uniform(-0.5, 0.5, gray.shape)
+    for one_view in views:
+        noise = (one_view - 128.0 + rounding) / 255
+        assert stats.kstest(noise.reshape(-1), "norm", (0, 0.1)).pvalue > 1e-3
+        assert abs(np.corrcoef(noise[:, :-1].reshape(-1), noise[:, 1:].reshape(-1))[0, 1]) < 0.08
+    flat = [one_view.reshape(-1).astype(float) for one_view in views]
+    assert np.abs(np.corrcoef(flat) - np.eye(3)).max() < 0.08
+
+
+def test_cutout_is_a_grey_square_somewhere():
+    image = np.zeros((32, 32, 3), np.uint8)
+    touched = np.zeros((32, 32))
+    for position in range(100):
+        cut = view(config(cutout_prob=1.0, cutout_side=0.25), position, image=image)
+        assert set(np.unique(cut)) <= {0, 128}
+        rows, columns = np.nonzero(cut[..., 0])
+        assert len(rows) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+        assert 4 <= np.ptp(rows) + 1 <= 8
+        touched += cut[..., 0] > 0
+    assert np.all(touched.reshape(4, 8, 4, 8).sum(axis=(1, 3)) > 0)
+    planes = tf.zeros([1, 3, 10, 10])
+    cut = augment.cutout(planes, tf.constant([1]), tf.constant([5]), 3)[0, 0].numpy()
+    expected = np.zeros((10, 10))
+    expected[0:4, 2:8] = 0.5
+    np.testing.assert_array_equal(cut, expected)
+
+
+def test_on_one_branch_the_other_is_a_crop_that_both_have():
+    image = np.random.default_rng(3).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+
+    def crops(fields, position):
+        return crops_lib.random_crops(tf.constant(image), fields, 0, tf.constant(position, tf.int64), 2)
+
+    for position in range(20):
+        first, second = crops(config(one_branch=True), position)
+        np.testing.assert_array_equal(first, second)
+        first, same = crops(config(one_branch=True, crop=True), position)
+        np.testing.assert_array_equal(second, same)
+        assert first.shape[0] <= second.shape[0]
+        windows = np.lib.stride_tricks.sliding_window_view(second[..., 0].numpy(), first.shape[:2])
+        assert np.any(np.all(windows == first[..., 0].numpy(), axis=(2, 3))), "the first is a part of the second"
 
 
 def test_turning_one_op_off_leaves_the_draws_of_the_others():
