@@ -140,3 +140,21 @@ def is_padded(num_rows: int, devices: int) -> bool:
     """Whether `all_pairs` has to pad blocks of `num_rows` rows on so many devices."""
     rows = num_rows // devices
     return bool(rows % -(-rows // BLOCK))
+
+
+# --- Sums of exponentials, block by block ---------------------------------------------------------------------------
+
+
+def scaled_sum(logits: jax.Array, axis: int, bound: float | None) -> tuple[jax.Array, jax.Array]:
+    """(m, s) with s exp(m) the sum of exp(logits) along an axis. m is the maximum, or `bound` where there is one."""
+    if bound is not None:
+        return jnp.full(logits.shape[1 - axis], bound, logits.dtype), jnp.sum(jnp.exp(logits - bound), axis)
+    greatest = jnp.maximum(jnp.max(logits, axis), jnp.finfo(logits.dtype).min)  # finite, also of no logits at all
+    return greatest, jnp.sum(jnp.exp(logits - jnp.expand_dims(greatest, axis)), axis)
+
+
+def merge_sums(one: tuple[jax.Array, ...], other: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """Adds up sums of two blocks: each (m, s, ...), standing for s exp(m), ... ."""
+    greatest = jnp.maximum(one[0], other[0])
+    here, there = jnp.exp(one[0] - greatest), jnp.exp(other[0] - greatest)
+    return greatest, *(a * here + b * there for a, b in zip(one[1:], other[1:], strict=True))

@@ -1,13 +1,15 @@
-"""NT-Xent against the reference vectors, against its definition, and on one and eight devices."""
+"""Objectives against the reference vectors, against their definitions, and on one and eight devices."""
 
 import math
 
 from conftest import mesh_of
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
+from simclr_jax import contrastive_metrics
 from simclr_jax import objectives
 from simclr_jax import pairwise
 from simclr_jax import parallel
@@ -30,14 +32,14 @@ def relative_error(value, expected):
 @pytest.mark.parametrize(("case", "norm", "tau"), CASES)
 def test_equals_the_reference_in_value_gradient_and_metrics(reference, case, norm, tau, method):
     vectors = reference("nt_xent")
-    nt_xent, contrastive_metrics = objectives.implementation(method, 64, mesh_of(1))
+    fields = ConfigDict({"name": "nt_xent", "temperature": tau, "normalize": bool(norm), "method": method})
     z = jnp.asarray(paired(vectors[f"{case}/hidden"]))
     key = f"{case}/norm{norm}/T{tau}"
-    loss, gradient = jax.value_and_grad(nt_xent)(z, tau, bool(norm))
+    loss, gradient = jax.value_and_grad(objectives.make_objective(fields, len(z), mesh_of(1)))(z)
     assert relative_error(loss, vectors[f"{key}/loss"]) < 1e-5
     assert relative_error(loss, vectors[f"{key}/loss_f64"]) < 1e-5
     assert relative_error(gradient, paired(vectors[f"{key}/grad"])) < 1e-5
-    metrics = contrastive_metrics(z, tau, bool(norm))
+    metrics = contrastive_metrics.make_contrastive_metrics(fields, len(z), mesh_of(1))(z)
     np.testing.assert_allclose(metrics["contrastive_top1"], vectors[f"{key}/contrast_acc"])
     np.testing.assert_allclose(metrics["contrastive_entropy"], vectors[f"{key}/contrast_entropy"], atol=1e-5)
 
@@ -85,13 +87,12 @@ def test_the_dense_loss_is_the_same_on_eight_devices_and_no_device_holds_all_log
 
 def test_the_faster_form_is_chosen(monkeypatch):
     mesh = mesh_of(8)
-    dense = (objectives.nt_xent_dense, objectives.contrastive_metrics_dense)
-    assert objectives.implementation("auto", 4096, mesh) != dense
-    assert objectives.implementation("dense", 4096, mesh) == dense
+    assert objectives.in_blocks("auto", 4096, mesh)
+    assert not objectives.in_blocks("dense", 4096, mesh)
     monkeypatch.setattr(objectives, "DENSE_ABOVE_DEVICES", 4)
-    assert objectives.implementation("auto", 4096, mesh) == dense
-    assert objectives.implementation("auto", 65536, mesh) != dense, "its logits are too large"
-    assert objectives.implementation("blocks", 4096, mesh) != dense
+    assert not objectives.in_blocks("auto", 4096, mesh)
+    assert objectives.in_blocks("auto", 65536, mesh), "its logits are too large"
+    assert objectives.in_blocks("blocks", 4096, mesh)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
@@ -114,14 +115,14 @@ def test_blocks_and_rings_equal_the_dense_loss_to_rounding(monkeypatch, devices,
             if tau == 0.01:
                 continue
             ours = jax.jit(lambda z, tau=tau, normalize=normalize: metrics_on(z, tau, normalize, devices))(z)
-            for name, value in objectives.contrastive_metrics_dense(jnp.asarray(z), tau, normalize).items():
+            for name, value in contrastive_metrics.contrastive_metrics_dense(jnp.asarray(z), tau, normalize).items():
                 np.testing.assert_allclose(ours[name], value, rtol=1e-6, atol=1e-9, err_msg=name)
 
 
 def metrics_on(z, tau, normalize, devices):
     mesh = mesh_of(devices)
     z = jax.lax.with_sharding_constraint(z, parallel.batch_sharded(mesh))
-    return objectives.contrastive_metrics(z, tau, normalize, mesh)
+    return contrastive_metrics.contrastive_metrics(z, tau, normalize, mesh)
 
 
 @pytest.mark.parametrize("tau", [0.01, 0.03, 0.04, 0.5, 10.0])
@@ -159,7 +160,7 @@ def test_no_device_holds_a_matrix_of_all_logits_or_all_embeddings(monkeypatch):
 
 def test_collapsed_embeddings_are_not_scored_as_perfect():
     pairs = 16
-    metrics = objectives.contrastive_metrics(jnp.ones((pairs, 2, 4)), 0.5)
+    metrics = contrastive_metrics.contrastive_metrics(jnp.ones((pairs, 2, 4)), 0.5)
     assert metrics["contrastive_top1"] == pytest.approx(1 / pairs)
     assert metrics["contrastive_top5"] == pytest.approx(5 / pairs)
     assert metrics["contrastive_entropy"] == pytest.approx(math.log(pairs), rel=1e-5)
@@ -180,7 +181,7 @@ def test_bfloat16_embeddings_are_computed_in_float32():
 
 def test_nan_is_never_a_correct_prediction():
     logits = jnp.full((2, 10), jnp.nan)
-    assert np.all(objectives.target_rank(logits, jnp.array([0, 9])) >= 5)
+    assert np.all(contrastive_metrics.target_rank(logits, jnp.array([0, 9])) >= 5)
 
 
 def test_wrong_shapes_and_temperatures_are_refused():
@@ -188,3 +189,102 @@ def test_wrong_shapes_and_temperatures_are_refused():
         objectives.nt_xent(jnp.ones((8, 4)), 0.5)
     with pytest.raises(ValueError, match="temperature must be positive, but is 0"):
         objectives.nt_xent(jnp.ones((4, 2, 4)), 0.0)
+
+
+# --- The objectives that the paper compares with ---------------------------------------------------------------------
+
+
+def others_by_definition(z, normalize, positive_term, negative_term, pick):
+    """Table 2 of the paper, view by view, in float64. `pick`: of (similarity, the positive's), which negatives count."""
+    flat = z.reshape(-1, z.shape[-1]).astype(np.float64)
+    if normalize:
+        flat = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    similarity = flat @ flat.T
+    total = 0.0
+    for i in range(len(flat)):
+        positive = similarity[i, i ^ 1]
+        negatives = [similarity[i, k] for k in range(len(flat)) if k // 2 != i // 2]
+        negatives = pick(negatives, positive)
+        terms = [negative_term(s, positive) for s in negatives]
+        total += positive_term(positive) + (np.mean(terms) if terms else 0.0)
+    return total / len(z)
+
+
+def everything(negatives, positive):
+    return negatives
+
+
+def hardest_below_the_positive(negatives, positive):
+    return sorted(s for s in negatives if s < positive)[-1:]
+
+
+OTHERS = {
+    "nt_logistic": lambda z, normalize, semi_hard: others_by_definition(
+        z,
+        normalize,
+        lambda s: np.log1p(np.exp(-s / 0.3)),
+        lambda s, positive: np.log1p(np.exp(s / 0.3)),
+        hardest_below_the_positive if semi_hard else everything,
+    ),
+    "margin_triplet": lambda z, normalize, semi_hard: others_by_definition(
+        z,
+        normalize,
+        lambda s: 0.0,
+        lambda s, positive: max(s - positive + 0.4, 0.0),
+        hardest_below_the_positive if semi_hard else everything,
+    ),
+}
+
+
+def other_objective(name, normalize, semi_hard, pairs, devices=1):
+    fields = {"name": name, "temperature": 0.3, "margin": 0.4, "normalize": normalize, "semi_hard": semi_hard}
+    return objectives.make_objective(ConfigDict(fields | {"method": "auto"}), pairs, mesh_of(devices))
+
+
+@pytest.mark.parametrize("semi_hard", [False, True])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_objectives_are_the_papers_in_value_and_gradient(name, normalize, semi_hard):
+    random = np.random.default_rng(5)
+    z = random.normal(size=(7, 1, 5)) + 0.7 * random.normal(size=(7, 2, 5))
+    direction = random.normal(size=z.shape)
+    with jax.enable_x64(True):
+        loss, gradient = jax.value_and_grad(other_objective(name, normalize, semi_hard, 7))(jnp.asarray(z))
+        assert loss == pytest.approx(OTHERS[name](z, normalize, semi_hard), rel=1e-12)
+        # Along a direction, by finite differences of the definition.
+        step = 1e-6
+        higher, lower = (OTHERS[name](z + sign * step * direction, normalize, semi_hard) for sign in (1, -1))
+        assert np.sum(gradient * direction) == pytest.approx((higher - lower) / (2 * step), rel=1e-6)
+
+
+def test_mining_leaves_out_what_is_as_similar_as_the_positive_or_beyond_the_margin():
+    collapsed = jnp.ones((4, 2, 3))  # no negative is less similar than the positive
+    assert other_objective("margin_triplet", True, True, 4)(collapsed) == 0
+    assert other_objective("margin_triplet", True, False, 4)(collapsed) == pytest.approx(0.8)
+    expected = 2 * math.log1p(math.exp(-1 / 0.3))
+    assert other_objective("nt_logistic", True, True, 4)(collapsed) == pytest.approx(expected, rel=1e-5)
+    apart = jnp.eye(4)[:, None].repeat(2, axis=1)  # all negatives are further than the margin
+    assert other_objective("margin_triplet", True, True, 4)(apart) == 0
+
+
+@pytest.mark.parametrize("semi_hard", [False, True])
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_objectives_are_the_same_on_eight_devices(name, semi_hard):
+    z = np.random.default_rng(6).normal(size=(256, 2, 8)).astype(np.float32)
+    found = {}
+    for devices in (1, 8):
+        objective = jax.jit(jax.value_and_grad(other_objective(name, True, semi_hard, len(z), devices)))
+        sharded = jax.device_put(z, parallel.batch_sharded(mesh_of(devices)))
+        found[devices] = jax.device_get(objective(sharded))
+        if devices == 8:
+            temporaries = objective.lower(sharded).compile().memory_analysis().temp_size_in_bytes
+            assert temporaries < (2 * len(z)) ** 2 * 4, (
+                "each device should hold an eighth of the rows, a few times over"
+            )
+    np.testing.assert_allclose(found[1][0], found[8][0], rtol=1e-6)
+    np.testing.assert_allclose(found[1][1], found[8][1], atol=1e-6)
+
+
+def test_margins_that_are_not_positive_are_refused():
+    with pytest.raises(ValueError, match="margin must be positive, but is 0"):
+        objectives.margin_triplet(jnp.ones((4, 2, 4)), 0.0)

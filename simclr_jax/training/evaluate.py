@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from simclr_jax import objectives
+from simclr_jax import contrastive_metrics
 from simclr_jax import parallel
 from simclr_jax.data import pipeline
 from simclr_jax.data.sources import Source
@@ -63,5 +63,5 @@ def outputs_of(
 
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Top-1 and top-5 accuracy, shares in [0, 1], and the number of examples. Scores `[n, classes]`, labels `[n]`."""
-    rank = np.asarray(objectives.target_rank(scores, labels))
+    rank = np.asarray(contrastive_metrics.target_rank(scores, labels))
     return {"top1": float(np.mean(rank < 1)), "top5": float(np.mean(rank < 5)), "n": len(labels)}
