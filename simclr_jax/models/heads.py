@@ -22,6 +22,7 @@ class ProjectionHead(nnx.Module):
       kind: "none" (z is h), "linear" (one layer) or "nonlinear" (`num_layers` layers).
       num_layers: of the nonlinear head, the last one included: 2 in SimCLR, 3 in SimCLRv2.
       out_dim: width of z; 128 in the paper.
+      output_layer: whose output is returned instead of z, from 1; with its ReLU where it is a hidden one. None: the last.
       dtype, param_dtype: of the computation, of the parameters.
       rngs: Flax random number generators.
     """
@@ -33,6 +34,7 @@ class ProjectionHead(nnx.Module):
         num_layers: int = 2,
         out_dim: int = 128,
         *,
+        output_layer: int | None = None,
         dtype=jnp.float32,
         param_dtype=jnp.float32,
         rngs: nnx.Rngs,
@@ -40,20 +42,25 @@ class ProjectionHead(nnx.Module):
         if kind not in HEAD_KINDS:
             raise ValueError(f"projection head kind {kind!r} is not one of {HEAD_KINDS}.")
         self.num_layers = {"none": 0, "linear": 1, "nonlinear": num_layers}[kind]
+        self.output_layer = self.num_layers if output_layer is None else output_layer
+        if not 0 <= self.output_layer <= self.num_layers:
+            raise ValueError(f"output_layer {output_layer} is not a layer of a head of {self.num_layers}.")
         self.dtype = dtype
         kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
+        width = in_features
         for layer in range(self.num_layers):
             last = layer == self.num_layers - 1
             features = out_dim if last else in_features
             dense = nnx.Linear(in_features, features, use_bias=False, kernel_init=dense_init, **kwargs)
             setattr(self, f"dense{layer + 1}", dense)
             setattr(self, f"bn{layer + 1}", batch_norm(features, use_bias=not last, **kwargs))
-        self.num_features = out_dim if self.num_layers else in_features
+        # Hidden layers are as wide as h.
+        self.num_features = out_dim if 0 < self.num_layers == self.output_layer else width
 
     def __call__(self, h: jax.Array, *, train: bool) -> jax.Array:
         """Representations `[batch, in_features]` to float32 embeddings `[batch, num_features]`."""
         z = h.astype(self.dtype)
-        for layer in range(self.num_layers):
+        for layer in range(self.output_layer):
             z = getattr(self, f"dense{layer + 1}")(z)
             z = getattr(self, f"bn{layer + 1}")(z, use_running_average=not train)
             if layer < self.num_layers - 1:

@@ -18,12 +18,30 @@ def dtypes(compute_dtype: str) -> dict:
 def make_encoder(config: ConfigDict, rngs: nnx.Rngs) -> ResNet:
     """The encoder that `config.model` describes, with `config.compute_dtype` and `config.remat`."""
     model = config.model
-    return ResNet(model.depth, model.width, model.stem, remat=config.remat, **dtypes(config.compute_dtype), rngs=rngs)
+    return ResNet(
+        model.depth,
+        model.width,
+        model.stem,
+        sk_ratio=model.sk_ratio,
+        remat=config.remat,
+        **dtypes(config.compute_dtype),
+        rngs=rngs,
+    )
 
 
-def make_head(head: ConfigDict, encoder: ResNet, compute_dtype: str, rngs: nnx.Rngs) -> ProjectionHead:
-    """The projection head that `config.head` describes, on an encoder."""
-    return ProjectionHead(encoder.num_features, head.kind, head.layers, head.dim, **dtypes(compute_dtype), rngs=rngs)
+def make_head(
+    head: ConfigDict, encoder: ResNet, compute_dtype: str, rngs: nnx.Rngs, output_layer: int | None = None
+) -> ProjectionHead:
+    """The projection head that `config.head` describes, on an encoder; it returns z, or the output of another layer."""
+    return ProjectionHead(
+        encoder.num_features,
+        head.kind,
+        head.layers,
+        head.dim,
+        output_layer=output_layer,
+        **dtypes(compute_dtype),
+        rngs=rngs,
+    )
 
 
 class SimCLR(nnx.Module):
@@ -53,7 +71,8 @@ class SimCLR(nnx.Module):
 class Classifier(nnx.Module):
     """Encoder and linear classifier. A frozen encoder runs with its stored BatchNorm statistics and gets no gradient.
 
-    With a `head`, the classifier sees z = g(h) instead of h (paper Table 3); the head is frozen with the encoder.
+    With a `head`, the classifier sees what that returns instead of h: z = g(h) (paper Table 3), or the output of a hidden
+    layer (SimCLRv2 section 4.2). The head is frozen with the encoder.
     """
 
     def __init__(self, encoder: ResNet, num_classes: int, *, head: ProjectionHead | None = None, frozen: bool, rngs):

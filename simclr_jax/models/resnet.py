@@ -7,6 +7,7 @@ implementation does so, and its parameter counts show it.
 """
 
 from collections.abc import Callable
+import functools
 import itertools
 
 from flax import nnx
@@ -15,6 +16,8 @@ import jax.numpy as jnp
 
 from simclr_jax.models import norm
 from simclr_jax.models.conv import conv_general_dilated
+from simclr_jax.models.selective_kernels import SelectiveKernelConv
+from simclr_jax.models.selective_kernels import pool_shortcut
 
 # depth -> (blocks per stage, bottleneck?)
 STAGES = {
@@ -89,29 +92,40 @@ class BasicBlock(nnx.Module):
 
 
 class BottleneckBlock(nnx.Module):
-    """1x1 down, 3x3 (which strides), 1x1 up to four times the width."""
+    """1x1 down, 3x3 (which strides; or selective kernels), 1x1 up to four times the width."""
 
     expansion = 4
 
-    def __init__(self, in_features: int, features: int, stride: int, project: bool, **kwargs):
+    def __init__(self, in_features: int, features: int, stride: int, project: bool, *, sk_ratio: float = 0.0, **kwargs):
         out_features = features * self.expansion
         self.conv1 = conv(in_features, features, 1, 1, **kwargs)
         self.bn1 = batch_norm(features, **kwargs)
-        self.conv2 = conv(features, features, 3, stride, **kwargs)
-        self.bn2 = batch_norm(features, **kwargs)
+        self.selective = sk_ratio > 0
+        if self.selective:
+            parts = {"conv": functools.partial(conv, **kwargs), "batch_norm": functools.partial(batch_norm, **kwargs)}
+            self.conv2 = SelectiveKernelConv(features, features, stride, sk_ratio, **parts)
+        else:
+            self.conv2 = conv(features, features, 3, stride, **kwargs)
+            self.bn2 = batch_norm(features, **kwargs)
         self.conv3 = conv(features, out_features, 1, 1, **kwargs)
         self.bn3 = batch_norm(out_features, zero_scale=True, **kwargs)
-        self.project = project
+        self.stride, self.project = stride, project
         if project:
-            self.shortcut_conv = conv(in_features, out_features, 1, stride, **kwargs)
+            self.shortcut_conv = conv(in_features, out_features, 1, 1 if self.selective else stride, **kwargs)
             self.shortcut_bn = batch_norm(out_features, **kwargs)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         shortcut = x
         if self.project:
-            shortcut = norm.conv1x1_bn(self.shortcut_conv, self.shortcut_bn, x, train=train)
+            if self.selective:
+                shortcut = pool_shortcut(shortcut, self.stride)
+            shortcut = norm.conv1x1_bn(self.shortcut_conv, self.shortcut_bn, shortcut, train=train)
         x = nnx.relu(self.bn1(self.conv1(x), use_running_average=not train))
-        x = nnx.relu(self.bn2(self.conv2(x), use_running_average=not train))
+        x = (
+            self.conv2(x, train=train)
+            if self.selective
+            else nnx.relu(self.bn2(self.conv2(x), use_running_average=not train))
+        )
         return norm.conv1x1_bn(self.conv3, self.bn3, x, shortcut, train=train)
 
 
@@ -124,6 +138,8 @@ class ResNet(nnx.Module):
         machines, as long as `64 * width` is a whole number.
       stem: "imagenet" (7x7 convolution of stride 2, then 3x3 max pooling of stride 2) or "cifar" (3x3 convolution of
         stride 1, no pooling; paper appendix B.9).
+      sk_ratio: above 0, selective kernels in all blocks, with the stem and the shortcuts that SimCLRv2 has with them; 0.0625
+        in its paper. For depths from 50 on.
       remat: what is computed again in the backward pass instead of kept in memory: "none"; in every "block" or "stage"
         all but its input.
       dtype: of the computation. Parameters and BatchNorm statistics are `param_dtype`.
@@ -136,6 +152,7 @@ class ResNet(nnx.Module):
         width: float = 1,
         stem: str = "imagenet",
         *,
+        sk_ratio: float = 0.0,
         remat: str = "none",
         dtype=jnp.float32,
         param_dtype=jnp.float32,
@@ -149,14 +166,25 @@ class ResNet(nnx.Module):
             raise ValueError(f"remat {remat!r} is not one of {REMAT}.")
         if width <= 0 or 64 * width != int(64 * width):
             raise ValueError(f"ResNet width {width}: 64 * width must be a positive whole number of channels.")
-        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         blocks, bottleneck = STAGES[depth]
+        if sk_ratio < 0 or (sk_ratio > 0 and not bottleneck):
+            raise ValueError(
+                f"sk_ratio {sk_ratio}: selective kernels need a ratio above 0 and a ResNet of depth 50 or more."
+            )
+        kwargs = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         block: Callable = BottleneckBlock if bottleneck else BasicBlock
         channels = int(64 * width)
         self.stem = stem
         self.remat = remat
         self.dtype = dtype
-        if stem == "imagenet":
+        self.deep_stem = stem == "imagenet" and sk_ratio > 0
+        if self.deep_stem:  # 3x3 three times instead of 7x7 (He et al. 2018, "ResNet-D")
+            self.stem_conv1 = conv(3, channels // 2, 3, 2, **kwargs)
+            self.stem_bn1 = batch_norm(channels // 2, **kwargs)
+            self.stem_conv2 = conv(channels // 2, channels // 2, 3, 1, **kwargs)
+            self.stem_bn2 = batch_norm(channels // 2, **kwargs)
+            self.stem_conv = conv(channels // 2, channels, 3, 1, **kwargs)
+        elif stem == "imagenet":
             self.stem_conv = conv(3, channels, 7, 2, **kwargs)
         else:
             self.stem_conv = conv(3, channels, 3, 1, **kwargs)
@@ -166,12 +194,13 @@ class ResNet(nnx.Module):
         # "stage2_block1/conv1/kernel".
         self.block_names = []
         in_channels = channels
+        block_kwargs = kwargs | ({"sk_ratio": sk_ratio} if bottleneck else {})
         for stage, num_blocks in enumerate(blocks):
             features = channels * 2**stage
             for index in range(num_blocks):
                 stride = 2 if stage > 0 and index == 0 else 1
                 name = f"stage{stage + 1}_block{index + 1}"
-                setattr(self, name, block(in_channels, features, stride, project=index == 0, **kwargs))
+                setattr(self, name, block(in_channels, features, stride, project=index == 0, **block_kwargs))
                 self.block_names.append(name)
                 in_channels = features * block.expansion
         self.block_names = tuple(self.block_names)
@@ -182,7 +211,11 @@ class ResNet(nnx.Module):
 
         `train` chooses the BatchNorm statistics: of this batch (and updates the running ones), or the running ones.
         """
-        x = self.stem_conv(images.astype(self.dtype))
+        x = images.astype(self.dtype)
+        if self.deep_stem:
+            x = nnx.relu(self.stem_bn1(self.stem_conv1(x), use_running_average=not train))
+            x = nnx.relu(self.stem_bn2(self.stem_conv2(x), use_running_average=not train))
+        x = self.stem_conv(x)
         if self.stem == "imagenet":
             # The maximum of BatchNorm and ReLU is theirs of the maximum (of the minimum, where the scale is negative): the
             # same numbers, with a quarter of the pixels to normalise, and to differentiate.

@@ -1,5 +1,7 @@
 """Encoders and heads: parameter counts of the reference, initial values, dtypes, frozen means frozen."""
 
+import functools
+
 from flax import nnx
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,10 @@ import pytest
 from simclr_jax.models.heads import ProjectionHead
 from simclr_jax.models.networks import Classifier
 from simclr_jax.models.resnet import ResNet
+from simclr_jax.models.resnet import batch_norm
+from simclr_jax.models.resnet import conv
+from simclr_jax.models.selective_kernels import SelectiveKernelConv
+from simclr_jax.models.selective_kernels import pool_shortcut
 
 
 def count(module):
@@ -34,6 +40,47 @@ def abstract(make):
 )
 def test_parameter_counts(depth, width, stem, expected):
     assert count(abstract(lambda rngs: ResNet(depth, width, stem, rngs=rngs))) == expected
+
+
+@pytest.mark.parametrize(("width", "expected"), [(1, 35_215_584), (2, 140_306_048)])  # the reference's own counts
+def test_parameter_counts_with_selective_kernels(width, expected):
+    assert count(abstract(lambda rngs: ResNet(50, width, sk_ratio=0.0625, rngs=rngs))) == expected
+
+
+def test_selective_kernels_are_a_weighted_mean_of_two_convolutions():
+    parts = {"dtype": jnp.float32, "param_dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+    make = {"conv": functools.partial(conv, **parts), "batch_norm": functools.partial(batch_norm, **parts)}
+    layer = SelectiveKernelConv(5, 4, 2, 0.0625, **make)
+    x = jax.random.normal(jax.random.key(0), (3, 8, 8, 5))
+    out = layer(x, train=False)
+    assert out.shape == (3, 4, 4, 4)
+    both = nnx.relu(layer.bn(layer.conv(x), use_running_average=True))
+    streams = jnp.stack([both[..., :4], both[..., 4:]])
+    hidden = streams.sum(0).mean((1, 2), keepdims=True) @ layer.mixing_conv1.kernel[0, 0]
+    hidden = nnx.relu(layer.mixing_bn(hidden, use_running_average=True))
+    logits = hidden @ layer.mixing_conv2.kernel[0, 0]
+    weights = jax.nn.softmax(jnp.stack([logits[..., :4], logits[..., 4:]]), axis=0)
+    np.testing.assert_allclose(out, jnp.sum(streams * weights, axis=0), atol=1e-5)
+    assert layer.mixing_conv1.kernel.shape[-1] == 32
+
+
+def test_shortcuts_are_pooled_as_the_reference_pools_them():
+    x = jnp.arange(25.0).reshape(1, 5, 5, 1)
+    strided = np.asarray(pool_shortcut(x, 2))[0, ..., 0]
+    np.testing.assert_allclose(strided[:2, :2], [[3, 5], [13, 15]])
+    np.testing.assert_allclose(strided[2], [(20 + 21) / 4, (22 + 23) / 4, 24 / 4])  # beyond the image there are zeros
+    same = np.asarray(pool_shortcut(x, 1))[0, ..., 0]
+    assert same.shape == (5, 5)
+    np.testing.assert_allclose(same[4], [20.5, 21.5, 22.5, 23.5, 24])  # here what is beyond does not count
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+def test_a_network_with_selective_kernels_trains(stem):
+    encoder = ResNet(50, 0.125, stem, sk_ratio=0.0625, rngs=nnx.Rngs(0))
+    images = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
+    grads = nnx.to_pure_dict(nnx.grad(lambda model: jnp.sum(model(images, train=True) ** 2))(encoder))
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(grads))
+    assert bool(jnp.any(grads["stem_conv"]["kernel"] != 0))
 
 
 def test_resnet_200_has_66_blocks():
