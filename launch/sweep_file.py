@@ -28,7 +28,7 @@ from launch.sweep_runs import Stage
 from simclr_jax import cli
 from simclr_jax.errors import UserError
 
-BINARIES = ("pretrain", "linear_probe", "finetune", "knn")
+BINARIES = ("pretrain", "linear_probe", "finetune", "knn", "transform_probe", "distill")
 
 # Folder names may have 255 bytes; TensorBoard's and a terminal's width ask for less.
 LONGEST_NAME = 100

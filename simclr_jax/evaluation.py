@@ -35,11 +35,11 @@ from simclr_jax.training import steps
 log = logging.getLogger("simclr_jax")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Setup:
     """An encoder (and perhaps its projection head) with its parameters, labelled data, and where to run.
 
-    `params` and `batch_stats` have the keys "encoder" and, where z is evaluated, "head".
+    `params` and `batch_stats` have the keys "encoder" and, where `config.features` are the head's, "head".
     """
 
     config: ConfigDict
@@ -56,23 +56,28 @@ class Setup:
 
     @property
     def num_classes(self) -> int:
-        return len(self.train.class_names)
+        return len(self.test.class_names)
 
     def write_config(self) -> None:
         """`config.json`; a training writes it when it knows that the checkpoints in the workdir are of this config."""
         metrics.write_atomically(self.workdir / "config.json", config_lib.to_json(self.config))
 
     def make_parts(self, rngs: nnx.Rngs) -> tuple[ResNet, ProjectionHead | None]:
-        return _make_parts(self.config, self.pretrain_config, rngs)
+        return make_parts(self.config, self.pretrain_config, rngs)
 
-    @functools.cached_property
-    def _forward(self) -> Callable:
+    @functools.cache  # noqa: B019 (a setup lives as long as the process)
+    def _forward(self, change: Callable[[jax.Array], jax.Array] | None) -> Callable:
         graph = state_lib.graph_of(lambda rngs: _Features(*self.make_parts(rngs)))
-        return steps.make_forward(graph, lambda model, images: model(images), self.mesh)
+        return steps.make_forward(graph, lambda model, images: model(change(images) if change else images), self.mesh)
 
-    def features(self, source: sources.Source) -> evaluate.Outputs:
-        """The frozen encoder's h, or z, of every readable example; images as in evaluation, without augmentation."""
-        return self.outputs(self._forward, self.params, self.batch_stats, source)
+    def features(
+        self, source: sources.Source, change: Callable[[jax.Array], jax.Array] | None = None
+    ) -> evaluate.Outputs:
+        """The frozen encoder's h, or the head's output, of every readable example, seen without augmentation.
+
+        `change` is done to the images first, float32 `[batch, size, size, 3]` in [0, 1].
+        """
+        return self.outputs(self._forward(change), self.params, self.batch_stats, source)
 
     def outputs(self, forward: Callable, params: Any, batch_stats: Any, source: sources.Source) -> evaluate.Outputs:
         return evaluate.outputs_of(
@@ -98,19 +103,45 @@ class _Features(nnx.Module):
         return self.head(h, train=False) if hasattr(self, "head") else h
 
 
-def _make_parts(config: ConfigDict, pretrain_config: ConfigDict | None, rngs: nnx.Rngs):
+def make_parts(
+    config: ConfigDict, pretrain_config: ConfigDict | None, rngs: nnx.Rngs
+) -> tuple[ResNet, ProjectionHead | None]:
+    """The encoder of an evaluation, and of the projection head what `config.features` needs."""
     encoder = make_encoder(config, rngs)
-    if config.get("features", "h") == "h":
+    if config.features == "h":
         return encoder, None
-    return encoder, make_head(pretrain_config.head, encoder, config.compute_dtype, rngs)
+    head = pretrain_config.head
+    return encoder, make_head(head, encoder, config.compute_dtype, rngs, _output_layer(config.features, head))
+
+
+def _output_layer(features: str, head: ConfigDict) -> int | None:
+    """Of the projection head, for `config.features` "z" (None: the last) or "g1", "g2", ..., the layer of that number.
+
+    Raises:
+      UserError: where the head has no such layer.
+    """
+    if features == "z":
+        return None
+    layers = {"none": 0, "linear": 1, "nonlinear": head.layers}[head.kind]
+    layer = int(features.removeprefix("g"))
+    if layer > layers:
+        raise UserError(f"config.features is {features!r}, but the projection head has {layers} layer(s).")
+    return layer
 
 
 def set_up(
-    config: ConfigDict, workdir: epath.Path, pretrained: str | None, schema: ConfigDict, operations: Operations
+    config: ConfigDict,
+    workdir: epath.Path,
+    pretrained: str | None,
+    schema: ConfigDict,
+    operations: Operations,
+    *,
+    train_labels: bool = True,
 ) -> Setup:
     """Checks the config, opens data and checkpoint, and loads the encoder (or initialises it, `config.init="random"`).
 
-    Unset fields of `config.data` and `config.model` are filled, in place, from the pretraining config.
+    Unset fields of `config.data` and `config.model` are filled, in place, from the pretraining config. Training images need
+    labels unless `train_labels` is False.
 
     Raises:
       UserError: for whatever the user can mend; before anything is computed.
@@ -128,7 +159,7 @@ def set_up(
             f"--workdir={workdir} is the pretraining run's own: its config and results would be overwritten."
         )
     if path and config.init == "pretrained":
-        for field in ("depth", "width", "stem"):
+        for field in ("depth", "width", "stem", "sk_ratio"):
             given, saved = config.model[field], pretrain_config.model[field]
             if given is not None and given != saved:
                 raise UserError(
@@ -136,6 +167,8 @@ def set_up(
                 )
     config_lib.inherit(config, pretrain_config)
     config.pretrained = str(path) if path else None
+    if config.model.sk_ratio is None:
+        config.model.sk_ratio = 0.0
     config_lib.require(
         config,
         "data.source",
@@ -147,9 +180,13 @@ def set_up(
         hint="set it, or give a pretraining run to take it from with --pretrained.",
     )
     config_lib.check_values(config, jax.device_count())
-    if config.get("features", "h") == "z" and pretrain_config is None:
-        raise UserError("config.features='z' needs --pretrained: the projection head is the pretraining run's.")
-    train, test = _labelled_sources(config)
+    if config.features != "h":
+        if pretrain_config is None:
+            raise UserError(
+                f"config.features={config.features!r} needs --pretrained: the projection head is the pretraining run's."
+            )
+        _output_layer(config.features, pretrain_config.head)
+    train, test = _sources(config, train_labels)
 
     mesh = parallel.make_mesh(config.mesh)
     params, batch_stats = _variables(config, pretrain_config, path, mesh)
@@ -175,21 +212,28 @@ def set_up(
     )
 
 
-def _labelled_sources(config: ConfigDict) -> tuple[sources.Source, sources.Source]:
+def _sources(config: ConfigDict, train_labels: bool) -> tuple[sources.Source, sources.Source]:
     train = sources.open_source(config.data, "train")
-    if train.class_names is None:
+    if train_labels:
+        _check_labels(train)
+    test = sources.open_source(config.data, "test")
+    _check_labels(test)
+    if train.class_names is not None:
+        sources.check_same_classes(train, test)
+    return train, test
+
+
+def _check_labels(source: sources.Source) -> None:
+    if source.class_names is None:
         raise UserError(
-            f"{train.name} has no labels, which an evaluation needs: point --config.data.root at a folder with "
+            f"{source.name} has no labels, which an evaluation needs: point --config.data.root at a folder with "
             "train/CLASS and test/CLASS (or choose another --config.data.source)."
         )
-    test = sources.open_source(config.data, "test")
-    sources.check_same_classes(train, test)
-    return train, test
 
 
 def _variables(config: ConfigDict, pretrain_config: ConfigDict | None, path: epath.Path | None, mesh: Mesh):
     def make_model(rngs):
-        return _Features(*_make_parts(config, pretrain_config, rngs))
+        return _Features(*make_parts(config, pretrain_config, rngs))
 
     seed = config.seed if pretrain_config is None else pretrain_config.seed
     if config.init == "random":

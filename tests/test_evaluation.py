@@ -81,6 +81,21 @@ def test_features_h_and_z(tmp_path, pretrained):
     np.testing.assert_allclose(again.values, outputs["h"].values, atol=1e-5)
 
 
+def test_the_last_layer_of_the_head_is_z_and_a_hidden_one_is_rectified(tmp_path, pretrained):
+    outputs = {}
+    for features in ("g1", "g2", "z"):
+        setup = setup_of(tmp_path, pretrained, batch_size=64, features=features)
+        outputs[features] = setup.features(setup.test).values
+    np.testing.assert_array_equal(outputs["g2"], outputs["z"])
+    assert outputs["g1"].shape == (360, 64)
+    assert outputs["g1"].min() == 0
+    # What is behind it: a dense layer and a BatchNorm of stored statistics and no offset.
+    head, stats = setup.params["head"], setup.batch_stats["head"]["bn2"]
+    z = outputs["g1"] @ head["dense2"]["kernel"]
+    z = (z - stats["mean"]) / np.sqrt(stats["var"] + 1e-5) * head["bn2"]["scale"]
+    np.testing.assert_allclose(z, outputs["z"], atol=1e-4)
+
+
 def test_lbfgs_probe(tmp_path, pretrained):
     results = linear_probe.BINARY.call(f"--pretrained={pretrained}", f"--workdir={tmp_path}", *FEW_L2)
     assert json.loads((tmp_path / "results.json").read_text()) == results
@@ -223,6 +238,17 @@ def test_finetuning_moves_the_encoder_and_its_statistics(tmp_path, pretrained):
     assert np.any(batch_stats["encoder"]["stem_bn"]["mean"] != setup.batch_stats["encoder"]["stem_bn"]["mean"])
 
 
+def test_finetuning_from_the_middle_of_the_head_trains_the_layers_up_to_there(tmp_path, pretrained):
+    fields = {"batch_size": 64, "epochs": 0.1, "labels_per_class": 5, "features": "g1"}
+    setup = setup_of(tmp_path, pretrained, config_lib.finetune, **fields)
+    training = supervised.ClassifierTraining(setup, frozen=False, name="test")
+    evaluation.run_draws(setup, training.run)
+    params, _ = checkpoint.load_parts(checkpoint.find(str(tmp_path / "draw_0")), setup.params, setup.batch_stats)
+    before, after = setup.params["head"], params["head"]
+    assert np.any(after["dense1"]["kernel"] != before["dense1"]["kernel"])
+    np.testing.assert_array_equal(after["dense2"]["kernel"], before["dense2"]["kernel"])
+
+
 def test_from_scratch_needs_no_pretraining_run(tmp_path):
     arguments = (
         f"--workdir={tmp_path}",
@@ -253,8 +279,10 @@ def test_mistakes_are_told(tmp_path, pretrained):
         probe(run, "--config.model.depth=50")
     with pytest.raises(errors.UserError, match="would be overwritten"):
         probe(run, workdir=pretrained)
-    with pytest.raises(errors.UserError, match="must be 'h' or 'z'"):
+    with pytest.raises(errors.UserError, match="must be 'h', 'z', or 'g1', 'g2'"):
         probe(run, "--config.features=y")
+    with pytest.raises(errors.UserError, match=r"'g3', but the projection head has 2 layer\(s\)"):
+        probe(run, "--config.features=g3")
     for number in range(3):
         write_image(tmp_path / "flat" / f"{number}.png", seed=number)
     with pytest.raises(errors.UserError, match="has no labels, which an evaluation needs"):

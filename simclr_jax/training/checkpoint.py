@@ -6,6 +6,7 @@ explains itself when it is moved. Orbax writes into a temporary folder and renam
 under its final name is complete.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from etils import epath
@@ -104,15 +105,15 @@ class Checkpoints:
         self._manager.close()
 
 
-def find(pretrained: str) -> epath.Path:
-    """The folder of one checkpoint: `pretrained` itself, or the newest one of a pretraining workdir.
+def find(pretrained: str, flag: str = "--pretrained") -> epath.Path:
+    """The folder of one checkpoint: `pretrained` itself, or the newest one of a workdir. `flag` is for the messages.
 
     Raises:
       UserError: where there is none.
     """
     path = files.absolute(pretrained)
     if not path.exists():
-        raise UserError(f"--pretrained={pretrained!r} does not exist.")
+        raise UserError(f"{flag}={pretrained!r} does not exist.")
     if (path / "encoder").exists():
         return path
     for directory in (path, path / FOLDER):
@@ -120,7 +121,7 @@ def find(pretrained: str) -> epath.Path:
         if steps:
             return directory / str(max(steps))
     raise UserError(
-        f"--pretrained={pretrained!r} is neither the workdir of a pretraining run with a finished checkpoint "
+        f"{flag}={pretrained!r} is neither the workdir of a run with a finished checkpoint "
         f"(a folder {FOLDER}/STEP) nor one checkpoint."
     )
 
@@ -136,10 +137,12 @@ def step_of(checkpoint: epath.Path) -> int:
         return int(checkpointer.restore(checkpoint / "optimizer", args=args)["step"])
 
 
-def load_config(checkpoint: epath.Path) -> ml_collections.ConfigDict:
-    """The pretraining config of a checkpoint."""
+def load_config(
+    checkpoint: epath.Path, defaults: Callable[[], ml_collections.ConfigDict] = config_lib.pretrain
+) -> ml_collections.ConfigDict:
+    """The config of a checkpoint: of pretraining, or of what `defaults` are for."""
     saved = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(checkpoint / "config")
-    return config_lib.from_dict(saved, config_lib.pretrain())
+    return config_lib.from_dict(saved, defaults())
 
 
 def load_parts(checkpoint: epath.Path, params: dict[str, Any], batch_stats: dict[str, Any]) -> tuple[Any, Any]:

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import optax
 
+from simclr_jax import contrastive_metrics
 from simclr_jax import objectives
 from simclr_jax import parallel
 from simclr_jax.training import inputs
@@ -39,15 +40,17 @@ def _update(
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 
-def _jit_step(step: StepFn, mesh: Mesh) -> StepFn:
+def _jit_step(step: StepFn, mesh: Mesh, batch_sharding: Any = None) -> StepFn:
     """`step` compiled for a mesh. The state stays where `parallel.sharding_of` puts it, and is donated."""
+    if batch_sharding is None:
+        batch_sharding = parallel.batch_sharded(mesh)
 
     def placed(state: TrainState, batch: inputs.Batch):
         state, metrics = step(state, batch)
         state = jax.lax.with_sharding_constraint(state, parallel.shardings_of(state, mesh))
         return state, jax.lax.with_sharding_constraint(metrics, parallel.replicated(mesh))
 
-    return jax.jit(placed, in_shardings=(None, parallel.batch_sharded(mesh)), donate_argnums=0)
+    return jax.jit(placed, in_shardings=(None, batch_sharding), donate_argnums=0)
 
 
 def make_pretrain_step(
@@ -76,14 +79,14 @@ def make_pretrain_step(
       `label` int32 `[batch]`, used where the model has a classifier; or it is `Resident`. Metrics are float32 scalars.
     """
 
-    loss, microbatches = config.loss, config.microbatches
-
+    microbatches = config.microbatches
     views_of = inputs.make_views(config)
 
     def step(state: TrainState, batch: inputs.Batch):
         positions = inputs.positions(state.step, config.batch_size)
         images, labels = inputs.read(batch, positions, config.seed)
-        nt_xent, contrastive_metrics = objectives.implementation(loss.method, len(labels), mesh)
+        objective = objectives.make_objective(config.loss, len(labels), mesh)
+        metrics_of = contrastive_metrics.make_contrastive_metrics(config.loss, len(labels), mesh)
 
         def embed(params, some):
             views = views_of(*some)
@@ -95,8 +98,8 @@ def make_pretrain_step(
             return z.reshape(len(views), 2, -1), (h.reshape(len(views), 2, -1), batch_stats)
 
         def loss_fn(z, params, h):
-            total = nt_xent(z, loss.temperature, loss.normalize)
-            metrics = {"loss": total, **contrastive_metrics(z, loss.temperature, loss.normalize)}
+            total = objective(z)
+            metrics = {"loss": total, **metrics_of(z)}
             model = merge(graph, params, state.batch_stats)
             if hasattr(model, "classifier"):
                 # Trained beside the encoder, on features without gradient, so it changes nothing in the encoder.
@@ -105,7 +108,7 @@ def make_pretrain_step(
                 classifier_loss = cross_entropy(logits, both)
                 total = total + classifier_loss
                 metrics["classifier_loss"] = classifier_loss
-                metrics["classifier_top1"] = jnp.mean(objectives.target_rank(logits, both) < 1)
+                metrics["classifier_top1"] = jnp.mean(contrastive_metrics.target_rank(logits, both) < 1)
             return total, metrics
 
         if microbatches == 1:
@@ -176,13 +179,54 @@ def make_classifier_step(
             model = merge(graph, parallel.gather(params, mesh), state.batch_stats)
             logits = model(images, train=True)
             loss = cross_entropy(logits, labels)
-            metrics = {"loss": loss, "top1": jnp.mean(objectives.target_rank(logits, labels) < 1)}
+            metrics = {"loss": loss, "top1": jnp.mean(contrastive_metrics.target_rank(logits, labels) < 1)}
             return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), metrics)
 
         (_, (batch_stats, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         return _update(state, grads, batch_stats, metrics, optimizer, schedule)
 
     return _jit_step(step, mesh)
+
+
+def make_distillation_step(
+    graph: nnx.GraphDef,
+    teacher_graph: nnx.GraphDef,
+    temperature: float,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    mesh: Mesh,
+) -> StepFn:
+    """The step of a `Classifier` that learns what another one says of unlabelled images (SimCLRv2 equation 2).
+
+    Args:
+      graph, teacher_graph: of the student and of the teacher.
+      temperature: of both distributions over the classes.
+      optimizer, schedule: from `simclr_jax.optim`.
+      mesh: over which the batch is split.
+
+    Returns:
+      A jitted function (state, (batch, (teacher's parameters, its statistics))) to (state, metrics). The batch has `views`
+      uint8 `[batch, 1, size, size, 3]`.
+    """
+
+    def step(state: TrainState, batch_and_teacher: tuple[dict[str, jax.Array], tuple[Any, Any]]):
+        batch, (teacher_params, teacher_stats) = batch_and_teacher
+        images = to_float(batch["views"][:, 0])
+        teacher = merge(teacher_graph, parallel.gather(teacher_params, mesh), teacher_stats)
+        wanted = teacher(images, train=False)
+
+        def loss_fn(params):
+            model = merge(graph, parallel.gather(params, mesh), state.batch_stats)
+            logits = model(images, train=True)
+            losses = optax.softmax_cross_entropy(logits / temperature, jax.nn.softmax(wanted / temperature))
+            agreement = jnp.mean(jnp.argmax(logits, axis=-1) == jnp.argmax(wanted, axis=-1))
+            metrics = {"loss": jnp.mean(losses), "teacher_agreement": agreement}
+            return metrics["loss"], (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), metrics)
+
+        (_, (batch_stats, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        return _update(state, grads, batch_stats, metrics, optimizer, schedule)
+
+    return _jit_step(step, mesh, (parallel.batch_sharded(mesh), None))
 
 
 def make_forward(graph: nnx.GraphDef, forward: Callable[[nnx.Module, jax.Array], jax.Array], mesh: Mesh) -> Callable:

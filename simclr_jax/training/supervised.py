@@ -1,5 +1,7 @@
-"""Training a classifier on an encoder, frozen (linear probe, SGD protocol) or not (fine-tuning, from scratch)."""
+"""Training a classifier on an encoder, frozen (linear probe, SGD protocol) or not (fine-tuning, from scratch), by labels or by
+what a teacher says of the images (distillation)."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -24,6 +26,14 @@ from simclr_jax.training import steps
 from simclr_jax.training.checkpoint import Checkpoints
 
 
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A fine-tuned `Classifier`: its graph, and its parameters and statistics."""
+
+    graph: nnx.GraphDef
+    variables: tuple[Any, Any]
+
+
 class ClassifierTraining:
     """One recipe, for any number of label draws; what is compiled for the first draw serves the others.
 
@@ -31,10 +41,11 @@ class ClassifierTraining:
       setup: data, encoder and config (`optimizer`, `augment`, `epochs`, `batch_size`, perhaps `min_steps`).
       frozen: whether only the classifier is trained. BatchNorm statistics are frozen with the encoder.
       name: for the progress bar.
+      teacher: learn from what it says, and not from labels.
     """
 
-    def __init__(self, setup: Setup, *, frozen: bool, name: str):
-        self.setup, self.frozen, self.name = setup, frozen, name
+    def __init__(self, setup: Setup, *, frozen: bool, name: str, teacher: Teacher | None = None):
+        self.setup, self.frozen, self.name, self.teacher = setup, frozen, name, teacher
 
         def make_model(rngs):
             encoder, head = setup.make_parts(rngs)
@@ -63,7 +74,13 @@ class ClassifierTraining:
         optimizer = optim.make_optimizer(config.optimizer, schedule, mask=optim.kernels)
         if self.frozen:
             optimizer = _only_classifier(optimizer)
-        return optimizer, steps.make_classifier_step(self.graph, optimizer, schedule, self.setup.mesh), total_steps
+        if self.teacher is None:
+            step_fn = steps.make_classifier_step(self.graph, optimizer, schedule, self.setup.mesh)
+        else:
+            step_fn = steps.make_distillation_step(
+                self.graph, self.teacher.graph, config.temperature, optimizer, schedule, self.setup.mesh
+            )
+        return optimizer, step_fn, total_steps
 
     def run(self, rows: np.ndarray, seed: int, workdir: epath.Path) -> dict[str, Any]:
         """Trains on some rows of the training source and tests; for `evaluation.run_draws`.
@@ -90,11 +107,14 @@ class ClassifierTraining:
             seed=seed,
             bad_images=bad_images,
         )
+        batches = inputs.global_batches(batches, setup.mesh)
+        if self.teacher is not None:
+            batches = ((batch, self.teacher.variables) for batch in batches)
         writer = metrics.MetricsWriter(workdir, start_step)
         state = loop.fit(
             state,
             step_fn,
-            inputs.global_batches(batches, setup.mesh),
+            batches,
             start_step=start_step,
             total_steps=total_steps,
             batch_size=config.batch_size,

@@ -217,6 +217,15 @@ def test_the_check_starts_no_device(tmp_path):
         ("digits_temperature:seeds=3,epochs=2", 18),
         ("batch_size:epochs=200", 12),
         ("semi_supervised:configs,recipe=configs/digits_finetune.py,draws=4", 8),
+        ("composition", 28),
+        (
+            "composition:recipe=configs/cifar10_small.py,probe=lbfgs,epochs=2,root=configs,ops=crop color blur,seeds=2",
+            12,
+        ),
+        ("losses", 5),
+        ("temperature:recipe=configs/cifar10_small.py,seeds=2", 12),
+        ("heads", 9),
+        ("colour_strength:supervised_epochs=5", 5),
     ],
 )
 def test_the_sweeps_that_come_with_this_are_right(name, count):
@@ -230,8 +239,9 @@ def test_the_sweeps_that_come_with_this_are_right(name, count):
 
 
 def test_every_sweep_file_is_tested_here():
-    names = {path.stem for path in pathlib.Path("configs/sweeps").glob("*.py")}
-    assert names == {"digits_temperature", "batch_size", "semi_supervised"}
+    names = {path.stem for path in pathlib.Path("configs/sweeps").glob("*.py")} - {"common"}
+    (mark,) = (mark for mark in test_the_sweeps_that_come_with_this_are_right.pytestmark if mark.name == "parametrize")
+    assert names == {name.partition(":")[0] for name, _ in mark.args[1]}
 
 
 def test_the_scaling_in_the_config_file_and_in_the_overrides_agree():

@@ -1,0 +1,40 @@
+"""Which two augmentations go together (paper section 3.1, figure 5).
+
+    python -m launch.sweep --sweep=configs/sweeps/composition.py --workdir=gs://BUCKET/composition --backend=tpu -- ...
+    python -m launch.sweep --workdir=runs/composition \\
+        --sweep=configs/sweeps/composition.py:recipe=configs/cifar10_small.py,probe=lbfgs,epochs=20,root=FOLDER
+
+`recipe` is the config that the runs start from.
+
+Both views have one crop in common; one or two operations are then done to the first view only. A cell of the paper's
+matrix is a run; the order of two operations is the family's, so there is one cell for both orders.
+Expected: no single operation is enough, and crop with colour distortion is the best pair.
+"""
+
+import itertools
+
+from configs.sweeps import common
+
+OPS = {
+    "crop": {"crop": True, "flip_prob": 0.5},
+    "cutout": {"cutout_prob": 1.0},
+    "color": {"jitter_prob": 0.8, "grayscale_prob": 0.2},
+    "sobel": {"sobel_prob": 1.0},
+    "noise": {"noise_prob": 1.0},
+    "blur": {"blur_prob": 1.0},
+    "rotate": {"rotate_prob": 1.0},
+}
+
+
+def sweep(arg=None):
+    args = common.parse(arg, ops=" ".join(OPS))
+    fields = dict.fromkeys(field for op in OPS.values() for field in op)
+    off = [f"--config.augment.{field}={'false' if field == 'crop' else '0.0'}" for field in fields]
+    for pair in itertools.combinations_with_replacement(args.ops.split(), 2):
+        for seed in range(args.seeds):
+            yield {
+                "run": " ".join([common.pretraining(args), "--config.augment.one_branch=true", *off]),
+                **{f"config.augment.{field}": value for op in pair for field, value in OPS[op].items()},
+                "config.seed": seed,
+                "then": {"probe": common.probe(args)},
+            }

@@ -1,0 +1,29 @@
+"""Projection heads and what stands before and after them (paper section 4.2, figure 8 and table 3).
+
+    python -m launch.sweep --sweep=configs/sweeps/heads.py --workdir=gs://BUCKET/heads --backend=tpu -- ...
+    python -m launch.sweep --workdir=runs/heads \\
+        --sweep=configs/sweeps/heads.py:recipe=configs/cifar10_small.py,probe=lbfgs,epochs=20,root=FOLDER
+
+`recipe` is the config that the runs start from.
+
+Kinds none, linear and nonlinear with several widths of z; the probe reads h, `probe_z` reads z.
+Expected: nonlinear is better than linear by about 3 points and than none by more than 10, whatever the width; h is better
+than z by more than 10 points.
+"""
+
+from configs.sweeps import common
+
+
+def sweep(arg=None):
+    args = common.parse(arg, dims="32 128 512 2048")
+    settings = [("none", 128)]
+    settings += [(kind, int(dim)) for kind in ("linear", "nonlinear") for dim in args.dims.split()]
+    for kind, dim in settings:
+        for seed in range(args.seeds):
+            yield {
+                "run": common.pretraining(args),
+                "config.head.kind": kind,
+                "config.head.dim": dim,
+                "config.seed": seed,
+                "then": {"probe": common.probe(args), "probe_z": common.probe(args, "--config.features=z")},
+            }

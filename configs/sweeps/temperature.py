@@ -1,0 +1,28 @@
+"""Temperature with and without l2 normalisation (paper section 5.2, table 5).
+
+    python -m launch.sweep --sweep=configs/sweeps/temperature.py --workdir=gs://BUCKET/temperature --backend=tpu -- ...
+    python -m launch.sweep --workdir=runs/temperature \\
+        --sweep=configs/sweeps/temperature.py:recipe=configs/cifar10_small.py,probe=lbfgs,epochs=20,root=FOLDER
+
+`recipe` is the config that the runs start from.
+
+Expected on ImageNet (100 epochs, linear top-1): normalised 59.7, 64.4, 60.7 and 58.0 at 0.05, 0.1, 0.5 and 1; not
+normalised 57.2 and 57.0 at 10 and 100.
+"""
+
+from configs.sweeps import common
+
+SETTINGS = ((True, 0.05), (True, 0.1), (True, 0.5), (True, 1.0), (False, 10.0), (False, 100.0))
+
+
+def sweep(arg=None):
+    args = common.parse(arg)
+    for normalize, temperature in SETTINGS:
+        for seed in range(args.seeds):
+            yield {
+                "run": common.pretraining(args),
+                "config.loss.normalize": normalize,
+                "config.loss.temperature": temperature,
+                "config.seed": seed,
+                "then": {"probe": common.probe(args)},
+            }

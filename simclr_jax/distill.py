@@ -1,0 +1,112 @@
+"""Distillation: a student learns what a fine-tuned teacher says of unlabelled images (SimCLRv2, arXiv 2006.10029, section 3.3).
+
+    python -m simclr_jax.distill --config=configs/distill.py --config.teacher=runs/digits_10pct \\
+        --pretrained=runs/digits --workdir=runs/digits_student                       # self-training
+    python -m simclr_jax.distill --config=configs/distill.py --config.teacher=runs/digits_10pct \\
+        --config.init=random --config.model.width=0.25 --workdir=runs/digits_small   # into a smaller network
+
+The teacher is a network that `simclr_jax.finetune` has trained on a few labels. The training images need no labels, and
+those that they have are not looked at. Data and network that are not given are those of --pretrained, or else the teacher's.
+Writes config.json, metrics.jsonl, checkpoints/ and results.json, with the teacher's own accuracy as `teacher_top1`.
+"""
+
+import logging
+
+from etils import epath
+from ml_collections import ConfigDict
+import numpy as np
+
+from simclr_jax import cli
+from simclr_jax import config as config_lib
+from simclr_jax import evaluation
+from simclr_jax.errors import UserError
+from simclr_jax.models.networks import Classifier
+from simclr_jax.operations import Operations
+from simclr_jax.training import checkpoint
+from simclr_jax.training import evaluate
+from simclr_jax.training import metrics
+from simclr_jax.training import state as state_lib
+from simclr_jax.training import steps
+from simclr_jax.training import supervised
+
+log = logging.getLogger("simclr_jax")
+
+
+def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, operations: Operations) -> dict:
+    """Distils and returns what stands in results.json."""
+    if not config.teacher:
+        raise UserError(
+            "config.teacher is not set: the workdir of a fine-tuning run, as in --config.teacher=runs/1pct."
+        )
+    path = find_teacher(config.teacher)
+    teacher_config = checkpoint.load_config(path, config_lib.finetune)
+    if "loss" in teacher_config:
+        raise UserError(
+            f"config.teacher={config.teacher!r}: {path} is of a pretraining run. Fine-tune that first, by "
+            "simclr_jax.finetune."
+        )
+    if pretrained is None:
+        config_lib.inherit(config, teacher_config)
+    schema = config_lib.distill()
+    setup = evaluation.set_up(config, workdir, pretrained, schema, operations, train_labels=False)
+    teacher = load_teacher(path, teacher_config, setup)
+
+    def teachers(model, images):
+        return model(images, train=False)
+
+    outputs = setup.outputs(steps.make_forward(teacher.graph, teachers, setup.mesh), *teacher.variables, setup.test)
+    of_teacher = evaluate.accuracy(outputs.values, outputs.labels)
+    log.info("The teacher, %s: %.1f %% top-1.", path, 100 * of_teacher["top1"])
+    training = supervised.ClassifierTraining(setup, frozen=False, name="distill", teacher=teacher)
+    results = training.run(np.arange(setup.train.num_examples), config.seed, workdir)
+    results |= {
+        "init": config.init,
+        "teacher": str(path),
+        "teacher_top1": of_teacher["top1"],
+        "teacher_top5": of_teacher["top5"],
+    }
+    metrics.write_results(workdir, results)
+    log.info(
+        "The student: %.1f %% top-1 of %d test images (its teacher %.1f %%).",
+        100 * results["top1"],
+        results["n"],
+        100 * results["teacher_top1"],
+    )
+    return results
+
+
+def find_teacher(teacher: str) -> epath.Path:
+    """The checkpoint of a fine-tuned classifier.
+
+    Args:
+      teacher: a checkpoint, the workdir of a draw, or of a fine-tuning run with one draw only.
+
+    Raises:
+      UserError: where there is none, or more than one draw.
+    """
+    draws = sorted(epath.Path(teacher).glob("draw_*"))
+    if len(draws) > 1:
+        names = ", ".join(draw.name for draw in draws)
+        raise UserError(f"config.teacher={teacher!r} has several draws: choose one of {names}, as in {draws[0]}.")
+    return checkpoint.find(str(draws[0]) if draws else teacher, flag="--config.teacher")
+
+
+def load_teacher(path: epath.Path, config: ConfigDict, setup: evaluation.Setup) -> supervised.Teacher:
+    """The classifier in a checkpoint of `simclr_jax.finetune`."""
+
+    pretrain_config = None
+    if config.features != "h":
+        pretrain_config = checkpoint.load_config(checkpoint.find(config.pretrained, "the teacher's config.pretrained"))
+
+    def make_model(rngs):
+        encoder, head = evaluation.make_parts(config, pretrain_config, rngs)
+        return Classifier(encoder, setup.num_classes, head=head, frozen=False, rngs=rngs)
+
+    variables = state_lib.abstract_variables(make_model, setup.mesh)
+    return supervised.Teacher(state_lib.graph_of(make_model), checkpoint.load_parts(path, *variables))
+
+
+BINARY = cli.Binary(run, default_config="distill.py", pretrained=True)
+
+if __name__ == "__main__":
+    BINARY.main()

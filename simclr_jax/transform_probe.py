@@ -1,0 +1,117 @@
+"""What representations still tell of how an image was transformed (paper section 4.2, table 3).
+
+    python -m simclr_jax.transform_probe --pretrained=runs/digits --workdir=runs/digits_transforms
+    python -m simclr_jax.transform_probe ... --config.features=z      # z has forgotten more of it than h
+
+For each of `config.transforms`, training and test images are seen in every form (as they are or greyscale; turned by 0, 90,
+180 or 270 degrees; as they are or with noise; as they are or Sobel-filtered), and a small network has to tell the forms
+apart from the frozen encoder's features. Labels are not looked at. Writes config.json and results.json.
+"""
+
+from collections.abc import Callable
+import logging
+import time
+import warnings
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+
+from simclr_jax import cli
+from simclr_jax import config as config_lib
+from simclr_jax import device_augment
+from simclr_jax import evaluation
+from simclr_jax.errors import Preempted
+from simclr_jax.operations import Operations
+from simclr_jax.training import metrics
+
+log = logging.getLogger("simclr_jax")
+
+Form = Callable[[jax.Array], jax.Array]
+
+
+def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, operations: Operations) -> dict:
+    """Asks all questions and returns what stands in results.json."""
+    began = time.monotonic()
+    setup = evaluation.set_up(config, workdir, pretrained, config_lib.transform_probe(), operations, train_labels=False)
+    setup.write_config()
+    number = min(config.train_images, setup.train.num_examples)
+    rows = np.sort(np.random.default_rng(config.seed).permutation(setup.train.num_examples)[:number])
+    train = setup.train if number == setup.train.num_examples else setup.train.subset(rows)
+    results = {}
+    for name in config.transforms.split():
+        parts = [
+            (setup.features(train, form).values, setup.features(setup.test, form).values)
+            for form in forms(config)[name]
+        ]
+        seen, unseen = ([part[side] for part in parts] for side in (0, 1))
+        if operations.poll():
+            raise Preempted("asked to stop between transformations; the same command begins again.")
+        results[name] = accuracy(seen, unseen, config)
+        log.info("%s from %s: %.1f %% (chance %.0f %%).", name, config.features, 100 * results[name], 100 / len(parts))
+    results |= {
+        "features": config.features,
+        "init": config.init,
+        "n": setup.test.num_examples,
+        "step": setup.pretrained_step,
+        "seconds": time.monotonic() - began,
+    }
+    metrics.write_results(workdir, results)
+    return results
+
+
+def forms(config: ConfigDict) -> dict[str, list[Form]]:
+    """For each transformation the forms in which images are seen: functions of float images `[batch, size, size, 3]`."""
+
+    def as_it_is(images: jax.Array) -> jax.Array:
+        return images
+
+    def turned(turns: int) -> Form:
+        return lambda images: device_augment.rotate(images, jnp.full(len(images), turns))
+
+    def noisy(images: jax.Array) -> jax.Array:
+        # Noise of its own for each image, and the same one whenever it is looked at: its pixels are the seed.
+        pixels = jnp.round(images * 255).astype(jnp.uint32).reshape(len(images), -1)
+        seeds = jnp.sum(pixels * (2 * jnp.arange(pixels.shape[1], dtype=jnp.uint32) + 1), axis=1)
+        keys = jax.vmap(lambda seed: jax.random.key(seed, impl="threefry2x32"))(seeds)
+        normals = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys)
+        return device_augment.clip(device_augment.noise(images, config.noise_deviation, normals))
+
+    return {
+        "grayscale": [as_it_is, device_augment.grayscale],
+        "rotate": [turned(turns) for turns in range(4)],
+        "noise": [as_it_is, noisy],
+        "sobel": [as_it_is, lambda images: device_augment.clip(device_augment.sobel(images))],
+    }
+
+
+def accuracy(train: list[np.ndarray], test: list[np.ndarray], config: ConfigDict) -> float:
+    """How often a classifier that was trained on `train` tells which element of `test` a row `[n, dim]` is from."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if config.classifier == "mlp":
+        hidden = (config.hidden,)
+        classifier = MLPClassifier(hidden, early_stopping=True, max_iter=200, random_state=config.seed)
+    else:
+        classifier = LogisticRegression(max_iter=1000)
+    classifier = make_pipeline(StandardScaler(), classifier)
+
+    def rows(parts):
+        return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        classifier.fit(*rows(train))
+    return float(classifier.score(*rows(test)))
+
+
+BINARY = cli.Binary(run, default_config="transform_probe.py", pretrained=True)
+
+if __name__ == "__main__":
+    BINARY.main()

@@ -1,0 +1,88 @@
+"""Distillation: the student comes to agree with its teacher, without a label."""
+
+import json
+
+from conftest import REPOSITORY
+from etils import epath
+import pytest
+
+from simclr_jax import distill
+from simclr_jax import errors
+from simclr_jax import finetune
+from simclr_jax import pretrain
+from simclr_jax.training import metrics
+
+
+@pytest.fixture(autouse=True)
+def at_repository(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """The workdirs of a short pretraining and of a fine-tuning."""
+    workdir = tmp_path_factory.mktemp("teacher")
+    pretrain.BINARY.call(
+        f"--config={REPOSITORY}/configs/digits.py",
+        f"--workdir={workdir}/pretrained",
+        "--config.data.image_size=8",
+        "--config.model.width=0.125",
+        "--config.batch_size=64",
+        "--config.epochs=0.4",
+        "--config.optimizer.warmup_epochs=0.1",
+    )
+    results = finetune.BINARY.call(
+        f"--config={REPOSITORY}/configs/digits_finetune.py:0.5,steps=100",
+        f"--pretrained={workdir}/pretrained",
+        f"--workdir={workdir}/tuned",
+        "--config.features=g1",
+        "--config.label_seeds=0,",
+    )
+    return workdir, results["top1"]
+
+
+def call(workdir, teacher, *arguments):
+    return distill.BINARY.call(
+        f"--workdir={workdir}",
+        "--config=configs/distill.py:batch=64,epochs=6",
+        f"--config.teacher={teacher}/tuned",
+        "--config.optimizer.name=sgd",
+        "--config.optimizer.learning_rate=0.4",
+        "--config.optimizer.warmup_epochs=0",
+        "--config.optimizer.weight_decay=0",
+        "--config.log_every_steps=10",
+        *arguments,
+    )
+
+
+def test_a_student_learns_its_teachers_answers_without_labels(tmp_path, teacher):
+    folder, accuracy = teacher
+    results = call(tmp_path, folder, "--config.init=random")
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert results["teacher_top1"] == pytest.approx(accuracy)
+    lines = metrics.read_metrics(epath.Path(tmp_path / "metrics.jsonl"))
+    agreement = [line["teacher_agreement"] for line in lines]
+    assert agreement[-1] > max(0.4, agreement[0] + 0.2)
+    assert results["top1"] > 0.4
+    # Started again it is finished already.
+    assert call(tmp_path, folder, "--config.init=random")["top1"] == results["top1"]
+
+
+def test_self_training_starts_from_the_pretrained_encoder(tmp_path, teacher):
+    folder, _ = teacher
+    results = call(tmp_path / "self", folder, f"--pretrained={folder}/pretrained", "--config.epochs=0.1")
+    assert (results["init"], results["step"]) == ("pretrained", 3)
+
+
+def test_mistakes_are_told(tmp_path, teacher):
+    folder, _ = teacher
+    with pytest.raises(errors.UserError, match=r"config\.teacher is not set"):
+        distill.BINARY.call(f"--workdir={tmp_path}", "--config.init=random")
+    with pytest.raises(errors.UserError, match=r"--config\.teacher='/nowhere' does not exist"):
+        distill.BINARY.call(f"--workdir={tmp_path}", "--config.init=random", "--config.teacher=/nowhere")
+    with pytest.raises(errors.UserError, match="is of a pretraining run. Fine-tune that first"):
+        distill.BINARY.call(f"--workdir={tmp_path}", "--config.init=random", f"--config.teacher={folder}/pretrained")
+    for draw in (0, 1):
+        (tmp_path / "tuned" / f"draw_{draw}").mkdir(parents=True)
+    with pytest.raises(errors.UserError, match="several draws: choose one of draw_0, draw_1"):
+        distill.BINARY.call(f"--workdir={tmp_path}", "--config.init=random", f"--config.teacher={tmp_path}/tuned")

@@ -1,0 +1,65 @@
+"""Which transformation was applied: forms, the classifiers, and a run."""
+
+import json
+
+from conftest import REPOSITORY
+import jax
+import numpy as np
+import pytest
+
+from simclr_jax import config as config_lib
+from simclr_jax import transform_probe
+
+IMAGES = jax.random.uniform(jax.random.key(0), (6, 8, 8, 3))
+
+
+def test_forms_are_what_they_are_called():
+    forms = transform_probe.forms(config_lib.transform_probe())
+    for turns, form in enumerate(forms["rotate"]):
+        np.testing.assert_array_equal(form(IMAGES), np.rot90(IMAGES, turns, axes=(1, 2)))
+    noisy = forms["noise"][1]
+    np.testing.assert_array_equal(noisy(IMAGES)[2:], noisy(IMAGES[2:]))
+    difference = np.asarray(noisy(IMAGES) - IMAGES)
+    assert 0.05 < difference.std() < 0.11
+    assert np.abs(np.corrcoef(difference.reshape(6, -1)) - np.eye(6)).max() < 0.3
+    for name in ("grayscale", "noise", "sobel"):
+        np.testing.assert_array_equal(forms[name][0](IMAGES), IMAGES)
+
+
+@pytest.mark.parametrize(("kind", "least"), [("mlp", 0.9), ("linear", 0.0)])
+def test_the_classifier_tells_apart_what_differs(kind, least):
+    random = np.random.default_rng(0)
+    config = config_lib.transform_probe()
+    config.classifier = kind
+
+    def ring(count, radius):
+        angle = random.uniform(0, 2 * np.pi, count)
+        return (radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)).astype(np.float32)
+
+    found = transform_probe.accuracy([ring(300, 1), ring(300, 2)], [ring(200, 1), ring(200, 2)], config)
+    assert found > least
+    if kind == "linear":
+        assert found < 0.65, "no line separates rings"
+    same = transform_probe.accuracy([ring(300, 1), ring(300, 1)], [ring(200, 1), ring(200, 1)], config)
+    assert 0.4 < same < 0.6
+
+
+def test_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    results = transform_probe.BINARY.call(
+        f"--workdir={tmp_path}",
+        "--config.init=random",
+        "--config.data.source=digits",
+        "--config.data.image_size=8",
+        "--config.data.eval_crop=1.0",
+        "--config.model.depth=18",
+        "--config.model.width=0.125",
+        "--config.model.stem=cifar",
+        "--config.train_images=300",
+        "--config.batch_size=120",
+        "--config.transforms=rotate sobel",
+    )
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert results["sobel"] > 0.75
+    assert results["rotate"] > 0.5
+    assert "grayscale" not in results
