@@ -12,5 +12,8 @@ Expected on ImageNet, from h / from g(h): colour or greyscale 99.3 / 97.4, rotat
 from simclr_jax import config as config_lib
 
 
-def get_config():
-    return config_lib.transform_probe()
+def get_config(arg=None):
+    args = config_lib.parse_arg(arg, classifier="mlp")
+    config = config_lib.transform_probe()
+    config.classifier = args.classifier
+    return config

@@ -18,6 +18,10 @@ SCHEMAS = {
     "finetune": config_lib.finetune,
     "digits_finetune": config_lib.finetune,
     "knn": config_lib.knn,
+    "cifar10_small": config_lib.pretrain,
+    "supervised": config_lib.finetune,
+    "distill": config_lib.distill,
+    "transform_probe": config_lib.transform_probe,
 }
 
 

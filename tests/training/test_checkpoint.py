@@ -101,7 +101,7 @@ def test_a_checkpoint_is_found_by_workdir_folder_or_itself(tmp_path, config, sta
     with pytest.raises(UserError, match="does not exist"):
         checkpoint.find(str(tmp_path / "nothing"))
     (tmp_path / "other").mkdir()
-    with pytest.raises(UserError, match="neither the workdir of a pretraining run"):
+    with pytest.raises(UserError, match="neither the workdir of a run"):
         checkpoint.find(str(tmp_path / "other"))
 
 
