@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax import cli
 from simclr_jax import config as config_lib
+from simclr_jax import config_checks
 from simclr_jax.errors import UserError
 
 
@@ -70,11 +71,11 @@ class Stage:
           UserError: names the field.
         """
         config = self.config
-        config_lib.check_fields(config, self._schema())
-        config_lib.check_values(config, device_count=1)
+        config_checks.check_fields(config, self._schema())
+        config_checks.check_values(config, device_count=1)
         if self.binary == "pretrain":
             hint = "set it in the config file or in the sweep."
-            config_lib.require(config, "data.source", "data.image_size", "data.eval_crop", "model.depth", hint=hint)
+            config_checks.require(config, "data.source", "data.image_size", "data.eval_crop", "model.depth", hint=hint)
         elif config.init == "pretrained" and not self._parsed["pretrained"].value:
             raise UserError("--pretrained is missing: the workdir of a pretraining run.")
 

@@ -134,6 +134,15 @@ def noise(images: jax.Array, deviation: float, normals: jax.Array) -> jax.Array:
     return images + deviation * normals
 
 
+def normals(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal numbers for each key: uint32 `[n]` to float32 `[n, *shape]`."""
+
+    def of_key(key):
+        return jax.random.normal(jax.random.key(key, impl="threefry2x32"), shape)
+
+    return jax.vmap(of_key)(keys)
+
+
 def cutout(images: jax.Array, top: jax.Array, left: jax.Array, reach: int) -> jax.Array:
     """Makes a square grey (DeVries & Taylor 2017, arXiv 1708.04552), or what of it is within the image.
 
@@ -228,9 +237,8 @@ def _finish(views: jax.Array, positions: jax.Array, seed: int, augment: ConfigDi
         images = some(view_draws.BLUR, "blur", clip(gaussian_blur(images, kernel_size, sigma)))
     if wanted("noise"):
         keys = (draws[:, view_draws.NOISE_KEY] * view_draws.NOISE_KEYS).astype(jnp.uint32)
-        keys = jax.vmap(lambda key: jax.random.key(key, impl="threefry2x32"))(keys)
-        normals = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys)
-        images = some(view_draws.NOISE, "noise", clip(noise(images, augment.noise_deviation, normals)))
+        noisy = noise(images, augment.noise_deviation, normals(keys, images.shape[1:]))
+        images = some(view_draws.NOISE, "noise", clip(noisy))
     if wanted("cutout"):
         reach = view_draws.cutout_reach(size, augment.cutout_side)
         cut = cutout(images, pixel(view_draws.CUTOUT_DOWN), pixel(view_draws.CUTOUT_RIGHT), reach)

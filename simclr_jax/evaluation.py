@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax import config as config_lib
+from simclr_jax import config_checks
 from simclr_jax import distributed
 from simclr_jax import files
 from simclr_jax import parallel
@@ -147,7 +148,7 @@ def set_up(
       UserError: for whatever the user can mend; before anything is computed.
     """
     began = time.monotonic()
-    config_lib.check_fields(config, schema)
+    config_checks.check_fields(config, schema)
     if pretrained is None and config.init == "pretrained":
         raise UserError(
             "--pretrained is missing: the workdir of a pretraining run. (Or from scratch: --config.init=random.)"
@@ -169,7 +170,7 @@ def set_up(
     config.pretrained = str(path) if path else None
     if config.model.sk_ratio is None:
         config.model.sk_ratio = 0.0
-    config_lib.require(
+    config_checks.require(
         config,
         "data.source",
         "data.image_size",
@@ -179,7 +180,7 @@ def set_up(
         "model.stem",
         hint="set it, or give a pretraining run to take it from with --pretrained.",
     )
-    config_lib.check_values(config, jax.device_count())
+    config_checks.check_values(config, jax.device_count())
     if config.features != "h":
         if pretrain_config is None:
             raise UserError(

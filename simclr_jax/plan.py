@@ -26,6 +26,7 @@ import numpy as np
 
 from simclr_jax import cli
 from simclr_jax import config as config_lib
+from simclr_jax import config_checks
 from simclr_jax import optim
 from simclr_jax import parallel
 from simclr_jax import tpu_compiler
@@ -90,7 +91,7 @@ def plan(config: ConfigDict, topology: tpu_compiler.Topology, num_examples: int,
       UserError: where config and topology do not go together.
     """
     chip, chips, devices = topology.chip, topology.chips, len(topology.devices)
-    config_lib.check_values(config, devices)
+    config_checks.check_values(config, devices)
     mesh = parallel.make_mesh(config.mesh, topology.devices)
     jitted, arguments = abstract_step(config, mesh, num_examples, num_classes)
     program = tpu_compiler.compile_step(jitted, *arguments)
@@ -254,9 +255,9 @@ def run(argv: list[str]) -> list[dict]:
     config = values["config"].value
     if not values["topology"].value:
         raise UserError("--topology is missing, as in --topology=v5e:4x4,v4:2x2x4.")
-    config_lib.check_fields(config, config_lib.pretrain())
+    config_checks.check_fields(config, config_lib.pretrain())
     hint = "set it in the config file or on the command line."
-    config_lib.require(config, "data.source", "data.image_size", "model.depth", hint=hint)
+    config_checks.require(config, "data.source", "data.image_size", "model.depth", hint=hint)
     topologies = [tpu_compiler.topology(name) for name in values["topology"].value]
     num_examples, num_classes = training_set(config, values["num_examples"].value, values["num_classes"].value)
     configs = []
@@ -265,7 +266,7 @@ def run(argv: list[str]) -> list[dict]:
         if values["batch_per_chip"].value is not None:
             one.batch_size = values["batch_per_chip"].value * topology.chips
         try:
-            config_lib.check_values(one, len(topology.devices))
+            config_checks.check_values(one, len(topology.devices))
             parallel.make_mesh(one.mesh, topology.devices)
         except UserError as error:
             raise UserError(f"{topology.name}: {error}") from error

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax import cli
 from simclr_jax import config as config_lib
+from simclr_jax import config_checks
 from simclr_jax import distributed
 from simclr_jax import optim
 from simclr_jax import parallel
@@ -46,10 +47,10 @@ def run(config: ConfigDict, workdir: epath.Path, *, operations: Operations) -> d
     began = time.monotonic()
 
     # What the run is, checked before anything is computed.
-    config_lib.check_fields(config, config_lib.pretrain())
+    config_checks.check_fields(config, config_lib.pretrain())
     hint = "set it in the config file or on the command line."
-    config_lib.require(config, "data.source", "data.image_size", "data.eval_crop", "model.depth", hint=hint)
-    config_lib.check_values(config, jax.device_count())
+    config_checks.require(config, "data.source", "data.image_size", "data.eval_crop", "model.depth", hint=hint)
+    config_checks.check_values(config, jax.device_count())
     source = sources.open_source(config.data, "train")
     if config.data.resident and not isinstance(source, sources.RandomAccess):
         raise UserError(

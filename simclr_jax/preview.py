@@ -17,6 +17,7 @@ import numpy as np
 
 from simclr_jax import cli
 from simclr_jax import config as config_lib
+from simclr_jax import config_checks
 from simclr_jax import pictures
 from simclr_jax.data import order
 from simclr_jax.data import pipeline
@@ -94,11 +95,11 @@ class Looker:
 
 def run(config: ConfigDict, workdir: epath.Path, *, operations: Operations) -> dict:
     """Draws all pictures and returns their paths by name."""
-    config_lib.check_fields(config, config_lib.pretrain())
-    config_lib.require(
+    config_checks.check_fields(config, config_lib.pretrain())
+    config_checks.require(
         config, "data.source", "data.image_size", hint="set it in the config file or on the command line."
     )
-    config_lib.check_values(config, 1)
+    config_checks.check_values(config, 1)
     looker = Looker(config)
     workdir.mkdir(parents=True, exist_ok=True)
     written = {}

@@ -9,6 +9,7 @@ apart from the frozen encoder's features. Labels are not looked at. Writes confi
 """
 
 from collections.abc import Callable
+import functools
 import logging
 import time
 import warnings
@@ -40,12 +41,14 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, oper
     number = min(config.train_images, setup.train.num_examples)
     rows = np.sort(np.random.default_rng(config.seed).permutation(setup.train.num_examples)[:number])
     train = setup.train if number == setup.train.num_examples else setup.train.subset(rows)
-    results = {}
+
+    @functools.cache  # several questions are about the images as they are
+    def features_of(form: Form) -> tuple[np.ndarray, np.ndarray]:
+        return setup.features(train, form).values, setup.features(setup.test, form).values
+
+    results, forms_of = {}, forms(config)
     for name in config.transforms.split():
-        parts = [
-            (setup.features(train, form).values, setup.features(setup.test, form).values)
-            for form in forms(config)[name]
-        ]
+        parts = [features_of(form) for form in forms_of[name]]
         seen, unseen = ([part[side] for part in parts] for side in (0, 1))
         if operations.poll():
             raise Preempted("asked to stop between transformations; the same command begins again.")
@@ -75,13 +78,12 @@ def forms(config: ConfigDict) -> dict[str, list[Form]]:
         # Noise of its own for each image, and the same one whenever it is looked at: its pixels are the seed.
         pixels = jnp.round(images * 255).astype(jnp.uint32).reshape(len(images), -1)
         seeds = jnp.sum(pixels * (2 * jnp.arange(pixels.shape[1], dtype=jnp.uint32) + 1), axis=1)
-        keys = jax.vmap(lambda seed: jax.random.key(seed, impl="threefry2x32"))(seeds)
-        normals = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(keys)
+        normals = device_augment.normals(seeds, images.shape[1:])
         return device_augment.clip(device_augment.noise(images, config.noise_deviation, normals))
 
     return {
         "grayscale": [as_it_is, device_augment.grayscale],
-        "rotate": [turned(turns) for turns in range(4)],
+        "rotate": [as_it_is, *(turned(turns) for turns in (1, 2, 3))],
         "noise": [as_it_is, noisy],
         "sobel": [as_it_is, lambda images: device_augment.clip(device_augment.sobel(images))],
     }

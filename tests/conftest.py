@@ -42,6 +42,32 @@ def mesh_of(count, fsdp=1):
     return parallel.make_mesh(ConfigDict({"data": -1, "fsdp": fsdp}), jax.devices()[:count])
 
 
+# For evaluations: the digits and a small network, untrained.
+UNTRAINED = (
+    "--config.init=random",
+    "--config.data.source=digits",
+    "--config.data.image_size=8",
+    "--config.data.eval_crop=1.0",
+    "--config.model.depth=18",
+    "--config.model.width=0.125",
+)
+
+
+def pretrain_digits(workdir):
+    """Nine steps of pretraining such a network."""
+    from simclr_jax import pretrain
+
+    pretrain.BINARY.call(
+        f"--config={REPOSITORY}/configs/digits.py",
+        f"--workdir={workdir}",
+        "--config.data.image_size=8",
+        "--config.model.width=0.125",
+        "--config.batch_size=64",
+        "--config.epochs=0.4",
+        "--config.optimizer.warmup_epochs=0.1",
+    )
+
+
 def write_image(path, seed=0, size=(20, 24), mode="RGB", **options):
     """A small image with some structure, so that JPEG keeps it about right."""
     rng = np.random.default_rng(seed)

@@ -7,6 +7,7 @@ from conftest import REPOSITORY
 import pytest
 
 from simclr_jax import config as config_lib
+from simclr_jax import config_checks
 from simclr_jax.errors import UserError
 
 SCHEMAS = {
@@ -39,8 +40,8 @@ def test_every_config_file_is_known_here():
 @pytest.mark.parametrize("name", SCHEMAS)
 def test_config_files_keep_to_the_schema_and_name_their_command(name):
     config, text = load(name)
-    config_lib.check_fields(config, SCHEMAS[name]())
-    config_lib.check_values(config, device_count=8)
+    config_checks.check_fields(config, SCHEMAS[name]())
+    config_checks.check_values(config, device_count=8)
     assert "python -m simclr_jax." in text
     again = config_lib.from_dict(json.loads(config_lib.to_json(config)), SCHEMAS[name]())
     assert config_lib.flatten(again) == config_lib.flatten(config)
@@ -85,12 +86,12 @@ def test_invented_fields_and_wrong_types_are_refused():
     with pytest.raises(
         UserError, match="config.loss.temprature is not a field that is known .did you mean 'loss.temperature'"
     ):
-        config_lib.check_fields(config, config_lib.pretrain())
+        config_checks.check_fields(config, config_lib.pretrain())
     config = config_lib.pretrain()
     with config.ignore_type():
         config.batch_size = "many"
     with pytest.raises(UserError, match="config.batch_size is 'many', but should be of type int"):
-        config_lib.check_fields(config, config_lib.pretrain())
+        config_checks.check_fields(config, config_lib.pretrain())
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_impossible_values_are_refused(field, value, message):
     with config.unlocked():
         config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message):
-        config_lib.check_values(config, device_count=8)
+        config_checks.check_values(config, device_count=8)
 
 
 def test_evaluations_inherit_data_and_network_unless_they_name_others():
@@ -142,4 +143,4 @@ def test_evaluations_inherit_data_and_network_unless_they_name_others():
     config = config_lib.finetune()
     config_lib.inherit(config, None)
     with pytest.raises(UserError, match="config.data.source is not set: do this"):
-        config_lib.require(config, "data.source", hint="do this")
+        config_checks.require(config, "data.source", hint="do this")

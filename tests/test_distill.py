@@ -3,13 +3,13 @@
 import json
 
 from conftest import REPOSITORY
+from conftest import pretrain_digits
 from etils import epath
 import pytest
 
 from simclr_jax import distill
 from simclr_jax import errors
 from simclr_jax import finetune
-from simclr_jax import pretrain
 from simclr_jax.training import metrics
 
 
@@ -22,15 +22,7 @@ def at_repository(monkeypatch):
 def teacher(tmp_path_factory):
     """The workdirs of a short pretraining and of a fine-tuning."""
     workdir = tmp_path_factory.mktemp("teacher")
-    pretrain.BINARY.call(
-        f"--config={REPOSITORY}/configs/digits.py",
-        f"--workdir={workdir}/pretrained",
-        "--config.data.image_size=8",
-        "--config.model.width=0.125",
-        "--config.batch_size=64",
-        "--config.epochs=0.4",
-        "--config.optimizer.warmup_epochs=0.1",
-    )
+    pretrain_digits(workdir / "pretrained")
     results = finetune.BINARY.call(
         f"--config={REPOSITORY}/configs/digits_finetune.py:0.5,steps=100",
         f"--pretrained={workdir}/pretrained",

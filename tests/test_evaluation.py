@@ -4,6 +4,8 @@ import json
 import shutil
 
 from conftest import REPOSITORY
+from conftest import UNTRAINED
+from conftest import pretrain_digits
 from conftest import write_image
 from etils import epath
 import jax
@@ -17,7 +19,6 @@ from simclr_jax import finetune
 from simclr_jax import knn
 from simclr_jax import linear_probe
 from simclr_jax import operations
-from simclr_jax import pretrain
 from simclr_jax.training import checkpoint
 from simclr_jax.training import metrics
 from simclr_jax.training import supervised
@@ -34,15 +35,7 @@ def at_repository(monkeypatch):
 def pretrained(tmp_path_factory):
     """The workdir of a pretraining run of nine steps."""
     workdir = tmp_path_factory.mktemp("pretrained")
-    pretrain.BINARY.call(
-        f"--config={REPOSITORY}/configs/digits.py",
-        f"--workdir={workdir}",
-        "--config.data.image_size=8",
-        "--config.model.width=0.125",
-        "--config.batch_size=64",
-        "--config.epochs=0.4",
-        "--config.optimizer.warmup_epochs=0.1",
-    )
+    pretrain_digits(workdir)
     return workdir
 
 
@@ -253,12 +246,7 @@ def test_from_scratch_needs_no_pretraining_run(tmp_path):
     arguments = (
         f"--workdir={tmp_path}",
         "--config=configs/digits_finetune.py:0.1,steps=2",
-        "--config.init=random",
-        "--config.data.source=digits",
-        "--config.data.image_size=8",
-        "--config.data.eval_crop=1.0",
-        "--config.model.depth=18",
-        "--config.model.width=0.125",
+        *UNTRAINED,
     )
     with pytest.raises(errors.UserError, match=r"config\.model\.stem is not set: set it, or give a pretraining run"):
         finetune.BINARY.call(*arguments)

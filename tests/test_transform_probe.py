@@ -3,6 +3,7 @@
 import json
 
 from conftest import REPOSITORY
+from conftest import UNTRAINED
 import jax
 import numpy as np
 import pytest
@@ -48,12 +49,7 @@ def test_a_run(tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     results = transform_probe.BINARY.call(
         f"--workdir={tmp_path}",
-        "--config.init=random",
-        "--config.data.source=digits",
-        "--config.data.image_size=8",
-        "--config.data.eval_crop=1.0",
-        "--config.model.depth=18",
-        "--config.model.width=0.125",
+        *UNTRAINED,
         "--config.model.stem=cifar",
         "--config.train_images=300",
         "--config.batch_size=120",

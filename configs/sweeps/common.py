@@ -1,5 +1,6 @@
 """What the sweeps of the paper's tables have in common."""
 
+from collections.abc import Iterator
 import shlex
 
 from ml_collections import ConfigDict
@@ -25,3 +26,21 @@ def pretraining(args: ConfigDict) -> str:
 def probe(args: ConfigDict, *flags: str) -> str:
     """Linear evaluation."""
     return " ".join([f"linear_probe --config=configs/linear_probe.py:{args.probe}", *flags])
+
+
+def runs(args: ConfigDict, overrides: dict, *flags: str, then: dict[str, str] | None = None) -> Iterator[dict]:
+    """One setting, once for each seed: pretraining, linear evaluation, and what `then` adds. For `launch.sweep`.
+
+    Args:
+      args: of `parse`.
+      overrides: what tells this setting from others.
+      flags: of the pretraining, alike in all runs.
+      then: further evaluations, by name.
+    """
+    for seed in range(args.seeds):
+        yield {
+            "run": " ".join([pretraining(args), *flags]),
+            **overrides,
+            "config.seed": seed,
+            "then": {"probe": probe(args)} | (then or {}),
+        }

@@ -31,10 +31,5 @@ def sweep(arg=None):
     fields = dict.fromkeys(field for op in OPS.values() for field in op)
     off = [f"--config.augment.{field}={'false' if field == 'crop' else '0.0'}" for field in fields]
     for pair in itertools.combinations_with_replacement(args.ops.split(), 2):
-        for seed in range(args.seeds):
-            yield {
-                "run": " ".join([common.pretraining(args), "--config.augment.one_branch=true", *off]),
-                **{f"config.augment.{field}": value for op in pair for field, value in OPS[op].items()},
-                "config.seed": seed,
-                "then": {"probe": common.probe(args)},
-            }
+        augment = {f"config.augment.{field}": value for op in pair for field, value in OPS[op].items()}
+        yield from common.runs(args, augment, "--config.augment.one_branch=true", *off)

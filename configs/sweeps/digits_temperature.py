@@ -10,14 +10,13 @@ images cannot tell; docs/sweeps.md has what was found.
 Costs 1 to 2 minutes for each of the 6 runs at 20 epochs on 2 CPU cores.
 """
 
+from configs.sweeps.temperature import SETTINGS
 from simclr_jax import config as config_lib
 
 
 def sweep(arg=None):
     args = config_lib.parse_arg(arg, epochs=20, seeds=1)
-    settings = [(True, temperature) for temperature in (0.05, 0.1, 0.5, 1.0)]
-    settings += [(False, temperature) for temperature in (10.0, 100.0)]
-    for normalize, temperature in settings:
+    for normalize, temperature in SETTINGS:
         for seed in range(args.seeds):
             yield {
                 "run": f"pretrain --config=configs/digits.py:epochs={args.epochs}",

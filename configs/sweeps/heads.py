@@ -18,12 +18,6 @@ def sweep(arg=None):
     args = common.parse(arg, dims="32 128 512 2048")
     settings = [("none", 128)]
     settings += [(kind, int(dim)) for kind in ("linear", "nonlinear") for dim in args.dims.split()]
+    of_z = {"probe_z": common.probe(args, "--config.features=z")}
     for kind, dim in settings:
-        for seed in range(args.seeds):
-            yield {
-                "run": common.pretraining(args),
-                "config.head.kind": kind,
-                "config.head.dim": dim,
-                "config.seed": seed,
-                "then": {"probe": common.probe(args), "probe_z": common.probe(args, "--config.features=z")},
-            }
+        yield from common.runs(args, {"config.head.kind": kind, "config.head.dim": dim}, then=of_z)

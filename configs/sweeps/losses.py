@@ -24,11 +24,4 @@ SETTINGS = (
 def sweep(arg=None):
     args = common.parse(arg)
     for name, semi_hard in SETTINGS:
-        for seed in range(args.seeds):
-            yield {
-                "run": common.pretraining(args),
-                "config.loss.name": name,
-                "config.loss.semi_hard": semi_hard,
-                "config.seed": seed,
-                "then": {"probe": common.probe(args)},
-            }
+        yield from common.runs(args, {"config.loss.name": name, "config.loss.semi_hard": semi_hard})

@@ -18,11 +18,4 @@ SETTINGS = ((True, 0.05), (True, 0.1), (True, 0.5), (True, 1.0), (False, 10.0), 
 def sweep(arg=None):
     args = common.parse(arg)
     for normalize, temperature in SETTINGS:
-        for seed in range(args.seeds):
-            yield {
-                "run": common.pretraining(args),
-                "config.loss.normalize": normalize,
-                "config.loss.temperature": temperature,
-                "config.seed": seed,
-                "then": {"probe": common.probe(args)},
-            }
+        yield from common.runs(args, {"config.loss.normalize": normalize, "config.loss.temperature": temperature})

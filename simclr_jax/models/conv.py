@@ -32,7 +32,7 @@ def conv_general_dilated(
     **kwargs,
 ) -> jax.Array:
     """`lax.conv_general_dilated` for `flax.nnx.Conv`, NHWC by HWIO, with explicit padding, no dilation and no groups."""
-    if max(_output_size(lhs, rhs, window_strides, padding)) <= TINY:
+    if max(_output_size(lhs, rhs.shape[:2], window_strides, padding)) <= TINY:
         patches = _patches(lhs, rhs.shape[:2], window_strides, padding)
         return jnp.dot(patches, rhs.reshape(-1, rhs.shape[-1]), precision=precision)
     convolve = _convolve if jax.default_backend() == "cpu" else _lax_convolve
@@ -43,15 +43,14 @@ def _lax_convolve(x: jax.Array, kernel: jax.Array, strides: Pair, padding: tuple
     return lax.conv_general_dilated(x, kernel, strides, padding, dilation, dimension_numbers=DIMENSIONS)
 
 
-def _output_size(x: jax.Array, kernel: jax.Array, strides: Pair, padding: tuple[Pair, Pair]) -> Pair:
-    sizes = zip(x.shape[1:3], kernel.shape[:2], strides, padding, strict=True)
-    return tuple((size + sum(pad) - window) // stride + 1 for size, window, stride, pad in sizes)
+def _output_size(x: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]) -> Pair:
+    sizes = zip(x.shape[1:3], window, strides, padding, strict=True)
+    return tuple((size + sum(pad) - edge) // stride + 1 for size, edge, stride, pad in sizes)
 
 
 def _patches(x: jax.Array, window: Pair, strides: Pair, padding: tuple[Pair, Pair]) -> jax.Array:
     """What each output pixel is computed from: `[batch, out height, out width, kernel height * kernel width * in]`."""
-    sizes = zip(x.shape[1:3], window, strides, padding, strict=True)
-    out_h, out_w = ((size + sum(pad) - edge) // stride + 1 for size, edge, stride, pad in sizes)
+    out_h, out_w = _output_size(x, window, strides, padding)
     stride_h, stride_w = strides
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     shifted = [

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from simclr_jax import config as config_lib
+from simclr_jax import config_checks
 from simclr_jax import errors
 from simclr_jax import parallel
 from simclr_jax.models.networks import SimCLR
@@ -136,4 +137,4 @@ def test_parts_that_do_not_divide_the_images_of_a_device_are_refused():
     config = config_of(microbatches=3)
     config.batch_size = 64
     with pytest.raises(errors.UserError, match="config.microbatches is 3.* 8 images on each device: one of 1, 2, 4, 8"):
-        config_lib.check_values(config, 8)
+        config_checks.check_values(config, 8)
