@@ -7,8 +7,8 @@
     python -m launch.sweep --sweep=... --workdir=gs://... --backend=tpu --workers=2 -- FLAGS OF launch.tpu_vm babysit
 
 The same command continues a sweep: what is finished is left alone, what was interrupted continues, what is new in the
-sweep file is run. Writes results.csv and results.md to the workdir, and for each run a folder with a folder for each
-stage and its log. See docs/sweeps.md.
+sweep file is run. Writes results.csv, results.md and, where the sweep has one, a figure, results.png, to the workdir; and
+for each run a folder with a folder for each stage and its log. See docs/sweeps.md.
 
 Exit codes: 0 all runs are finished (a loss that became non-finite counts as a result), 1 some failed, 2 a mistake, told
 before anything runs, 75 stopped by SIGTERM or Ctrl-C.
@@ -24,6 +24,7 @@ from etils import epath
 from launch import common
 from launch import slurm
 from launch import sweep_backends
+from launch import sweep_figure
 from launch import sweep_file
 from launch import sweep_runs
 from launch import sweep_table
@@ -73,13 +74,16 @@ def run(argv: list[str]) -> int:
     workdir, backend = values["workdir"].value, values["backend"].value
     if behind and backend == "local":
         raise UserError(f"{behind[0]!r} behind -- is for --backend=slurm or tpu.")
-    description, runs = sweep_file.load(values["sweep"].value, workdir)
+    loaded = sweep_file.load(values["sweep"].value, workdir)
+    runs = loaded.runs
     chosen = sweep_file.select(runs, values["only"].value)
 
     def tabulate() -> None:
         print(
-            f"\n{sweep_table.write(runs, epath.Path(workdir), description)}\n\n{workdir}/results.csv has all columns."
+            f"\n{sweep_table.write(runs, epath.Path(workdir), loaded.description)}\n\n{workdir}/results.csv has all columns."
         )
+        if loaded.figure and sweep_figure.draw(loaded.figure, runs, epath.Path(workdir) / "results.png"):
+            print(f"{workdir}/results.png shows them.")
 
     sweep_runs.check(runs, sweep_runs.Stage.check)
     if values["collect"].value:

@@ -7,9 +7,14 @@ for each run:
         "run": "pretrain --config=configs/digits.py:epochs=20",     # what all have in common, as one would type it
         "config.loss.temperature": 0.1,                             # what this run is: its name and its columns
         "then": {"knn": "knn"},                                     # evaluations of the pretrained encoder, if any
+        "figure": ("normalised", 0.1),                              # series and place in the figure, if there is one
+        "paper": {"probe.top1": 0.644},                             # what was published of this run, by columns
     }
+
+For a figure the file also has `FIGURE`, see `launch.sweep_figure.Figure`.
 """
 
+import dataclasses
 import difflib
 import fnmatch
 import hashlib
@@ -23,6 +28,7 @@ from typing import Any
 
 from etils import epath
 
+from launch.sweep_figure import Figure
 from launch.sweep_runs import Run
 from launch.sweep_runs import Stage
 from simclr_jax import cli
@@ -30,12 +36,24 @@ from simclr_jax.errors import UserError
 
 BINARIES = ("pretrain", "linear_probe", "finetune", "knn", "transform_probe", "distill")
 
+# What an item has besides the fields that tell it from the others.
+NOT_FIELDS = ("run", "then", "figure", "paper")
+
 # Folder names may have 255 bytes; TensorBoard's and a terminal's width ask for less.
 LONGEST_NAME = 100
 
 
-def load(argument: str, workdir: str) -> tuple[str, list[Run]]:
-    """The description and the runs of a sweep file.
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What a sweep file says: its docstring, its runs, and the figure of their results, if it asks for one."""
+
+    description: str
+    runs: list[Run]
+    figure: Figure | None = None
+
+
+def load(argument: str, workdir: str) -> Sweep:
+    """Reads a sweep file.
 
     Args:
       argument: FILE or FILE:argument=value,...
@@ -78,14 +96,21 @@ def load(argument: str, workdir: str) -> tuple[str, list[Run]]:
         runs[run.name] = run
     if not runs:
         raise UserError(f"{path}: sweep() yields no runs.")
-    return (module.__doc__ or "").strip(), list(runs.values())
+    figure = getattr(module, "FIGURE", None)
+    if figure is not None and not isinstance(figure, Figure):
+        raise UserError(f"{path}: FIGURE is {figure!r}, but should be a launch.sweep_figure.Figure.")
+    if figure is not None and not any(run.place for run in runs.values()):
+        raise UserError(f'{path}: FIGURE is there, but no run has a place in it, as in "figure": ("normalised", 0.1).')
+    return Sweep((module.__doc__ or "").strip(), list(runs.values()), figure)
 
 
 def _make_run(item: dict[str, Any], workdir: epath.Path, records: pathlib.Path) -> Run:
-    overrides = {key: _plain(key, value) for key, value in item.items() if key not in ("run", "then")}
+    overrides = {key: _plain(key, value) for key, value in item.items() if key not in NOT_FIELDS}
     for key in overrides:
         if not key.startswith("config."):
-            raise UserError(f"{key!r} is neither 'run' nor 'then' nor a field, as in 'config.loss.temperature'.")
+            raise UserError(
+                f"{key!r} is none of {', '.join(map(repr, NOT_FIELDS))}, nor a field, as in 'config.loss.temperature'."
+            )
     if "run" not in item:
         raise UserError('\'run\' is missing, as in "run": "pretrain --config=configs/digits.py".')
     if not overrides:
@@ -93,7 +118,7 @@ def _make_run(item: dict[str, Any], workdir: epath.Path, records: pathlib.Path) 
     name = name_of(overrides)
     binary, common = _split(item["run"])
     given = (f"--{key}={_text(value)}" for key, value in overrides.items())
-    first = Stage(binary, binary, (*common, *given), workdir / name / binary)
+    first = Stage(binary, binary, (*common, *given, *_cache(workdir, common)), workdir / name / binary)
     stages = [first]
     for follow_up, command in item.get("then", {}).items():
         if first.binary != "pretrain":
@@ -104,8 +129,21 @@ def _make_run(item: dict[str, Any], workdir: epath.Path, records: pathlib.Path) 
         if binary == "pretrain":
             raise UserError(f"'then' has evaluations only, but {follow_up!r} is pretrain.")
         pretrained = f"--pretrained={first.workdir}"
-        stages.append(Stage(follow_up, binary, (*common, pretrained), workdir / name / follow_up, follow_up=True))
-    return Run(name, overrides, tuple(stages), records / name)
+        given = (*common, pretrained, *_cache(workdir, common))
+        stages.append(Stage(follow_up, binary, given, workdir / name / follow_up, follow_up=True))
+    place, paper = item.get("figure"), item.get("paper", {})
+    if place is not None and not (isinstance(place, tuple) and len(place) == 2):
+        raise UserError(f"'figure' is {place!r}, but should be (series, place), as in (\"normalised\", 0.1).")
+    if not isinstance(paper, dict):
+        raise UserError(f"'paper' is {paper!r}, but should be as {{\"probe.top1\": 0.644}}.")
+    return Run(name, overrides, tuple(stages), records / name, place, paper)
+
+
+def _cache(workdir: epath.Path, given: list[str]) -> tuple[str, ...]:
+    """One compilation cache for the whole sweep, unless the flags name another: most of its runs have programs in common."""
+    if any(re.match("--?compilation_cache", flag) for flag in given):
+        return ()
+    return (f"--compilation_cache={workdir / 'compilation_cache'}",)
 
 
 def _split(command: str) -> tuple[str, list[str]]:

@@ -128,12 +128,16 @@ class Run:
       overrides: what it is: `{"config.loss.temperature": 0.1}`.
       stages: its commands; each needs those before it.
       records: folder on this machine for logs and for what is known of a run that failed.
+      place: in the sweep's figure, (series, x), if it has one.
+      paper: what was published of it, by columns of the table: `{"probe.top1": 0.644}`.
     """
 
     name: str
     overrides: dict[str, Any]
     stages: tuple[Stage, ...]
     records: pathlib.Path
+    place: tuple[Any, Any] | None = None
+    paper: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def is_done(self) -> bool:
         return all(stage.results() is not None for stage in self.stages)

@@ -23,8 +23,8 @@ def rows(runs: list[Run]) -> list[dict[str, Any]]:
     """A row for each run, in the order of the sweep.
 
     Columns: `run` (its folder), `status`, the overrides without "config.", the numbers and strings in the results.json
-    of its first stage, and those of the other stages as STAGE.NAME. A row lacks what is not known. Accuracies are
-    shares from 0 to 1, times are in seconds.
+    of its first stage, those of the other stages as STAGE.NAME, and what was published of them as paper.NAME. A row lacks
+    what is not known. Accuracies are shares from 0 to 1, times are in seconds.
     """
     table = []
     for run in runs:
@@ -35,6 +35,7 @@ def rows(runs: list[Run]) -> list[dict[str, Any]]:
             prefix = f"{stage.name}." if stage.follow_up else ""
             names = [name for name in FIRST if name in results] + [name for name in results if name not in FIRST]
             row |= {prefix + name: results[name] for name in names if not isinstance(results[name], list | dict)}
+        row |= {f"paper.{name}": value for name, value in run.paper.items()}
         table.append(row)
     return table
 
@@ -71,6 +72,7 @@ def _measures(runs: list[Run], table: list[dict[str, Any]]) -> list[str]:
     """The columns of the short table that at least one run has, first stage first."""
     stages = dict.fromkeys(f"{stage.name}." if stage.follow_up else "" for run in runs for stage in run.stages)
     names = [stage + name for stage in stages for name in SHORT if not stage or name != "seconds"]
+    names += dict.fromkeys(f"paper.{name}" for run in runs for name in run.paper)
     return [name for name in names if any(row.get(name) is not None for row in table) and not _all_zero(name, table)]
 
 
@@ -116,7 +118,8 @@ def over_seeds(runs: list[Run], table: list[dict[str, Any]]) -> list[list[str]]:
         for name in measures:
             values = [row[name] for row in group if row.get(name) is not None]
             cell = _cell(name, statistics.fmean(values)) if values else ""
-            cells.append(cell + (f" +- {_cell(name, statistics.stdev(values))}" if len(values) > 1 else ""))
+            spread = len(values) > 1 and not name.startswith("paper.")
+            cells.append(cell + (f" +- {_cell(name, statistics.stdev(values))}" if spread else ""))
         lines.append([*setting, str(len(group)), *cells])
     return lines
 

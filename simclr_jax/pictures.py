@@ -11,7 +11,7 @@ import numpy as np
 from simclr_jax import files
 
 
-def _figure(width: float, height: float):
+def new_figure(width: float, height: float):
     """A figure that needs no display and touches no global state of matplotlib."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -21,7 +21,7 @@ def _figure(width: float, height: float):
     return figure
 
 
-def _save(figure, path: epath.Path) -> None:
+def save(figure, path: epath.Path) -> None:
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
     files.write_atomically(path, picture.getvalue())
@@ -40,18 +40,18 @@ def contact_sheet(views: np.ndarray, path: epath.Path, *, columns: int = 8, rows
         top, left = gap + place // columns * cell_h, gap + place % columns * cell_w
         sheet[top : top + size, left : left + size] = pair[0]
         sheet[top : top + size, left + size : left + 2 * size] = pair[1]
-    figure = _figure(12, 12 * sheet.shape[0] / sheet.shape[1] + 0.4)
+    figure = new_figure(12, 12 * sheet.shape[0] / sheet.shape[1] + 0.4)
     axes = figure.add_subplot()
     axes.imshow(sheet, interpolation="nearest")
     axes.set_title(f"{len(views)} images, two augmented views of each", fontsize=10)
     axes.axis("off")
-    _save(figure, path)
+    save(figure, path)
 
 
 def labelled_sheet(images: np.ndarray, titles: Sequence[str], heading: str, path: epath.Path) -> None:
     """A table of pictures, uint8 `[rows, columns, size, size, 3]`, with a title above each column."""
     rows, columns = images.shape[:2]
-    figure = _figure(1.5 * columns, 1.4 * rows + 0.6)
+    figure = new_figure(1.5 * columns, 1.4 * rows + 0.6)
     figure.suptitle(heading, fontsize=10)
     for number, image in enumerate(images.reshape(-1, *images.shape[2:])):
         axes = figure.add_subplot(rows, columns, number + 1)
@@ -59,7 +59,7 @@ def labelled_sheet(images: np.ndarray, titles: Sequence[str], heading: str, path
         axes.axis("off")
         if number < columns:
             axes.set_title(titles[number], fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 def histograms(plain: np.ndarray, coloured: np.ndarray, path: epath.Path) -> None:
@@ -70,7 +70,7 @@ def histograms(plain: np.ndarray, coloured: np.ndarray, path: epath.Path) -> Non
       path: of the PNG file.
     """
     images, crops = plain.shape[:2]
-    figure = _figure(3.2 * crops, 2.9 * images + 0.5)
+    figure = new_figure(3.2 * crops, 2.9 * images + 0.5)
     figure.suptitle(f"Left {crops} columns: crops alone. Right {crops}: crops with colour distortion.", fontsize=10)
     grid = figure.add_gridspec(2 * images, 2 * crops)
     for image in range(images):
@@ -82,7 +82,7 @@ def histograms(plain: np.ndarray, coloured: np.ndarray, path: epath.Path) -> Non
             axes.hist(view.reshape(-1), bins=np.arange(0, 257, 8), color="tab:blue" if column < crops else "tab:orange")
             axes.set_xlim(0, 256)
             axes.set_yticks([])
-    _save(figure, path)
+    save(figure, path)
 
 
 def curves(metrics: list[dict[str, Any]], path: epath.Path) -> None:
@@ -97,7 +97,7 @@ def curves(metrics: list[dict[str, Any]], path: epath.Path) -> None:
         ("learning_rate", "learning rate"),
     ]
     panels = [(key, title) for key, title in panels if any(key in line for line in metrics)]
-    figure = _figure(3.2 * len(panels), 2.8)
+    figure = new_figure(3.2 * len(panels), 2.8)
     for place, (key, title) in enumerate(panels, start=1):
         axes = figure.add_subplot(1, len(panels), place)
         points = [(line["step"], line[key]) for line in metrics if key in line]
@@ -105,7 +105,7 @@ def curves(metrics: list[dict[str, Any]], path: epath.Path) -> None:
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
-    _save(figure, path)
+    save(figure, path)
 
 
 def embedding_map(features: np.ndarray, labels: np.ndarray, class_names, path: epath.Path, *, seed: int = 0) -> None:
@@ -118,7 +118,7 @@ def embedding_map(features: np.ndarray, labels: np.ndarray, class_names, path: e
     perplexity = min(30.0, max((len(features) - 1) / 3, 1.0))
     places = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed).fit_transform(features)
     colours = colormaps["tab10" if len(class_names) <= 10 else "nipy_spectral"]
-    figure = _figure(6.5, 5)
+    figure = new_figure(6.5, 5)
     axes = figure.add_subplot()
     for number, name in enumerate(class_names):
         mine = labels == number
@@ -129,4 +129,4 @@ def embedding_map(features: np.ndarray, labels: np.ndarray, class_names, path: e
     axes.set_title(f"{len(features)} test images, t-SNE of the representations", fontsize=10)
     axes.set_xticks([])
     axes.set_yticks([])
-    _save(figure, path)
+    save(figure, path)

@@ -28,7 +28,14 @@ def probe(args: ConfigDict, *flags: str) -> str:
     return " ".join([f"linear_probe --config=configs/linear_probe.py:{args.probe}", *flags])
 
 
-def runs(args: ConfigDict, overrides: dict, *flags: str, then: dict[str, str] | None = None) -> Iterator[dict]:
+def runs(
+    args: ConfigDict,
+    overrides: dict,
+    *flags: str,
+    then: dict[str, str] | None = None,
+    place: tuple | None = None,
+    paper: float | None = None,
+) -> Iterator[dict]:
     """One setting, once for each seed: pretraining, linear evaluation, and what `then` adds. For `launch.sweep`.
 
     Args:
@@ -36,11 +43,16 @@ def runs(args: ConfigDict, overrides: dict, *flags: str, then: dict[str, str] | 
       overrides: what tells this setting from others.
       flags: of the pretraining, alike in all runs.
       then: further evaluations, by name.
+      place: in the figure, (series, x).
+      paper: the published top-1 of linear evaluation, in %.
     """
+    published = {} if paper is None else {"probe.top1": round(paper / 100, 5)}
     for seed in range(args.seeds):
         yield {
             "run": " ".join([pretraining(args), *flags]),
             **overrides,
             "config.seed": seed,
             "then": {"probe": probe(args)} | (then or {}),
+            "figure": place,
+            "paper": published,
         }

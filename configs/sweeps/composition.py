@@ -14,6 +14,9 @@ Expected: no single operation is enough, and crop with colour distortion is the 
 import itertools
 
 from configs.sweeps import common
+from launch.sweep_figure import Figure
+
+FIGURE = Figure("matrix", {"probe.top1": "linear probe, top-1 in %"})
 
 OPS = {
     "crop": {"crop": True, "flip_prob": 0.5},
@@ -32,4 +35,4 @@ def sweep(arg=None):
     off = [f"--config.augment.{field}={'false' if field == 'crop' else '0.0'}" for field in fields]
     for pair in itertools.combinations_with_replacement(args.ops.split(), 2):
         augment = {f"config.augment.{field}": value for op in pair for field, value in OPS[op].items()}
-        yield from common.runs(args, augment, "--config.augment.one_branch=true", *off)
+        yield from common.runs(args, augment, "--config.augment.one_branch=true", *off, place=pair)

@@ -11,12 +11,16 @@ Costs 1 to 2 minutes for each of the 6 runs at 20 epochs on 2 CPU cores.
 """
 
 from configs.sweeps.temperature import SETTINGS
+from launch.sweep_figure import Figure
 from simclr_jax import config as config_lib
+
+MEASURES = {"probe.top1": "linear probe", "knn.top1": "nearest neighbours"}
+FIGURE = Figure("lines", MEASURES, x="temperature", log=True)
 
 
 def sweep(arg=None):
     args = config_lib.parse_arg(arg, epochs=20, seeds=1)
-    for normalize, temperature in SETTINGS:
+    for normalize, temperature, paper in SETTINGS:
         for seed in range(args.seeds):
             yield {
                 "run": f"pretrain --config=configs/digits.py:epochs={args.epochs}",
@@ -24,4 +28,6 @@ def sweep(arg=None):
                 "config.loss.temperature": temperature,
                 "config.seed": seed,
                 "then": {"knn": "knn", "probe": "linear_probe --config.lbfgs.l2_values=12"},
+                "figure": ("l2 norm" if normalize else "no norm", temperature),
+                "paper": {"probe.top1": round(paper / 100, 5)},
             }

@@ -12,6 +12,9 @@ than z by more than 10 points.
 """
 
 from configs.sweeps import common
+from launch.sweep_figure import Figure
+
+FIGURE = Figure("bars", {"probe.top1": "linear probe of h", "probe_z.top1": "linear probe of z"}, x="dimensions of z")
 
 
 def sweep(arg=None):
@@ -20,4 +23,6 @@ def sweep(arg=None):
     settings += [(kind, int(dim)) for kind in ("linear", "nonlinear") for dim in args.dims.split()]
     of_z = {"probe_z": common.probe(args, "--config.features=z")}
     for kind, dim in settings:
-        yield from common.runs(args, {"config.head.kind": kind, "config.head.dim": dim}, then=of_z)
+        setting = {"config.head.kind": kind, "config.head.dim": dim}
+        place = (kind, "as h" if kind == "none" else dim)
+        yield from common.runs(args, setting, then=of_z, place=place)

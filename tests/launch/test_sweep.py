@@ -53,7 +53,7 @@ def write(tmp_path):
 
 
 def load(write, text=TEMPERATURES, workdir="W"):
-    return sweep_file.load(write(text), str(workdir))[1]
+    return sweep_file.load(write(text), str(workdir)).runs
 
 
 def yielding(**item):
@@ -104,12 +104,15 @@ def test_a_dict_becomes_commands(write):
     pretrain, knn = first.stages
     assert pretrain.command("python") == [
         *("python", "-m", "simclr_jax.pretrain", "--config=configs/digits.py", "--config.loss.temperature=0.1"),
-        "--workdir=W/temperature=0.1/pretrain",
+        *("--compilation_cache=W/compilation_cache", "--workdir=W/temperature=0.1/pretrain"),
     ]
     assert knn.command("python")[3:] == [
-        *("--config.neighbours=5", "--pretrained=W/temperature=0.1/pretrain", "--workdir=W/temperature=0.1/knn"),
+        *("--config.neighbours=5", "--pretrained=W/temperature=0.1/pretrain"),
+        *("--compilation_cache=W/compilation_cache", "--workdir=W/temperature=0.1/knn"),
     ]
     assert second.name == "temperature=0.5"
+    (run,) = load(write, yielding(run=f"{RUN} --compilation_cache=/fast", **FIELD))
+    assert [flag for flag in run.stages[0].flags if "cache" in flag] == ["--compilation_cache=/fast"]
     # Values arrive as what they are: what the flags are parsed to is what the sweep said.
     item = {
         "run": "finetune --config.init=random",
@@ -132,7 +135,7 @@ def sweep(arg="2"):
         yield {"run": "pretrain --config=configs/digits.py", "config.optimizer.learning_rate": rate}
 """
     assert [run.name for run in load(write, text)] == ["learning_rate=0.1", "learning_rate=1"]
-    assert len(sweep_file.load(write(text) + ":5", "W")[1]) == 5
+    assert len(sweep_file.load(write(text) + ":5", "W").runs) == 5
 
 
 RUN = "pretrain --config=configs/digits.py"
@@ -151,7 +154,7 @@ FIELD = {"config.loss.temperature": 0.1}
         (yielding(run="pretrian", **FIELD), "did you mean 'pretrain'"),
         (yielding(run="pretrain", **FIELD), "'pretrain' has no --config"),
         (yielding(run=RUN + " --workdir=x", **FIELD), "has a --workdir"),
-        (yielding(run=RUN, temperature=0.1), "'temperature' is neither"),
+        (yielding(run=RUN, temperature=0.1), "'temperature' is none of"),
         (yielding(run=RUN, **{"config.data.root": None}), "config.data.root is None"),
         (yielding(run=RUN, then={"pretrain": "knn"}, **FIELD), "cannot name a folder"),
         (yielding(run=RUN, then={"a/b": "knn"}, **FIELD), "cannot name a folder"),
@@ -225,12 +228,15 @@ def test_the_check_starts_no_device(tmp_path):
         ("losses", 5),
         ("temperature:recipe=configs/cifar10_small.py,seeds=2", 12),
         ("heads", 9),
+        ("epochs:lengths=1 2,batches=64 128,recipe=configs/cifar10_small.py", 4),
+        ("network_size:depths=18 34,recipe=configs/cifar10_small.py", 6),
         ("colour_strength:supervised_epochs=5", 5),
     ],
 )
 def test_the_sweeps_that_come_with_this_are_right(name, count):
     file, colon, arg = name.partition(":")
-    description, runs = sweep_file.load(f"configs/sweeps/{file}.py{colon}{arg}", "W")
+    loaded = sweep_file.load(f"configs/sweeps/{file}.py{colon}{arg}", "W")
+    description, runs = loaded.description, loaded.runs
     sweep_runs.check(runs, sweep_runs.Stage.check)
     assert len(runs) == count
     assert f"python -m launch.sweep --sweep=configs/sweeps/{file}.py" in description.replace(
@@ -245,7 +251,7 @@ def test_every_sweep_file_is_tested_here():
 
 
 def test_the_scaling_in_the_config_file_and_in_the_overrides_agree():
-    for run in sweep_file.load("configs/sweeps/batch_size.py", "W")[1]:
+    for run in sweep_file.load("configs/sweeps/batch_size.py", "W").runs:
         optimizer = run.stages[0].config.optimizer
         assert optimizer.learning_rate == {"linear": 0.3, "sqrt": 0.075}[optimizer.scaling]
 

@@ -183,7 +183,7 @@ def test_the_clone_is_packed_without_what_git_ignores(tmp_path):
 def test_each_run_of_a_sweep_has_a_slice_of_its_own(tmp_path):
     from launch import sweep_file
 
-    _, runs = sweep_file.load(f"{REPOSITORY}/configs/sweeps/digits_temperature.py", str(tmp_path))
+    runs = sweep_file.load(f"{REPOSITORY}/configs/sweeps/digits_temperature.py", str(tmp_path)).runs
     jobs = sweep_backends.tpu_jobs(["--name=t", "--zone=nowhere1-a", "--type=v5litepod-8", "--spot"])
     commands = [job.command for one in runs for job in jobs(one)]
     assert len(commands) == len(runs)

@@ -1,0 +1,138 @@
+"""The results of a sweep as a figure, beside what was published of the same experiment.
+
+A sweep file asks for one with a module attribute, and says of each run where it stands in it:
+
+    FIGURE = Figure("lines", {"probe.top1": "linear probe of h"}, x="temperature", log=True)
+
+    def sweep():
+        yield {..., "figure": ("normalised", 0.1), "paper": {"probe.top1": 0.644}}
+"""
+
+import dataclasses
+import math
+import statistics
+from typing import Any
+
+from etils import epath
+
+from launch.sweep_runs import Run
+from simclr_jax import pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """What a figure of a sweep shows.
+
+    Attributes:
+      kind: "lines" over numbers, "bars" for names, "matrix" for pairs of names: a cell for a run's (series, x), shown
+        on both sides of the diagonal.
+      measures: columns of results.csv, shares from 0 to 1, with what they are; a panel for each. What was published
+        has a panel of its own, of the first measure that has some, for it is of other images and another network.
+      x: what stands on that axis.
+      log: "lines" only.
+    """
+
+    kind: str
+    measures: dict[str, str]
+    x: str = ""
+    log: bool = False
+
+    def __post_init__(self):
+        if self.kind not in ("lines", "bars", "matrix"):
+            raise ValueError(f"a figure is of lines, bars or a matrix, but not of {self.kind!r}.")
+
+
+# Values at places: {(series, x): [one for each seed]}.
+Values = dict[tuple[Any, Any], list[float]]
+
+
+def values_of(runs: list[Run], measure: str) -> Values:
+    """What the finished runs have in a column, "top1" or "STAGE.top1", in %, by their places."""
+    found: Values = {}
+    stage_name, _, column = measure.rpartition(".")
+    for run in runs:
+        for stage in run.stages if run.place and run.status() == "done" else ():
+            value = (stage.results() or {}).get(column)
+            if stage.name == (stage_name or run.stages[0].name) and value is not None:
+                found.setdefault(run.place, []).append(100 * value)
+    return found
+
+
+def published(runs: list[Run], measure: str) -> Values:
+    """The paper's values, in %, by places."""
+    return {run.place: [100 * run.paper[measure]] for run in runs if run.place and measure in run.paper}
+
+
+def draw(figure: Figure, runs: list[Run], path: epath.Path) -> bool:
+    """Writes the figure of the finished runs as PNG; returns whether there was anything to draw."""
+    panels = [(name, values) for key, name in figure.measures.items() if (values := values_of(runs, key))]
+    if not panels:
+        return False
+    papers = {
+        f"{name}, in the paper": values for key, name in figure.measures.items() if (values := published(runs, key))
+    }
+    panels += papers.items()
+    order = list(dict.fromkeys(run.place[1] for run in runs if run.place))
+    colours = {series: f"C{n}" for n, series in enumerate(dict.fromkeys(run.place[0] for run in runs if run.place))}
+    side = 1.8 + 0.55 * len(order) if figure.kind == "matrix" else max(3.4, 1.2 + 0.45 * len(order))
+    picture = pictures.new_figure(side * len(panels), side * 0.85 if figure.kind == "matrix" else 3.4)
+    for number, (title, values) in enumerate(panels, start=1):
+        axes = picture.add_subplot(1, len(panels), number)
+        axes.set_title(title, fontsize=10)
+        if figure.kind == "matrix":
+            _matrix(axes, values)
+        else:
+            (_lines if figure.kind == "lines" else _bars)(axes, values, colours, order)
+            if figure.log:
+                axes.set_xscale("log")
+            axes.set_xlabel(figure.x)
+            axes.set_ylabel("top-1, %")
+            axes.grid(alpha=0.3)
+            if len(colours) > 1 and number == 1:
+                axes.legend(fontsize=8)
+    pictures.save(picture, path)
+    return True
+
+
+def _mean_and_spread(values: list[float]) -> tuple[float, float]:
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _lines(axes, values: Values, colours: dict[Any, str], order: list) -> None:
+    del order
+    for series, colour in colours.items():
+        places = sorted(x for one, x in values if one == series)
+        if places:
+            means, spreads = zip(*(_mean_and_spread(values[series, x]) for x in places), strict=True)
+            axes.errorbar(places, means, spreads, marker="o", markersize=4, capsize=3, color=colour, label=str(series))
+
+
+def _bars(axes, values: Values, colours: dict[Any, str], order: list) -> None:
+    present = [x for x in order if any(place[1] == x for place in values)]
+    width = 0.8 / len(colours)
+    for number, (series, colour) in enumerate(colours.items()):
+        mine = [x for x in present if (series, x) in values]
+        places = [present.index(x) + (number - (len(colours) - 1) / 2) * width for x in mine]
+        means, spreads = [*zip(*(_mean_and_spread(values[series, x]) for x in mine), strict=True)] or ((), ())
+        axes.bar(places, means, 0.9 * width, yerr=spreads, capsize=3, color=colour, label=str(series))
+    axes.set_xticks(range(len(present)), [str(x) for x in present], rotation=30, ha="right", fontsize=8)
+    # Bars that begin at 0 would all look alike.
+    low, high = (
+        extreme(min(found) if extreme is min else max(found) for found in values.values()) for extreme in (min, max)
+    )
+    axes.set_ylim(max(0.0, low - 0.3 * (high - low) - 1), high + 0.1 * (high - low) + 1)
+
+
+def _matrix(axes, values: Values) -> None:
+    names = list(dict.fromkeys(name for place in values for name in place))
+    grid = [[math.nan] * len(names) for _ in names]
+    for (one, other), found in values.items():
+        for row, column in ((one, other), (other, one)):
+            mean, spread = _mean_and_spread(found)
+            row, column = names.index(row), names.index(column)
+            grid[row][column] = mean
+            text = f"{mean:.1f}" + (f"\n±{spread:.1f}" if spread else "")
+            axes.text(column, row, text, ha="center", va="center", fontsize=8)
+    axes.imshow(grid, cmap="Blues", vmin=min(map(min, values.values())) - 5, vmax=max(map(max, values.values())) + 10)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
