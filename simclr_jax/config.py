@@ -250,6 +250,7 @@ def knn() -> ml_collections.ConfigDict:
             "neighbours": 20,
             "temperature": 0.1,
             "map_points": 2000,  # test images in the 2-D map of the embeddings; 0 draws none
+            "shown_images": 8,  # test images in the picture of nearest neighbours; 0 draws none
         }
     )
 

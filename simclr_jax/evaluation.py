@@ -19,6 +19,7 @@ from simclr_jax import config_checks
 from simclr_jax import distributed
 from simclr_jax import files
 from simclr_jax import parallel
+from simclr_jax import predictions
 from simclr_jax.data import sources
 from simclr_jax.data import subsets
 from simclr_jax.errors import UserError
@@ -79,6 +80,11 @@ class Setup:
         `change` is done to the images first, float32 `[batch, size, size, 3]` in [0, 1].
         """
         return self.outputs(self._forward(change), self.params, self.batch_stats, source)
+
+    def judge(self, scores: np.ndarray, test: evaluate.Outputs, folder: epath.Path) -> dict[str, Any]:
+        """The accuracy of class scores `[n, classes]` for the test examples; what was predicted goes to a file in `folder`."""
+        predictions.write(folder, test.index, test.labels, np.argmax(scores, axis=1), self.test.class_names)
+        return evaluate.accuracy(scores, test.labels)
 
     def outputs(self, forward: Callable, params: Any, batch_stats: Any, source: sources.Source) -> evaluate.Outputs:
         return evaluate.outputs_of(
@@ -248,7 +254,7 @@ def run_draws(setup: Setup, evaluate_draw: Callable[[np.ndarray, int, epath.Path
     Args:
       setup: its config has `label_seeds`, `label_fraction` and `labels_per_class`.
       evaluate_draw: called with the rows of the training source whose labels may be used, the seed of the draw, and its
-        folder `draw_SEED` in the workdir. Returns results with `top1`, `top5`, `n`, `step`.
+        folder `draw_SEED` in the workdir. Returns what `Setup.judge` does, and `step`.
 
     Returns:
       Means over draws; `top1_std`, the sample standard deviation of top-1 over draws, 0 for a single one; `seconds` of
@@ -276,6 +282,7 @@ def run_draws(setup: Setup, evaluate_draw: Callable[[np.ndarray, int, epath.Path
     results = {
         "top1": float(top1.mean()),
         "top5": float(np.mean([draw["top5"] for draw in draws])),
+        "mean_per_class": float(np.mean([draw["mean_per_class"] for draw in draws])),
         "n": draws[0]["n"],
         "seconds": time.monotonic() - setup.began,
         "step": draws[0]["step"],

@@ -3,7 +3,8 @@
     python -m simclr_jax.knn --pretrained=runs/digits --workdir=runs/digits_knn
 
 Weighted vote among the `neighbours` nearest by cosine similarity s, each with the weight exp(s / temperature) (Wu et
-al. 2018, section 3.4). Writes config.json, results.json and embedding_map.png, a 2-D map of the test images.
+al. 2018, section 3.4). Writes config.json, results.json, embedding_map.png, a 2-D map of the test images, and
+neighbours.png, some of them beside their nearest training images.
 """
 
 import logging
@@ -20,6 +21,8 @@ from simclr_jax import evaluation
 from simclr_jax import objectives
 from simclr_jax import parallel
 from simclr_jax import pictures
+from simclr_jax.data import pipeline
+from simclr_jax.data import sources
 from simclr_jax.operations import Operations
 from simclr_jax.training import evaluate
 from simclr_jax.training import metrics
@@ -28,6 +31,8 @@ log = logging.getLogger("simclr_jax")
 
 # Test images whose similarities to all training images are computed at once.
 CHUNK = 1024
+# In the picture, beside each test image.
+SHOWN_NEIGHBOURS = 8
 
 
 def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, operations: Operations) -> dict:
@@ -36,7 +41,7 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, oper
     train, test = setup.features(setup.train), setup.features(setup.test)
 
     def evaluate_draw(rows: np.ndarray, seed: int, folder: epath.Path) -> dict:
-        del seed, folder
+        del seed
         readable = np.isin(train.index, rows)
         votes = weighted_votes(
             train.values[readable],
@@ -46,19 +51,41 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, oper
             neighbours=config.neighbours,
             temperature=config.temperature,
         )
-        results = evaluate.accuracy(votes, test.labels)
-        return results | {"step": setup.pretrained_step, "bad_images": train.unreadable + test.unreadable}
+        unreadable = train.unreadable + test.unreadable
+        return setup.judge(votes, test, folder) | {"step": setup.pretrained_step, "bad_images": unreadable}
 
     results = evaluation.run_draws(setup, evaluate_draw) | {"features": config.features, "init": config.init}
-    if config.map_points and parallel.is_primary():
-        shown = np.random.default_rng(config.seed).permutation(len(test.values))[: config.map_points]
-        picture = workdir / "embedding_map.png"
-        pictures.embedding_map(test.values[shown], test.labels[shown], setup.test.class_names, picture)
+    if parallel.is_primary():
+        shown = np.random.default_rng(config.seed).permutation(len(test.values))
+        if config.map_points:
+            points, picture = shown[: config.map_points], workdir / "embedding_map.png"
+            pictures.embedding_map(test.values[points], test.labels[points], setup.test.class_names, picture)
+        if config.shown_images:
+            _show_neighbours(setup, train, test, shown[: config.shown_images])
     metrics.write_results(workdir, results)
     log.info(
         "%d-NN of %s: %.1f %% top-1 of %d.", config.neighbours, config.features, 100 * results["top1"], results["n"]
     )
     return results
+
+
+def _show_neighbours(
+    setup: evaluation.Setup, train: evaluate.Outputs, test: evaluate.Outputs, rows: np.ndarray
+) -> None:
+    """Draws some test images, each beside the training images that are nearest to it, to neighbours.png."""
+    if not all(isinstance(source, sources.RandomAccess) for source in (setup.train, setup.test)):
+        log.info("No neighbours.png: single images of a data set that is streamed cannot be looked up.")
+        return
+    unit = [np.asarray(objectives.l2_normalize(jnp.asarray(part.values))) for part in (train, test)]
+    nearest = np.argsort(-(unit[1][rows] @ unit[0].T), axis=1)[:, :SHOWN_NEIGHBOURS]
+    names, data = setup.test.class_names, setup.config.data
+    pictures.neighbours(
+        pipeline.look_up(setup.test, test.index[rows], data),
+        [names[label] for label in test.labels[rows]],
+        pipeline.look_up(setup.train, train.index[nearest], data),
+        [[names[label] for label in of_one] for of_one in train.labels[nearest]],
+        setup.workdir / "neighbours.png",
+    )
 
 
 def weighted_votes(

@@ -23,7 +23,6 @@ from simclr_jax import config as config_lib
 from simclr_jax import evaluation
 from simclr_jax.errors import Preempted
 from simclr_jax.operations import Operations
-from simclr_jax.training import evaluate
 from simclr_jax.training import metrics
 from simclr_jax.training import supervised
 
@@ -54,13 +53,12 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, oper
 def _lbfgs(setup: evaluation.Setup) -> dict:
     train, test = setup.features(setup.train), setup.features(setup.test)
 
-    def probe(rows: np.ndarray, seed: int, workdir: epath.Path) -> dict:
-        del workdir
+    def probe(rows: np.ndarray, seed: int, folder: epath.Path) -> dict:
         readable = np.isin(train.index, rows)
         classifier, l2 = fit_logistic_regression(
             train.values[readable], train.labels[readable], setup.config.lbfgs, seed=seed, stop=setup.operations.poll
         )
-        results = evaluate.accuracy(scores(classifier, test.values, setup.num_classes), test.labels)
+        results = setup.judge(scores(classifier, test.values, setup.num_classes), test, folder)
         return results | {"l2": l2, "step": setup.pretrained_step, "bad_images": train.unreadable + test.unreadable}
 
     return evaluation.run_draws(setup, probe)

@@ -62,6 +62,38 @@ def labelled_sheet(images: np.ndarray, titles: Sequence[str], heading: str, path
     save(figure, path)
 
 
+def neighbours(
+    images: np.ndarray,
+    names: Sequence[str],
+    nearest: np.ndarray,
+    names_of_nearest: Sequence[Sequence[str]],
+    path: epath.Path,
+) -> None:
+    """Images and the ones nearest to them, with their classes: a row for each.
+
+    Args:
+      images: uint8 `[rows, size, size, 3]`.
+      names: their classes.
+      nearest: uint8 `[rows, columns, size, size, 3]`, nearest first.
+      names_of_nearest: their classes; those that are another than the row's are red.
+      path: of the PNG file.
+    """
+    rows, columns = nearest.shape[:2]
+    figure = new_figure(1.2 * (columns + 1), 1.35 * rows + 0.5)
+    figure.suptitle("Test images, and the training images nearest to them in the representation", fontsize=10)
+    for row in range(rows):
+        for column, image in enumerate([images[row], *nearest[row]]):
+            axes = figure.add_subplot(rows, columns + 1, row * (columns + 1) + column + 1)
+            axes.imshow(image, interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            name = names[row] if column == 0 else names_of_nearest[row][column - 1]
+            axes.set_title(name[:14], fontsize=7, color="black" if name == names[row] else "tab:red")
+            for side in axes.spines.values():
+                side.set(linewidth=2 if column == 0 else 0)
+    save(figure, path)
+
+
 def histograms(plain: np.ndarray, coloured: np.ndarray, path: epath.Path) -> None:
     """Crops of some images and their pixel values over all channels: left without colour distortion, right with it.
 

@@ -19,7 +19,10 @@ from simclr_jax import finetune
 from simclr_jax import knn
 from simclr_jax import linear_probe
 from simclr_jax import operations
+from simclr_jax import pictures
+from simclr_jax import predictions
 from simclr_jax.training import checkpoint
+from simclr_jax.training import evaluate
 from simclr_jax.training import metrics
 from simclr_jax.training import supervised
 
@@ -179,14 +182,48 @@ def test_weighted_votes_equal_a_plain_loop():
     assert knn.weighted_votes(train[:3], labels[:3], test, 4, neighbours=20, temperature=0.2).shape == (7, 4)
 
 
-def test_knn_writes_a_map(tmp_path, pretrained):
+def test_knn_writes_pictures_and_predictions(tmp_path, pretrained, monkeypatch):
+    shown = []
+    monkeypatch.setattr(knn.pictures, "neighbours", lambda *parts: shown.extend(parts))
     results = knn.BINARY.call(f"--pretrained={pretrained}", f"--workdir={tmp_path}", "--config.map_points=60")
     assert results["top1"] > 0.5
     assert (tmp_path / "embedding_map.png").exists()
+    made = predictions.read(epath.Path(tmp_path / "draw_0"))
+    np.testing.assert_array_equal(made.index, np.arange(360))
+    assert np.mean(made.predicted == made.label) == pytest.approx(results["top1"])
+    confusion = made.confusion()
+    assert confusion.shape == (10, 10)
+    assert confusion.sum() == 360
+    each = np.diag(confusion) / confusion.sum(axis=1)
+    assert results["mean_per_class"] == pytest.approx(each.mean())
+    # The images in the picture of neighbours are the ones that it says.
+    images, names, nearest, names_of_nearest, path = shown
+    assert nearest.shape == (8, 8, 8, 8, 3)
+    setup = setup_of(tmp_path / "again", pretrained, config_lib.knn)
+    train, test = (setup.features(source).values for source in (setup.train, setup.test))
+    train, test = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (train, test))
+    row = np.random.default_rng(0).permutation(360)[0]
+    best = np.argmax(train @ test[row])
+    np.testing.assert_array_equal(images[0], setup.test.fetch(row).numpy())
+    np.testing.assert_array_equal(nearest[0, 0], setup.train.fetch(best).numpy())
+    assert (names[0], names_of_nearest[0][0]) == (str(setup.test.labels[row]), str(setup.train.labels[best]))
+    monkeypatch.undo()
+    pictures.neighbours(images, names, nearest, names_of_nearest, path)
+    assert (tmp_path / "neighbours.png").stat().st_size > 10_000
+
+
+def test_the_mean_over_classes_counts_each_class_alike():
+    right, labels = np.array([1, 1, 1, 0, 0], bool), np.array([0, 0, 0, 0, 3])
+    assert evaluate.mean_per_class(right, labels) == pytest.approx((3 / 4 + 0) / 2)
+
+
+def test_knn_with_few_labels(tmp_path, pretrained):
+    results = knn.BINARY.call(f"--pretrained={pretrained}", f"--workdir={tmp_path}", "--config.map_points=0")
     few = knn.BINARY.call(
         f"--pretrained={pretrained}",
         f"--workdir={tmp_path / 'few'}",
         "--config.map_points=0",
+        "--config.shown_images=0",
         "--config.label_fraction=0.01",
         "--config.label_seeds=0,1,2",
     )

@@ -11,8 +11,9 @@ from simclr_jax import config as config_lib
 def parse(arg: str | None, **more) -> ConfigDict:
     """The arguments that all of them take, and `more`.
 
-    `recipe`: the config that the runs start from. `probe`: "sgd", the paper's linear evaluation, or "lbfgs" or
-    "lbfgs_quick" (configs/linear_probe.py). `epochs` of pretraining. `seeds`: how many runs of each setting. `root`: of the data.
+    `recipe`: the config that the runs start from. `probe`: "sgd", the paper's linear evaluation, "lbfgs" or
+    "lbfgs_quick" (configs/linear_probe.py). `epochs` of pretraining. `seeds`: how many runs of each setting. `root`: of the
+    data.
     """
     return config_lib.parse_arg(arg, recipe="configs/imagenet.py", probe="sgd", epochs=100.0, seeds=1, root="", **more)
 

@@ -165,6 +165,22 @@ def eval_batches(
         }
 
 
+def look_up(source: Source, indices: np.ndarray, data: ConfigDict) -> np.ndarray:
+    """Single images as an evaluation sees them: their numbers, int `[...]`, to uint8 `[..., size, size, 3]`.
+
+    What cannot be read is black.
+    """
+    wanted, where = np.unique(indices, return_inverse=True)
+    batches = eval_batches(
+        source.subset(wanted),
+        size=data.image_size,
+        crop=data.eval_crop,
+        share=order.Share(len(wanted), num_steps=1),
+        bad_images=BadImages(source, 1.0),
+    )
+    return next(batches)["image"][where.reshape(np.shape(indices))]
+
+
 def _batches(
     records: Callable[[order.Share], tf.data.Dataset],
     source: Source,

@@ -62,6 +62,27 @@ def outputs_of(
 
 
 def accuracy(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Top-1 and top-5 accuracy, shares in [0, 1], and the number of examples. Scores `[n, classes]`, labels `[n]`."""
+    """What class scores are worth.
+
+    Args:
+      scores: float `[n, classes]`.
+      labels: int `[n]`.
+
+    Returns:
+      `top1` and `top5`, shares of the examples; `mean_per_class`, the mean of the classes' own top-1, over the classes
+      that occur; `n`, the number of examples.
+    """
     rank = np.asarray(contrastive_metrics.target_rank(scores, labels))
-    return {"top1": float(np.mean(rank < 1)), "top5": float(np.mean(rank < 5)), "n": len(labels)}
+    return {
+        "top1": float(np.mean(rank < 1)),
+        "top5": float(np.mean(rank < 5)),
+        "mean_per_class": mean_per_class(rank < 1, labels),
+        "n": len(labels),
+    }
+
+
+def mean_per_class(right: np.ndarray, labels: np.ndarray) -> float:
+    """The mean over classes of the share of their examples that are right: bool `[n]`, int `[n]`."""
+    counts = np.bincount(labels)
+    hits = np.bincount(labels, weights=right)
+    return float(np.mean(hits[counts > 0] / counts[counts > 0]))

@@ -17,7 +17,6 @@ from simclr_jax.data import pipeline
 from simclr_jax.evaluation import Setup
 from simclr_jax.models.heads import LinearClassifier
 from simclr_jax.models.networks import Classifier
-from simclr_jax.training import evaluate
 from simclr_jax.training import inputs
 from simclr_jax.training import loop
 from simclr_jax.training import metrics
@@ -129,8 +128,7 @@ class ClassifierTraining:
         writer.close()
         checkpoints.close()
         outputs = setup.outputs(self.forward, state.params, state.batch_stats, setup.test)
-        results = evaluate.accuracy(outputs.values, outputs.labels)
-        return results | {
+        return setup.judge(outputs.values, outputs, workdir) | {
             "step": total_steps,
             "bad_images": parallel.sum_over_processes(bad_images.count) + outputs.unreadable,
         }
