@@ -2,7 +2,7 @@
 
     python -m launch.sweep --sweep=configs/sweeps/colour_strength.py --workdir=gs://BUCKET/colour_strength --backend=tpu -- ...
     python -m launch.sweep --workdir=runs/colour_strength \\
-        --sweep=configs/sweeps/colour_strength.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,epochs=10,root=FOLDER
+        --sweep=configs/sweeps/colour_strength.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,epochs=10,folder=FOLDER
 
 `recipe` is the config that the runs start from.
 

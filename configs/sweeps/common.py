@@ -12,16 +12,21 @@ def parse(arg: str | None, **more) -> ConfigDict:
     """The arguments that all of them take, and `more`.
 
     `recipe`: the config that the runs start from. `probe`: "sgd", the paper's linear evaluation, "lbfgs" or
-    "lbfgs_quick" (configs/linear_probe.py). `epochs` of pretraining. `seeds`: how many runs of each setting. `root`: of the
-    data.
+    "lbfgs_quick" (configs/linear_probe.py). `epochs` of pretraining. `seeds`: how many runs of each setting. `root`: TFDS's
+    data_dir; or instead of what the recipe names, `folder`: a folder of images, with train/CLASS/* and test/CLASS/*.
     """
-    return config_lib.parse_arg(arg, recipe="configs/imagenet.py", probe="sgd", epochs=100.0, seeds=1, root="", **more)
+    common = {"recipe": "configs/imagenet.py", "probe": "sgd", "epochs": 100.0, "seeds": 1, "root": "", "folder": ""}
+    return config_lib.parse_arg(arg, **common, **more)
 
 
 def pretraining(args: ConfigDict) -> str:
     """The command that all runs begin with."""
-    root = f" {shlex.quote(f'--config.data.root={args.root}')}" if args.root else ""
-    return f"pretrain --config={args.recipe} --config.epochs={args.epochs}{root}"
+    command = f"pretrain --config={args.recipe} --config.epochs={args.epochs}"
+    if args.folder:
+        command += " --config.data.source=folder"
+    if args.folder or args.root:
+        command += " " + shlex.quote(f"--config.data.root={args.folder or args.root}")
+    return command
 
 
 def probe(args: ConfigDict, *flags: str) -> str:

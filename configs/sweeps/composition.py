@@ -2,7 +2,7 @@
 
     python -m launch.sweep --sweep=configs/sweeps/composition.py --workdir=gs://BUCKET/composition --backend=tpu -- ...
     python -m launch.sweep --workdir=runs/composition \\
-        --sweep=configs/sweeps/composition.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,epochs=10,root=FOLDER
+        --sweep=configs/sweeps/composition.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,epochs=10,folder=FOLDER
 
 `recipe` is the config that the runs start from.
 

@@ -2,7 +2,7 @@
 
     python -m launch.sweep --sweep=configs/sweeps/heads.py --workdir=gs://BUCKET/heads --backend=tpu -- ...
     python -m launch.sweep --workdir=runs/heads \\
-        --sweep=configs/sweeps/heads.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,epochs=10,root=FOLDER
+        --sweep=configs/sweeps/heads.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,epochs=10,folder=FOLDER
 
 `recipe` is the config that the runs start from.
 

@@ -2,7 +2,7 @@
 
     python -m launch.sweep --sweep=configs/sweeps/losses.py --workdir=gs://BUCKET/losses --backend=tpu -- ...
     python -m launch.sweep --workdir=runs/losses \\
-        --sweep=configs/sweeps/losses.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,epochs=10,root=FOLDER
+        --sweep=configs/sweeps/losses.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,epochs=10,folder=FOLDER
 
 `recipe` is the config that the runs start from.
 

@@ -2,7 +2,7 @@
 
     python -m launch.sweep --sweep=configs/sweeps/network_size.py --workdir=gs://BUCKET/network_size --backend=tpu -- ...
     python -m launch.sweep --workdir=runs/network_size \\
-        --sweep=configs/sweeps/network_size.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,widths=0.125 0.25,root=DIR
+        --sweep=configs/sweeps/network_size.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,widths=0.125 0.25,folder=DIR
 
 `recipe` is the config that the runs start from. The stage `supervised` trains the same network from scratch with labels,
 crop and flip, `supervised_epochs` long (configs/supervised.py).

@@ -2,7 +2,7 @@
 
     python -m launch.sweep --sweep=configs/sweeps/temperature.py --workdir=gs://BUCKET/temperature --backend=tpu -- ...
     python -m launch.sweep --workdir=runs/temperature \\
-        --sweep=configs/sweeps/temperature.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,epochs=10,root=FOLDER
+        --sweep=configs/sweeps/temperature.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,epochs=10,folder=FOLDER
 
 `recipe` is the config that the runs start from.
 

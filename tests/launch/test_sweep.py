@@ -222,7 +222,7 @@ def test_the_check_starts_no_device(tmp_path):
         ("semi_supervised:configs,recipe=configs/digits_finetune.py,draws=4", 8),
         ("composition", 28),
         (
-            "composition:recipe=configs/cifar10_small.py,probe=lbfgs,epochs=2,root=configs,ops=crop color blur,seeds=2",
+            "composition:recipe=configs/cifar10_small.py,probe=lbfgs,epochs=2,folder=configs,ops=crop color blur,seeds=2",
             12,
         ),
         ("losses", 5),
