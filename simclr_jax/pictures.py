@@ -117,27 +117,49 @@ def histograms(plain: np.ndarray, coloured: np.ndarray, path: epath.Path) -> Non
     save(figure, path)
 
 
-def curves(metrics: list[dict[str, Any]], path: epath.Path) -> None:
-    """Training curves from the lines of a `metrics.jsonl`: whichever of these are there."""
-    panels = [
-        ("loss", "NT-Xent loss" if "contrastive_top1" in metrics[-1] else "loss"),
-        ("contrastive_top1", "contrastive top-1"),
-        ("contrastive_entropy", "contrastive entropy (nats)"),
-        ("classifier_top1", "online linear classifier, top-1"),
-        ("test_top1", "online classifier, test top-1"),
-        ("top1", "top-1 of the batch"),
-        ("learning_rate", "learning rate"),
-    ]
-    panels = [(key, title) for key, title in panels if any(key in line for line in metrics)]
-    figure = new_figure(3.2 * len(panels), 2.8)
-    for place, (key, title) in enumerate(panels, start=1):
-        axes = figure.add_subplot(1, len(panels), place)
-        points = [(line["step"], line[key]) for line in metrics if key in line]
-        axes.plot(*zip(*points, strict=True), linewidth=1.2)
-        axes.set_title(title, fontsize=10)
+# What a training writes, and what it is called.
+CURVES = {
+    "loss": "loss",
+    "contrastive_top1": "contrastive top-1",
+    "contrastive_entropy": "contrastive entropy (nats)",
+    "classifier_top1": "online linear classifier, top-1",
+    "test_top1": "online classifier, test top-1",
+    "top1": "top-1 of the batch",
+    "learning_rate": "learning rate",
+}
+
+
+def _curves(runs: dict[str, list[dict[str, Any]]], columns: int = len(CURVES)):
+    """A panel for each of `CURVES` that is there, a line for each run: its name and the lines of its `metrics.jsonl`."""
+    panels = [key for key in CURVES if any(key in line for metrics in runs.values() for line in metrics)]
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(3.2 * columns, 2.8 * rows + 0.25 * (len(runs) > 1))
+    for place, key in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        for name, metrics in runs.items():
+            points = [(line["step"], line[key]) for line in metrics if key in line]
+            axes.plot(*(zip(*points, strict=True) if points else ((), ())), linewidth=1.2, label=name)
+        axes.set_title(CURVES[key], fontsize=10)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
-    save(figure, path)
+    if len(runs) > 1:
+        handles, names = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower left", ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+def curves(metrics: list[dict[str, Any]], path: epath.Path) -> None:
+    """Training curves from the lines of a `metrics.jsonl`."""
+    save(_curves({"": metrics}), path)
+
+
+def curves_svg(runs: dict[str, list[dict[str, Any]]]) -> str:
+    """The training curves of several runs in one SVG element: names, and the lines of their `metrics.jsonl`."""
+    picture = io.StringIO()
+    _curves(runs, columns=3).savefig(picture, format="svg", metadata={"Date": None})
+    text = picture.getvalue()
+    return text[text.index("<svg") :]
 
 
 def embedding_map(features: np.ndarray, labels: np.ndarray, class_names, path: epath.Path, *, seed: int = 0) -> None:

@@ -17,6 +17,7 @@ from simclr_jax import knn
 from simclr_jax import linear_probe
 from simclr_jax import operations
 from simclr_jax import pretrain
+from simclr_jax import report
 
 DRAWS = (0, 1, 2, 3, 4)
 
@@ -53,6 +54,8 @@ def run(workdir: pathlib.Path) -> None:
         recipes = [recipe, draws], [f"{recipe},learning_rate={baseline_rate}", draws]
         compare("fine-tuning, whole network", finetune, f"finetune_{fraction}", labels, *recipes)
 
+    print(f"\n$ python -m {report.__name__} --workdirs={workdir} --output={workdir}/report.html", flush=True)
+    report.write([str(workdir)], f"{workdir}/report.html")
     print(_table(rows, pretraining, workdir, time.monotonic() - began))
 
 
@@ -71,6 +74,7 @@ def _table(rows: list[tuple], pretraining: dict, workdir: pathlib.Path, seconds:
         gain = 100 * (ours["top1"] - other["top1"])
         lines.append(f"{name:30} {labels:>10} {_cell(ours):>14} {_cell(other):>14} {gain:>+7.1f}")
     files = {
+        "report.html": "all of it on one page, for a browser",
         "pretrain/views.png": "augmented view pairs: what the network saw",
         "pretrain/curves.png": "training curves",
         "knn/embedding_map.png": "2-D map of the test embeddings, coloured by class",

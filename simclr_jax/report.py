@@ -1,0 +1,420 @@
+"""One page about some runs: results against baselines, curves, pictures, confusions, and how their configs differ.
+
+    python -m simclr_jax.report --workdirs=runs/quickstart                                 # all runs in a folder
+    python -m simclr_jax.report --workdirs=runs/a,runs/a_probe,runs/b --output=a_and_b.html
+
+Reads what the binaries have written to their workdirs, at any depth below those that are named, and writes one HTML file
+that needs nothing else: no server, no network, no script. Nothing is computed anew, so no accelerator is needed; a run that
+still goes on is shown as far as it is.
+"""
+
+import base64
+import dataclasses
+import datetime
+import functools
+import html
+import json
+import logging
+import sys
+from typing import Any
+
+from absl import app
+from absl import flags
+from etils import epath
+from ml_collections import ConfigDict
+import numpy as np
+
+from simclr_jax import cli
+from simclr_jax import config as config_lib
+from simclr_jax import errors
+from simclr_jax import files
+from simclr_jax import pictures
+from simclr_jax import predictions
+from simclr_jax.errors import UserError
+from simclr_jax.training import metrics
+
+log = logging.getLogger("simclr_jax")
+
+# Field of the config that only this kind of run has.
+KINDS = {
+    "loss": "pretraining",
+    "protocol": "linear probe",
+    "neighbours": "nearest neighbours",
+    "transforms": "transform probe",
+    "teacher": "distillation",
+    "min_steps": "fine-tuning",
+}
+# Fields in which an evaluation and its untrained baseline may differ.
+OF_THE_BASELINE = ("init", "pretrained", "optimizer.learning_rate")
+# With more classes than this, the worst confusions are listed instead of the matrix.
+LARGEST_MATRIX = 30
+# Not looked into.
+NOT_RUNS = ("checkpoints", "compilation_cache", "tensorboard", "profile")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One workdir."""
+
+    name: str  # the part of its path that tells it from the others
+    path: epath.Path
+    config: dict[str, Any]  # flat: {"optimizer.name": "lars"}
+    kind: str
+    results: dict[str, Any] | None  # None while it is not done
+
+    @functools.cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        path = self.path / "metrics.jsonl"
+        return metrics.read_metrics(path) if path.exists() else []
+
+    def draws(self) -> list[epath.Path]:
+        """Folders of its label draws."""
+        return sorted(path for path in self.path.iterdir() if path.name.startswith("draw_"))
+
+
+def find_runs(workdirs: list[str]) -> list[Run]:
+    """All runs at or below some folders, by their paths.
+
+    Raises:
+      UserError: for a folder that is not there or holds no run.
+    """
+    found: dict[str, epath.Path] = {}
+    for workdir in workdirs:
+        top = epath.Path(workdir)
+        if not top.is_dir():
+            raise UserError(f"--workdirs: {workdir} is no folder.")
+        here = [files.absolute(path) for path in _workdirs(top)]
+        if not here:
+            raise UserError(
+                f"--workdirs: there is no run in {workdir}: no folder at or below it has a config.json of this program."
+            )
+        found |= {str(path): path for path in here}
+    names = _short(list(found))
+    return [_read(name, path) for name, path in sorted(zip(names, found.values(), strict=True))]
+
+
+def _workdirs(folder: epath.Path) -> list[epath.Path]:
+    if (folder / "config.json").exists():
+        return [folder]
+    below = (path for path in sorted(folder.iterdir()) if path.is_dir() and path.name not in NOT_RUNS)
+    return [workdir for path in below for workdir in _workdirs(path)]
+
+
+def _short(paths: list[str]) -> list[str]:
+    """Paths without the folders that all of them have in common."""
+    parts = [path.split("/") for path in paths]
+    common = 0
+    while all(len(part) > common + 1 and part[common] == parts[0][common] for part in parts):
+        common += 1
+    return ["/".join(part[common:]) for part in parts]
+
+
+def _read(name: str, path: epath.Path) -> Run:
+    config = config_lib.flatten(ConfigDict(json.loads((path / "config.json").read_text())))
+    tops = {key.partition(".")[0] for key in config}
+    kind = next((kind for field, kind in KINDS.items() if field in tops), None)
+    if kind is None:
+        raise UserError(f"{path}/config.json is of no program here: it has none of {', '.join(KINDS)}.")
+    results = path / "results.json"
+    return Run(name, path, config, kind, json.loads(results.read_text()) if results.exists() else None)
+
+
+# The parts of the page, each HTML text; "" where there is nothing to show.
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    """Cells are HTML already; all but the first column are numbers or short."""
+    head = "".join(f"<th>{cell}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _top1(run: Run | None) -> str:
+    if run is None or run.results is None:
+        return ""
+    spread = run.results.get("top1_std") or 0.0
+    return _percent(run.results["top1"]) + (f" &plusmn; {100 * spread:.1f}" if spread else "")
+
+
+def _labels(run: Run) -> str:
+    draws = (run.results or {}).get("draws") or []
+    return f"{draws[0]['labels']:,}" + (f" &times; {len(draws)} draws" if len(draws) > 1 else "") if draws else ""
+
+
+def baselines(runs: list[Run]) -> list[tuple[Run, Run | None]]:
+    """The evaluations of pretrained encoders with those of untrained ones that are like them, where there are any."""
+
+    def key(run: Run) -> str:
+        rest = {field: value for field, value in run.config.items() if field not in OF_THE_BASELINE}
+        return json.dumps([run.kind, rest], sort_keys=True)
+
+    untrained = {key(run): run for run in runs if run.config.get("init") == "random"}
+    ours = [run for run in runs if run.config.get("init") == "pretrained" and run.kind != "transform probe"]
+    return [(run, untrained.get(key(run))) for run in ours]
+
+
+def _results(runs: list[Run]) -> str:
+    rows = []
+    for run, other in baselines(runs):
+        gain = ""
+        if run.results and other and other.results:
+            gain = f"{100 * (run.results['top1'] - other.results['top1']):+.1f}"
+        what = run.kind + ("" if run.config["features"] == "h" else f" of {run.config['features']}")
+        top5, per_class = (_percent((run.results or {}).get(name)) for name in ("top5", "mean_per_class"))
+        done = _top1(run) or "not done"
+        rows.append([_link(run), what, _labels(run), f"<b>{done}</b>", _top1(other), gain, top5, per_class])
+    matched = {other.name for _, other in baselines(runs) if other}
+    for run in runs:
+        alone = run.config.get("init") == "random" and run.name not in matched and run.kind != "transform probe"
+        if alone:
+            rows.append([_link(run), f"{run.kind}, untrained", _labels(run), "", _top1(run) or "not done", "", "", ""])
+    if not rows:
+        return ""
+    header = ["run", "evaluation", "labels", "top-1, %", "untrained", "gain", "top-5, %", "mean per class, %"]
+    text = (
+        "<p>On the test images. <i>Untrained</i> is the same evaluation of the same network with random weights (fine-tuned: "
+        "trained from scratch); &plusmn; is the standard deviation over draws of the labels.</p>"
+    )
+    return _section("Results", text + _table(header, rows))
+
+
+def _transforms(runs: list[Run]) -> str:
+    probes = [run for run in runs if run.kind == "transform probe" and run.results]
+    if not probes:
+        return ""
+    names = list(dict.fromkeys(name for run in probes for name in run.config["transforms"].split()))
+    rows = [
+        [_link(run), run.config["features"], *(_percent(run.results.get(name)) for name in names)] for run in probes
+    ]
+    text = "<p>How often it is told from the features how an image was transformed, in %.</p>"
+    return _section("Transformations", text + _table(["run", "features", *names], rows))
+
+
+def _pretraining(runs: list[Run]) -> str:
+    rows = []
+    for run in (run for run in runs if run.kind == "pretraining"):
+        config, last = run.config, next((line for line in reversed(run.metrics) if "loss" in line), {})
+        network = f"ResNet-{config['model.depth']} ({config['model.width']:g}x)"
+        data = config["data.name"] or config["data.root"] or config["data.source"]
+        state = f"{run.results['seconds']:,.0f} s" if run.results else f"at step {last.get('step', 0)}"
+        numbers = [
+            f"{last[key]:.3f}" if key in last else "" for key in ("loss", "contrastive_top1", "contrastive_entropy")
+        ]
+        top1 = _percent((run.results or {}).get("top1"))
+        setting = [network, _escape(data), f"{config['epochs']:g}", f"{config['batch_size']:,}"]
+        rows.append([_link(run), *setting, state, *numbers, top1])
+    if not rows:
+        return ""
+    header = [
+        "run",
+        "network",
+        "images",
+        "epochs",
+        "batch",
+        "time",
+        "loss",
+        "contrastive top-1",
+        "entropy",
+        "online top-1, %",
+    ]
+    return _section("Pretraining", _table(header, rows))
+
+
+def _curves(runs: list[Run]) -> str:
+    parts = []
+    for kind in KINDS.values():
+        lines = {}
+        for run in (run for run in runs if run.kind == kind):
+            folders = [run.path, *run.draws()[:1]]
+            read = [
+                metrics.read_metrics(path / "metrics.jsonl") for path in folders if (path / "metrics.jsonl").exists()
+            ]
+            longest = max(read, key=len, default=[])
+            if len(longest) > 1:
+                lines[run.name] = longest
+        if lines:
+            parts.append(f"<h3>{kind.capitalize()}</h3><div class=wide>{pictures.curves_svg(lines)}</div>")
+    return _section("Training curves", "".join(parts)) if parts else ""
+
+
+def _pictures(runs: list[Run]) -> str:
+    shown = {
+        "views.png": ("Augmented views", "Pairs that the network had to match."),
+        "neighbours.png": (
+            "Nearest neighbours",
+            "Held-out images, and the training images nearest to them; red: another class.",
+        ),
+        "embedding_map.png": ("Map of the embeddings", "Test images in two dimensions, by t-SNE, coloured by class."),
+    }
+    sections = []
+    for name, (title, text) in shown.items():
+        found: dict[bytes, list[Run]] = {}  # runs with the same picture show it once
+        for run in runs:
+            if (run.path / name).exists():
+                found.setdefault((run.path / name).read_bytes(), []).append(run)
+        figures = "".join(
+            f'<figure><img alt="{title} of {_escape(which[0].name)}" '
+            f'src="data:image/png;base64,{base64.b64encode(content).decode()}">'
+            f"<figcaption>{', '.join(map(_link, which))}</figcaption></figure>"
+            for content, which in found.items()
+        )
+        if found:
+            sections.append(_section(title, f"<p>{text}</p>{figures}"))
+    return "".join(sections)
+
+
+def _confusions(runs: list[Run]) -> str:
+    parts = []
+    for run in runs:
+        files_there = [path for path in run.draws() if (path / predictions.NAME).exists()]
+        if run.config.get("init") != "pretrained" or not files_there:
+            continue
+        made = [predictions.read(path) for path in files_there]
+        counts = sum(one.confusion() for one in made)
+        table = _matrix if len(counts) <= LARGEST_MATRIX else _worst
+        parts.append(f"<h3>{_link(run)}: {run.kind}</h3>{table(counts, made[0].class_names)}")
+    text = "<p>Rows are the true classes, columns what was predicted: % of the row's images, over all draws of the labels.</p>"
+    return _section("Confusion matrix", text + "".join(parts)) if parts else ""
+
+
+def _matrix(counts: np.ndarray, names: list[str]) -> str:
+    shares = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+    def cell(row: int, column: int) -> str:
+        share = shares[row, column]
+        colour = "34, 120, 70" if row == column else "190, 50, 40"
+        title = f"{names[row]} taken for {names[column]}: {counts[row, column]} of {counts[row].sum()}"
+        style = f"background: rgba({colour}, {min(share / 100 * (1 if row == column else 2.5), 0.9):.2f})"
+        return f'<td style="{style}" title="{_escape(title)}">{f"{share:.0f}" if counts[row, column] else ""}</td>'
+
+    classes = range(len(names))
+    head = "".join(f"<th class=turned><span>{_escape(name)}</span></th>" for name in names)
+    body = "".join(
+        f"<tr><th>{_escape(names[row])}</th>{''.join(cell(row, at) for at in classes)}</tr>" for row in classes
+    )
+    return f"<div class=wide><table class=matrix><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def _worst(counts: np.ndarray, names: list[str], number: int = 20) -> str:
+    wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
+    rows = []
+    for place in np.argsort(-wrong, axis=None, kind="stable")[:number]:
+        true, taken = divmod(int(place), len(counts))
+        share = 100 * wrong[true, taken] / max(counts[true].sum(), 1)
+        rows.append([_escape(names[true]), _escape(names[taken]), f"{wrong[true, taken]}", f"{share:.0f}"])
+    text = f"<p>The {number} most frequent of the {len(names)} classes' confusions.</p>"
+    return text + _table(["class", "taken for", "images", "% of the class"], rows)
+
+
+def _configs(runs: list[Run]) -> str:
+    parts = []
+    for kind in KINDS.values():
+        mine = [run for run in runs if run.kind == kind]
+        if not mine:
+            continue
+        fields = list(dict.fromkeys(field for run in mine for field in run.config))
+        differing = [field for field in fields if len({json.dumps(run.config.get(field)) for run in mine}) > 1]
+        parts.append(f"<h3>{kind.capitalize()}</h3>")
+        if len(mine) > 1:
+            rows = [[f"<code>{field}</code>", *(_value(run.config.get(field)) for run in mine)] for field in differing]
+            parts.append(_table(["differs in", *(_escape(run.name) for run in mine)], rows))
+        for run in mine:
+            rows = [[f"<code>{field}</code>", _value(value)] for field, value in sorted(run.config.items())]
+            table = _table(["field", "value"], rows)
+            parts.append(
+                f'<details id="{_anchor(run)}"><summary>{_escape(run.name)}: all fields</summary>{table}</details>'
+            )
+    return _section("Configs", "".join(parts))
+
+
+def _value(value: Any) -> str:
+    return _escape("" if value is None else json.dumps(value).strip('"'))
+
+
+def _escape(text: Any) -> str:
+    return html.escape(str(text))
+
+
+def _anchor(run: Run) -> str:
+    return "config-" + _escape(run.name)
+
+
+def _link(run: Run) -> str:
+    return f'<a href="#{_anchor(run)}">{_escape(run.name)}</a>'
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{title}</h2>{content}</section>"
+
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; background: #fff }
+body { max-width: 1100px; margin: 2em auto; padding: 0 1em }
+h1 { font-size: 1.6em; margin-bottom: 0 } h2 { font-size: 1.25em; margin-top: 2em; border-bottom: 1px solid #ddd }
+h3 { font-size: 1em; margin-bottom: .4em } .subtitle { color: #666; margin-top: 0 }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums } .wide { overflow-x: auto }
+th { text-align: left; font-weight: 600; color: #555; font-size: .88em }
+th, td { padding: .25em .7em; border-bottom: 1px solid #eee; vertical-align: top }
+a { color: #1a5fb4; text-decoration: none } a:hover { text-decoration: underline }
+img, svg { max-width: 100%; height: auto } figure { margin: 1em 0 } figcaption { color: #666; font-size: .9em }
+.matrix td { text-align: center; min-width: 1.6em; padding: .2em; border: 1px solid #fff }
+.matrix th { border: 0; padding: .1em .5em } .turned span { writing-mode: vertical-rl; transform: rotate(180deg) }
+code { font-size: .9em } summary { cursor: pointer; color: #1a5fb4 } details { margin: .4em 0 }
+"""
+
+
+def page(runs: list[Run], title: str) -> str:
+    """The whole document."""
+    parts = [_results(runs), _transforms(runs), _pretraining(runs), _curves(runs), _pictures(runs), _confusions(runs)]
+    made = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
+    unfinished = sum(run.results is None for run in runs)
+    state = f"{len(runs)} runs" + (f", {unfinished} of them not done" if unfinished else "")
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f'<title>{_escape(title)}</title><link rel="icon" href="data:,"><style>{STYLE}</style></head><body>'
+        f"<h1>{_escape(title)}</h1><p class=subtitle>{state}. simclr_jax, {made}.</p>"
+        f"{''.join(parts)}{_configs(runs)}</body></html>\n"
+    )
+
+
+def write(workdirs: list[str], output: str, title: str | None = None) -> list[Run]:
+    """Writes the page about all runs in some folders, and returns them."""
+    runs = find_runs(workdirs)
+    target = epath.Path(output)
+    if not target.parent.is_dir():
+        raise UserError(f"--output={output}: there is no folder {target.parent}.")
+    files.write_atomically(target, page(runs, title or ", ".join(workdirs)).encode())
+    log.info("%s: %d runs, %.1f MB.", output, len(runs), target.stat().length / 1e6)
+    return runs
+
+
+def main() -> None:
+    values = flags.FLAGS
+    flags.DEFINE_list("workdirs", None, "Folders with runs in them, at any depth, with commas between.")
+    flags.DEFINE_string("output", "report.html", "The file to write.")
+    flags.DEFINE_string("title", None, "Heading; default: the workdirs.")
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            rest = values(argv)
+            if len(rest) > 1:
+                raise UserError(f"unknown argument {rest[1]!r}: flags begin with --, as in --workdirs=DIR,DIR.")
+            if not values.workdirs:
+                raise UserError("--workdirs is missing: folders with runs in them, as in --workdirs=runs/quickstart.")
+        except (flags.Error, UserError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(errors.EXIT_USER_ERROR)
+        return argv[:1]
+
+    cli.set_up_logging()
+    app.run(
+        lambda argv: cli.exit_at_once(lambda: write(values.workdirs, values.output, values.title)), flags_parser=parse
+    )
+
+
+if __name__ == "__main__":
+    main()

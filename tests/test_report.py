@@ -1,0 +1,208 @@
+"""The report: what it says of some runs, and what a browser makes of it."""
+
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+
+from etils import epath
+import numpy as np
+from PIL import Image
+import pytest
+
+from simclr_jax import config as config_lib
+from simclr_jax import errors
+from simclr_jax import pictures
+from simclr_jax import predictions
+from simclr_jax import report
+from simclr_jax.training import evaluate
+from simclr_jax.training import metrics
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# Without these it would ask the network for this and that by itself.
+HEADLESS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--hide-scrollbars", "--window-size=1200,3000"),
+)
+NAMES = ["cat", "dog", "<b>&amp;"]
+
+
+def evaluated(workdir, config, seed=0, classes=3, draws=1, **results):
+    """A workdir as an evaluation leaves it, with random scores."""
+    config.label_seeds = tuple(range(draws))
+    rng, each = np.random.default_rng(seed), []
+    for draw in range(draws):
+        folder = workdir / f"draw_{draw}"
+        folder.mkdir(parents=True)
+        labels = np.arange(30, dtype=np.int32) % classes
+        scores = rng.normal(size=(30, classes)) + 2 * np.eye(classes)[labels]
+        names = NAMES if classes == 3 else [f"class {number}" for number in range(classes)]
+        predictions.write(folder, np.arange(30), labels, np.argmax(scores, axis=1), names)
+        each.append(evaluate.accuracy(scores, labels) | {"labels": 12, "seed": draw})
+    means = {key: float(np.mean([one[key] for one in each])) for key in ("top1", "top5", "mean_per_class")}
+    spread = float(np.std([one["top1"] for one in each]))
+    metrics.write_atomically(workdir / "config.json", config_lib.to_json(config))
+    metrics.write_results(workdir, means | {"top1_std": spread, "n": 30, "draws": each} | results)
+    return means
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two pretraining runs, of which one is not done, and evaluations of the other."""
+    top = epath.Path(tmp_path) / "lab"
+    for name, temperature in (("first", 0.1), ("second", 0.5)):
+        workdir = top / name / "pretrain"
+        (workdir / "checkpoints" / "9").mkdir(parents=True)
+        config = config_lib.pretrain()
+        config.data.source = "digits"
+        config.model.depth = 18
+        config.loss.temperature = temperature
+        metrics.write_atomically(workdir / "config.json", config_lib.to_json(config))
+        lines = [{"step": step, "loss": 10 - step / 20, "contrastive_top1": step / 200} for step in range(20, 101, 20)]
+        metrics.write_atomically(workdir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        views = np.random.default_rng(0).integers(0, 255, (8, 2, 8, 8, 3)).astype(np.uint8)
+        pictures.contact_sheet(views, workdir / "views.png")
+    metrics.write_results(
+        top / "first" / "pretrain", {"top1": 0.5, "top5": 0.9, "loss": 5.0, "seconds": 12.0, "step": 100}
+    )
+    found = {}
+    for init in ("pretrained", "random"):
+        config = config_lib.finetune()
+        config.init = init
+        config.pretrained = "x" if init == "pretrained" else None
+        config.optimizer.learning_rate = 0.1 if init == "random" else 0.03
+        found[init] = evaluated(top / "first" / f"finetune_{init}", config, seed=len(init), draws=3)
+    config = config_lib.knn()
+    config.features = "z"
+    found["knn"] = evaluated(top / "first" / "knn", config, classes=40)
+    return top, found
+
+
+class Parser(html.parser.HTMLParser):
+    """The page's tables as text, its links, and what it would load."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.loads, self.anchors, self.ids, self._cell = [], [], [], [], None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.loads += [attributes[name] for name in ("src", "data", "srcset") if name in attributes]
+        self.loads += [attributes["href"]] if tag == "link" else []
+        self.anchors += [attributes["href"]] if tag == "a" else []
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        assert tag != "script"
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self._cell = ""
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self.rows[-1].append(self._cell)
+            self._cell = None
+
+    def handle_data(self, data):
+        if self._cell is not None:
+            self._cell += data
+
+
+def test_what_it_says(runs, tmp_path):
+    top, found = runs
+    assert len(report.write([str(top)], str(tmp_path / "page.html"))) == 5
+    text = (tmp_path / "page.html").read_text()
+    page = Parser(text)
+    rows = {tuple(row[:2]): row for row in page.rows if len(row) > 1}
+
+    # Results against the untrained baseline, which has another learning rate.
+    row = rows["first/finetune_pretrained", "fine-tuning"]
+    ours, theirs = (100 * found[init]["top1"] for init in ("pretrained", "random"))
+    assert row[2] == "12 \N{MULTIPLICATION SIGN} 3 draws"
+    assert row[3].startswith(f"{ours:.1f} ± ")
+    assert row[4].startswith(f"{theirs:.1f} ± ")
+    assert row[5:] == [f"{ours - theirs:+.1f}", "100.0", f"{100 * found['pretrained']['mean_per_class']:.1f}"]
+    row = rows["first/knn", "nearest neighbours of z"]
+    assert row[3:6] == [f"{100 * found['knn']['top1']:.1f}", "", ""]
+
+    # Pretraining, done and not done, and in what they differ: in nothing else.
+    assert rows["first/pretrain", "ResNet-18 (1x)"][5] == "12 s"
+    assert rows["second/pretrain", "ResNet-18 (1x)"][5:7] == ["at step 100", "5.000"]
+    differing = [row for row in page.rows if len(row) == 3 and row[0] == "loss.temperature"]
+    assert differing == [["loss.temperature", "0.1", "0.5"]]
+    assert not [row for row in page.rows if len(row) == 3 and row[0] == "loss.normalize"]
+
+    # The confusion matrix: one of three draws with three classes; of forty, the worst ones only.
+    made = [predictions.read(top / "first" / "finetune_pretrained" / f"draw_{draw}") for draw in range(3)]
+    counts = sum(one.confusion() for one in made)
+    (row,) = (row for row in page.rows if row[0] == NAMES[2] and len(row) == 4)
+    assert row[1:] == [f"{share:.0f}" if share else "" for share in 100 * counts[2] / counts[2].sum()]
+    assert "20 most frequent of the 40 classes' confusions" in text
+
+    # Self-contained, and its links lead somewhere.
+    assert len([load for load in page.loads if load.startswith("data:image/png")]) == 1, "the same views are shown once"
+    assert all(load.startswith("data:") for load in page.loads)
+    assert page.anchors
+    assert {anchor.removeprefix("#") for anchor in page.anchors} <= set(page.ids)
+    assert text.count("<svg") == 1
+
+
+def test_a_run_by_itself_and_one_that_has_only_begun(runs, tmp_path):
+    top, _ = runs
+    (top / "second" / "pretrain" / "metrics.jsonl").write_text('{"step": 20, "loss": 9.0}\n{"step": 40, "lo')
+    report.write([str(top / "second" / "pretrain"), str(top / "first" / "knn")], str(tmp_path / "page.html"))
+    rows = Parser((tmp_path / "page.html").read_text()).rows
+    assert [row[5:8] for row in rows if row[0] == "second/pretrain"][:1] == [["at step 20", "9.000", ""]]
+
+
+@pytest.mark.parametrize(
+    ("workdirs", "output", "message"),
+    [
+        (["nowhere"], "page.html", "--workdirs: nowhere is no folder"),
+        (["empty"], "page.html", "there is no run in empty"),
+        (["lab"], "no/page.html", "--output=no/page.html: there is no folder no"),
+    ],
+)
+def test_mistakes_are_told(runs, tmp_path, monkeypatch, workdirs, output, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(errors.UserError, match=message):
+        report.write(workdirs, output)
+
+
+def browse(path, profile, *arguments):
+    command = [BROWSER, *HEADLESS, f"--user-data-dir={profile}", *arguments, path.as_uri()]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+@pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
+def test_in_a_real_browser(runs, tmp_path):
+    report.write([str(runs[0])], str(tmp_path / "page.html"))
+    looked = tmp_path / "looked.html"
+    script = """<script>addEventListener("load", () => {
+        const loaded = performance.getEntriesByType("resource").map((entry) => entry.name)
+        document.body.dataset.seen = JSON.stringify({
+            images: [...document.images].map((image) => image.naturalWidth),
+            drawings: [...document.querySelectorAll("svg")].map((svg) => svg.getBoundingClientRect().width),
+            loaded: loaded.filter((name) => !name.startsWith("data:")),
+            overflow: document.documentElement.scrollWidth - innerWidth,
+            text: document.body.innerText,
+        })
+    })</script></body>"""
+    looked.write_text((tmp_path / "page.html").read_text().replace("</body>", script))
+    dom = browse(looked, tmp_path / "profile", "--dump-dom", "--virtual-time-budget=5000")
+    seen = json.loads(html.unescape(re.search(r'data-seen="([^"]*)"', dom).group(1)))
+    assert min(seen["images"]) > 500
+    assert min(seen["drawings"]) > 300
+    assert seen["loaded"] == []
+    assert seen["overflow"] <= 0
+    assert "Confusion matrix" in seen["text"]
+    assert NAMES[2] in seen["text"], "names are shown as they are"
+
+    browse(tmp_path / "page.html", tmp_path / "profile", f"--screenshot={tmp_path / 'page.png'}")
+    pixels = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).astype(int)
+    assert pixels.shape == (3000, 1200, 3)
+    green = (pixels[..., 1] > pixels[..., 0] + 40) & (pixels[..., 1] > pixels[..., 2] + 20)
+    assert green.sum() > 500, "the diagonal of the confusion matrix"
+    assert (pixels.sum(axis=2) < 300).sum() > 5000, "text"
