@@ -34,7 +34,7 @@ from launch.sweep_runs import Stage
 from simclr_jax import cli
 from simclr_jax.errors import UserError
 
-BINARIES = ("pretrain", "linear_probe", "finetune", "knn", "transform_probe", "distill")
+BINARIES = ("pretrain", "linear_probe", "finetune", "knn", "transform_probe", "distill", "transfer")
 
 # What an item has besides the fields that tell it from the others.
 NOT_FIELDS = ("run", "then", "figure", "paper")

@@ -178,6 +178,16 @@ def _evaluation() -> dict:
     }
 
 
+def _lbfgs() -> dict:
+    return {
+        "standardize": True,  # features to mean 0 and deviation 1 first
+        "l2_min": 1e-6,
+        "l2_max": 1e5,
+        "l2_values": 45,  # log-spaced
+        "max_iterations": 1000,
+    }
+
+
 def linear_probe() -> ml_collections.ConfigDict:
     """All fields of a linear probe: a linear classifier on a frozen encoder (paper section 4.2, appendix B.6, B.8)."""
     return ml_collections.ConfigDict(
@@ -185,14 +195,7 @@ def linear_probe() -> ml_collections.ConfigDict:
         | {
             # "lbfgs": on cached features, l2 chosen on held-out labels; "sgd": the paper's ImageNet protocol.
             "protocol": "lbfgs",
-            "lbfgs": {
-                "standardize": True,  # features to mean 0 and deviation 1 first
-                "l2_min": 1e-6,
-                "l2_max": 1e5,
-                "l2_values": 45,  # log-spaced
-                "holdout": 0.2,  # share of the labels on which l2 is chosen
-                "max_iterations": 1000,
-            },
+            "lbfgs": _lbfgs() | {"holdout": 0.2},  # share of the labels on which l2 is chosen
             "augment": _crop_and_flip(),
             "optimizer": _optimizer(name="sgd", learning_rate=0.1, warmup_epochs=0.0, nesterov=True, weight_decay=0.0),
             "epochs": 90.0,
@@ -240,6 +243,39 @@ def distill() -> ml_collections.ConfigDict:
             "epochs": 100.0,
         }
     )
+
+
+def transfer() -> ml_collections.ConfigDict:
+    """All fields of an evaluation on another data set (paper appendix B.8)."""
+    fields = _evaluation()
+    for field in ("label_fraction", "labels_per_class", "label_seeds"):
+        del fields[field]
+    fields["data"] |= {
+        # Where hyper-parameters are chosen; named as train_split is. None: on a share of the training split.
+        "val_split": placeholder(str),
+    }
+    return ml_collections.ConfigDict(
+        fields
+        | {
+            "protocol": "lbfgs",  # on the frozen encoder; or "finetune", all of it
+            # What is chosen by and reported: "top1", "mean_per_class", or where images have several classes "map11".
+            "metric": "top1",
+            "holdout": 0.2,  # share of the training split, without a val_split
+            "lbfgs": _lbfgs(),
+            # Fine-tuning, once for each pair. Weight decays are divided by the learning rate.
+            "grid": {
+                "learning_rates": _geomspace(1e-4, 1e-1, 7),
+                "weight_decays": (0.0, *_geomspace(1e-6, 1e-3, 7)),
+            },
+            "steps": 20_000,
+            "augment": _crop_and_flip(),
+            "optimizer": _optimizer(name="sgd", scaling="none", warmup_epochs=0.0, nesterov=True, weight_decay=0.0),
+        }
+    )
+
+
+def _geomspace(first: float, last: float, number: int) -> tuple[float, ...]:
+    return tuple(float(f"{first * (last / first) ** (place / (number - 1)):.4g}") for place in range(number))
 
 
 def knn() -> ml_collections.ConfigDict:

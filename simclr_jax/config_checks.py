@@ -102,9 +102,18 @@ def check_values(config: ml_collections.ConfigDict, device_count: int) -> None:
     check("init", value("init", "random") in ("pretrained", "random"), "'pretrained' or 'random'")
     features = re.fullmatch(r"h|z|g[1-9]\d*", value("features", "h"))
     check("features", features is not None, "'h', 'z', or 'g1', 'g2', ... for a layer of the projection head")
-    check("protocol", value("protocol", "sgd") in ("lbfgs", "sgd"), "'lbfgs' or 'sgd'")
+    check("protocol", "metric" in flat or value("protocol", "sgd") in ("lbfgs", "sgd"), "'lbfgs' or 'sgd'")
     check("lbfgs.holdout", 0 < value("lbfgs.holdout", 0.5) < 1, "a share in (0, 1)")
+    check("holdout", 0 < value("holdout", 0.5) < 1, "a share in (0, 1)")
+    check("steps", value("steps") >= 1, "at least 1")
+    check("grid.learning_rates", all(rate > 0 for rate in value("grid.learning_rates", (1,))), "positive numbers")
+    check("grid.weight_decays", all(decay >= 0 for decay in value("grid.weight_decays", (1,))), "numbers from 0 up")
+    for name in ("learning_rates", "weight_decays"):
+        check(f"grid.{name}", len(value(f"grid.{name}", (1,))) > 0, "at least one number")
+    if "metric" in flat and flat["protocol"] not in ("lbfgs", "finetune"):
+        raise UserError(f"config.protocol is {flat['protocol']!r}, but must be 'lbfgs' or 'finetune'.")
     for field, choices in {
+        "metric": ("top1", "mean_per_class", "map11"),
         "head.kind": ("none", "linear", "nonlinear"),
         "remat": ("none", "block", "stage"),
         "augment.where": ("host", "device"),

@@ -82,7 +82,12 @@ class Setup:
         return self.outputs(self._forward(change), self.params, self.batch_stats, source)
 
     def judge(self, scores: np.ndarray, test: evaluate.Outputs, folder: epath.Path) -> dict[str, Any]:
-        """The accuracy of class scores `[n, classes]` for the test examples; what was predicted goes to a file in `folder`."""
+        """The accuracy of class scores `[n, classes]` for the test examples; what was predicted goes to a file in `folder`.
+
+        Where examples may have several classes, the mean average precision `map11`, and no file.
+        """
+        if test.labels.ndim == 2:
+            return {"map11": evaluate.mean_average_precision(scores, test.labels), "n": len(test.labels)}
         predictions.write(folder, test.index, test.labels, np.argmax(scores, axis=1), self.test.class_names)
         return evaluate.accuracy(scores, test.labels)
 
@@ -144,11 +149,12 @@ def set_up(
     operations: Operations,
     *,
     train_labels: bool = True,
+    multi_label: bool = False,
 ) -> Setup:
     """Checks the config, opens data and checkpoint, and loads the encoder (or initialises it, `config.init="random"`).
 
     Unset fields of `config.data` and `config.model` are filled, in place, from the pretraining config. Training images need
-    labels unless `train_labels` is False.
+    labels unless `train_labels` is False, and one for each unless `multi_label` is True.
 
     Raises:
       UserError: for whatever the user can mend; before anything is computed.
@@ -193,7 +199,7 @@ def set_up(
                 f"config.features={config.features!r} needs --pretrained: the projection head is the pretraining run's."
             )
         _output_layer(config.features, pretrain_config.head)
-    train, test = _sources(config, train_labels)
+    train, test = _sources(config, train_labels, multi_label)
 
     mesh = parallel.make_mesh(config.mesh)
     params, batch_stats = _variables(config, pretrain_config, path, mesh)
@@ -219,18 +225,23 @@ def set_up(
     )
 
 
-def _sources(config: ConfigDict, train_labels: bool) -> tuple[sources.Source, sources.Source]:
+def _sources(config: ConfigDict, train_labels: bool, multi_label: bool) -> tuple[sources.Source, sources.Source]:
     train = sources.open_source(config.data, "train")
     if train_labels:
-        _check_labels(train)
+        check_labels(train, multi_label=multi_label)
     test = sources.open_source(config.data, "test")
-    _check_labels(test)
+    check_labels(test, multi_label=multi_label)
     if train.class_names is not None:
         sources.check_same_classes(train, test)
     return train, test
 
 
-def _check_labels(source: sources.Source) -> None:
+def check_labels(source: sources.Source, *, multi_label: bool) -> None:
+    """Refuses a source without labels, and with several for an image unless `multi_label` is True."""
+    if source.multi_label and not multi_label:
+        raise UserError(
+            f"the images of {source.name} have several labels each, which only simclr_jax.transfer can use."
+        )
     if source.class_names is None:
         raise UserError(
             f"{source.name} has no labels, which an evaluation needs: point --config.data.root at a folder with "

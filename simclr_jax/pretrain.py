@@ -62,7 +62,8 @@ def run(config: ConfigDict, workdir: epath.Path, *, operations: Operations) -> d
             f"config.batch_size is {config.batch_size}, but {source.name} has only {source.num_examples} images: an image "
             f"would be its own negative. Take at most {source.num_examples}."
         )
-    num_classes = len(source.class_names) if source.class_names and config.online_classifier else None
+    one_class_each = source.class_names is not None and not source.multi_label
+    num_classes = len(source.class_names) if one_class_each and config.online_classifier else None
     test_source = _test_source(config, source) if num_classes else None
     parallel.check_agreement(config=config_lib.to_json(config), training_set=sources.identity(source))
     total_steps = optim.total_steps(source.num_examples, config.batch_size, config.epochs)

@@ -38,6 +38,7 @@ log = logging.getLogger("simclr_jax")
 # Field of the config that only this kind of run has.
 KINDS = {
     "loss": "pretraining",
+    "metric": "transfer",
     "protocol": "linear probe",
     "neighbours": "nearest neighbours",
     "transforms": "transform probe",
@@ -46,6 +47,8 @@ KINDS = {
 }
 # Fields in which an evaluation and its untrained baseline may differ.
 OF_THE_BASELINE = ("init", "pretrained", "optimizer.learning_rate")
+# Evaluations that have tables of their own.
+OTHER_TABLES = ("transform probe", "transfer")
 # With more classes than this, the worst confusions are listed instead of the matrix.
 LARGEST_MATRIX = 30
 # Not looked into.
@@ -153,7 +156,7 @@ def baselines(runs: list[Run]) -> list[tuple[Run, Run | None]]:
         return json.dumps([run.kind, rest], sort_keys=True)
 
     untrained = {key(run): run for run in runs if run.config.get("init") == "random"}
-    ours = [run for run in runs if run.config.get("init") == "pretrained" and run.kind != "transform probe"]
+    ours = [run for run in runs if run.config.get("init") == "pretrained" and run.kind not in OTHER_TABLES]
     return [(run, untrained.get(key(run))) for run in ours]
 
 
@@ -169,7 +172,7 @@ def _results(runs: list[Run]) -> str:
         rows.append([_link(run), what, _labels(run), f"<b>{done}</b>", _top1(other), gain, top5, per_class])
     matched = {other.name for _, other in baselines(runs) if other}
     for run in runs:
-        alone = run.config.get("init") == "random" and run.name not in matched and run.kind != "transform probe"
+        alone = run.config.get("init") == "random" and run.name not in matched and run.kind not in OTHER_TABLES
         if alone:
             rows.append([_link(run), f"{run.kind}, untrained", _labels(run), "", _top1(run) or "not done", "", "", ""])
     if not rows:
@@ -180,6 +183,19 @@ def _results(runs: list[Run]) -> str:
         "trained from scratch); &plusmn; is the standard deviation over draws of the labels.</p>"
     )
     return _section("Results", text + _table(header, rows))
+
+
+def _transfer(runs: list[Run]) -> str:
+    rows = []
+    for run in (run for run in runs if run.kind == "transfer" and run.results):
+        data = run.config["data.name"] or run.config["data.root"] or run.config["data.source"]
+        found = run.results
+        shares = [f"<b>{_percent(found[found['metric']])}</b>", _percent(found["val"])]
+        rows.append(
+            [_link(run), _escape(data), found["protocol"], found["init"], found["metric"], *shares, f"{found['n']:,}"]
+        )
+    header = ["run", "data", "protocol", "encoder", "measure", "test, %", "validation, %", "test images"]
+    return _section("Transfer", _table(header, rows)) if rows else ""
 
 
 def _transforms(runs: list[Run]) -> str:
@@ -369,7 +385,7 @@ code { font-size: .9em } summary { cursor: pointer; color: #1a5fb4 } details { m
 
 def page(runs: list[Run], title: str) -> str:
     """The whole document."""
-    parts = [_results(runs), _transforms(runs), _pretraining(runs), _curves(runs), _pictures(runs), _confusions(runs)]
+    sections = (_results, _transfer, _transforms, _pretraining, _curves, _pictures, _confusions, _configs)
     made = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
     unfinished = sum(run.results is None for run in runs)
     state = f"{len(runs)} runs" + (f", {unfinished} of them not done" if unfinished else "")
@@ -377,7 +393,7 @@ def page(runs: list[Run], title: str) -> str:
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f'<title>{_escape(title)}</title><link rel="icon" href="data:,"><style>{STYLE}</style></head><body>'
         f"<h1>{_escape(title)}</h1><p class=subtitle>{state}. simclr_jax, {made}.</p>"
-        f"{''.join(parts)}{_configs(runs)}</body></html>\n"
+        f"{''.join(section(runs) for section in sections)}</body></html>\n"
     )
 
 

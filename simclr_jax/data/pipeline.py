@@ -257,7 +257,8 @@ def _open_readable(record, source: Source, open_views: Callable):
     # data set costs time by the number of its ops.
     usable = tf.data.Dataset.from_tensor_slices(record["candidates"]).map(load).ignore_errors(log_warning=False)
     no_crops = tuple(tf.zeros([1, 1, 3], tf.uint8) for _ in usable.element_spec[0])
-    blank = no_crops, tf.constant(-1, tf.int32), tf.constant(-1, tf.int64)
+    no_label = tf.fill(usable.element_spec[1].shape, tf.constant(-1, tf.int32))
+    blank = no_crops, no_label, tf.constant(-1, tf.int64)
     return usable.concatenate(tf.data.Dataset.from_tensors(blank)).take(1).get_single_element()
 
 

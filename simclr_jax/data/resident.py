@@ -180,7 +180,7 @@ def as_arrays(source: "RandomAccess") -> tuple[np.ndarray, np.ndarray]:
 
 
 def _labels(source: "RandomAccess") -> np.ndarray:
-    if source.all_labels is None:
+    if source.all_labels is None or source.multi_label:  # several labels: as without, in pretraining
         return np.full(source.num_examples, -1, np.int32)
     return np.asarray(source.all_labels, np.int32)
 

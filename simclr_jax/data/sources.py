@@ -28,10 +28,11 @@ class Source(Protocol):
     name: str  # for messages: "cifar10, split train"
     num_examples: int
     class_names: Sequence[str] | None  # None: no labels
+    multi_label: bool  # whether an example may be of several classes
 
     @property
     def labels(self) -> np.ndarray:
-        """int32 `[n]`; reads the whole source where they are not at hand."""
+        """int32 `[n]`, or `[n, classes]`; reads the whole source where they are not at hand."""
 
     def shuffled(self, share: order.Share, seed: int) -> tf.data.Dataset:
         """One host's endless training sequence: `{"position": int64, "candidates": records}`, candidates stacked."""
@@ -61,7 +62,8 @@ class RandomAccess:
 
     Attributes:
       fetch: int64 scalar index to the image (encoded bytes or uint8 pixels).
-      all_labels: int32 `[n]`, or None.
+      all_labels: int32 `[n]`; or None; or where an example may be of several classes, `[n, classes]`: 1 for those it is of, 0
+        for the others, -1 where it does not count.
       ids: what each example is called, or None where its number says it all.
     """
 
@@ -92,6 +94,10 @@ class RandomAccess:
 
         return share.positions().map(candidate)
 
+    @property
+    def multi_label(self) -> bool:
+        return self.all_labels is not None and self.all_labels.ndim == 2
+
     def read(self, record: tf.Tensor) -> dict[str, tf.Tensor]:
         label = tf.constant(-1, tf.int32) if self.all_labels is None else tf.gather(self._labels_tensor, record)
         return {"image": self.fetch(record), "label": label, "index": record}
@@ -113,6 +119,21 @@ class RandomAccess:
             all_labels=None if self.all_labels is None else self.all_labels[indices],
             ids=[self.describe(int(index)) for index in indices],
         )
+
+
+def join(first: RandomAccess, second: RandomAccess) -> RandomAccess:
+    """The examples of two sources of the same classes, one behind the other."""
+    sources = (first, second)
+    return dataclasses.replace(
+        first,
+        name=f"{first.name} + {second.name}",
+        num_examples=first.num_examples + second.num_examples,
+        fetch=lambda index: tf.cond(
+            index < first.num_examples, lambda: first.fetch(index), lambda: second.fetch(index - first.num_examples)
+        ),
+        all_labels=None if first.all_labels is None else np.concatenate([source.all_labels for source in sources]),
+        ids=[source.describe(index) for source in sources for index in range(source.num_examples)],
+    )
 
 
 def open_source(data: ConfigDict, split: str) -> Source:

@@ -36,7 +36,9 @@ def open_tfds(data: ConfigDict, split: str) -> "RandomAccess | Stream":
     if num_examples == 0:
         raise UserError(f"the split {expression!r} of TFDS {data.name} is empty.")
     image_key, label_key = feature_keys(builder)
-    class_names = builder.info.features[label_key].names if label_key else None
+    multi_label = bool(label_key) and isinstance(builder.info.features[label_key], tfds.features.Sequence)
+    label_feature = builder.info.features[label_key] if label_key else None
+    class_names = (label_feature.feature if multi_label else label_feature).names if label_key else None
     stream = Stream(
         name=f"TFDS {data.name}, split {expression}",
         num_examples=num_examples,
@@ -46,9 +48,15 @@ def open_tfds(data: ConfigDict, split: str) -> "RandomAccess | Stream":
         image_key=image_key,
         label_key=label_key,
         shuffle_buffer=data.shuffle_buffer,
+        multi_label=multi_label,
     )
     if stream.estimated_bytes() <= data.memory_mib * 2**20:
         return stream.subset(np.arange(num_examples))
+    if multi_label:
+        raise UserError(
+            f"TFDS {data.name} has images of several classes, and is too large for config.data.memory_mib="
+            f"{data.memory_mib}: such a data set has to be held in memory."
+        )
     if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
         raise UserError(
             f"TFDS {data.name} is stored as {builder.info.file_format.value}, which cannot be streamed: prepare it as "
@@ -89,18 +97,27 @@ def prepared_builder(name: str | None, data_dir: str | None) -> tfds.core.Datase
 
 
 def feature_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str | None]:
-    """The names of the image and of the label feature: `image` and `label`, or the only ones of their kind."""
+    """The names of the image and of the label feature: `image` and `label`, or the only ones of their kind.
 
-    def find(kind, preferred):
-        keys = [key for key, feature in builder.info.features.items() if isinstance(feature, kind)]
+    Where no feature is one label, `labels`, or the only list of labels.
+    """
+
+    def find(is_one, preferred):
+        keys = [key for key, feature in builder.info.features.items() if is_one(feature)]
         return preferred if preferred in keys else keys[0] if len(keys) == 1 else None
 
-    image_key = find(tfds.features.Image, "image")
+    def is_label(feature) -> bool:
+        return isinstance(feature, tfds.features.ClassLabel)
+
+    def is_list_of_labels(feature) -> bool:
+        return isinstance(feature, tfds.features.Sequence) and is_label(feature.feature)
+
+    image_key = find(lambda feature: isinstance(feature, tfds.features.Image), "image")
     if image_key is None:
         raise UserError(
             f"TFDS {builder.info.full_name} has no feature `image`, nor a single other one that is an image."
         )
-    return image_key, find(tfds.features.ClassLabel, "label")
+    return image_key, find(is_label, "label") or find(is_list_of_labels, "labels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +135,7 @@ class Stream:
     image_key: str
     label_key: str | None
     shuffle_buffer: int
+    multi_label: bool = False
 
     def estimated_bytes(self) -> float:
         """Of the split, from the size of the whole data set; TFDS does not know the size of a sub-split."""
@@ -222,6 +240,17 @@ class Stream:
     def describe(self, index: int) -> str:
         return f"record {index} of {self.name}"
 
+    def _label(self, example: dict[str, np.ndarray]) -> int | np.ndarray:
+        """The class; or of each class whether the example is of it, -1 where all of that class in it is "difficult"."""
+        if not self.multi_label:
+            return example[self.label_key] if self.label_key else -1
+        classes = np.zeros(len(self.class_names), np.int32)
+        classes[example[self.label_key]] = 1
+        easy = example.get(f"{self.label_key}_no_difficult")  # as TFDS's voc has it
+        if easy is not None:
+            classes[np.setdiff1d(example[self.label_key], easy)] = -1
+        return classes
+
     def subset(self, indices: np.ndarray) -> RandomAccess:
         """These examples in memory, still encoded. One pass over the split."""
         wanted = set(indices.tolist())
@@ -232,7 +261,7 @@ class Stream:
         kept = {}
         for index, example in enumerate(dataset.as_numpy_iterator()):
             if index in wanted:
-                label = example[self.label_key] if self.label_key else -1
+                label = self._label(example)
                 kept[index] = (example[self.image_key], label, example["tfds_id"].decode())
         images, labels, ids = zip(*(kept[index] for index in indices.tolist()), strict=True)
         images = tf.constant(images, tf.string)

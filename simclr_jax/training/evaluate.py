@@ -21,7 +21,7 @@ class Outputs:
     """What a network says of the readable examples of a source, in the order of the source."""
 
     values: np.ndarray  # float32 [n, ...]
-    labels: np.ndarray  # int32 [n]
+    labels: np.ndarray  # int32 [n], or [n, classes] where an example may have several
     index: np.ndarray  # int64 [n]: the number in the source
     unreadable: int
 
@@ -86,3 +86,27 @@ def mean_per_class(right: np.ndarray, labels: np.ndarray) -> float:
     counts = np.bincount(labels)
     hits = np.bincount(labels, weights=right)
     return float(np.mean(hits[counts > 0] / counts[counts > 0]))
+
+
+def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The mean over classes of the 11-point average precision, as in Pascal VOC 2007 (paper appendix B.8).
+
+    Args:
+      scores: float `[n, classes]`.
+      labels: int `[n, classes]`: 1 for the classes that an example is of, 0 for others, -1 where it does not count (VOC's
+        difficult objects). Classes without an example are left out.
+
+    Returns:
+      In [0, 1]. Of a class: the mean, over the recalls 0, 0.1, ..., 1, of the best precision at that recall or more.
+    """
+    found = []
+    for number in range(labels.shape[1]):
+        counts = labels[:, number] >= 0
+        ranked = labels[counts, number][np.argsort(-scores[counts, number], kind="stable")]
+        if not ranked.any():
+            continue
+        hits = np.cumsum(ranked)
+        precision, recall = hits / np.arange(1, len(ranked) + 1), hits / hits[-1]
+        points = (np.max(precision[recall >= point - 1e-9], initial=0.0) for point in np.linspace(0, 1, 11))
+        found.append(np.mean(list(points)))
+    return float(np.mean(found))

@@ -170,7 +170,11 @@ def _from_parts(array: jax.Array, mesh: Mesh) -> jax.Array:
 def make_classifier_step(
     graph: nnx.GraphDef, optimizer: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh
 ) -> StepFn:
-    """The supervised step of a `Classifier`: batch `views` uint8 `[batch, 1, size, size, 3]`, `label` int32 `[batch]`."""
+    """The supervised step of a `Classifier`.
+
+    A batch has `views` uint8 `[batch, 1, size, size, 3]` and `label` int32 `[batch]`; or, where an image may be of several
+    classes, `[batch, classes]` as `sources.RandomAccess` has them, for a logistic loss of each class.
+    """
 
     def step(state: TrainState, batch: dict[str, jax.Array]):
         images, labels = to_float(batch["views"][:, 0]), batch["label"]
@@ -178,9 +182,16 @@ def make_classifier_step(
         def loss_fn(params):
             model = merge(graph, parallel.gather(params, mesh), state.batch_stats)
             logits = model(images, train=True)
-            loss = cross_entropy(logits, labels)
-            metrics = {"loss": loss, "top1": jnp.mean(contrastive_metrics.target_rank(logits, labels) < 1)}
-            return loss, (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), metrics)
+            if labels.ndim == 2:
+                each = optax.sigmoid_binary_cross_entropy(logits, labels) * (labels >= 0)
+                loss = jnp.mean(jnp.sum(each, axis=1))
+                best = jnp.argmax(logits, axis=1)[:, None]
+                top1 = jnp.mean(jnp.take_along_axis(labels, best, axis=1) == 1)
+            else:
+                loss = cross_entropy(logits, labels)
+                top1 = jnp.mean(contrastive_metrics.target_rank(logits, labels) < 1)
+            batch_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+            return loss, (batch_stats, {"loss": loss, "top1": top1})
 
         (_, (batch_stats, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         return _update(state, grads, batch_stats, metrics, optimizer, schedule)

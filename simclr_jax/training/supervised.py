@@ -41,14 +41,27 @@ class ClassifierTraining:
       frozen: whether only the classifier is trained. BatchNorm statistics are frozen with the encoder.
       name: for the progress bar.
       teacher: learn from what it says, and not from labels.
+      bn_momentum: of the running statistics of BatchNorm; None: pretraining's.
     """
 
-    def __init__(self, setup: Setup, *, frozen: bool, name: str, teacher: Teacher | None = None):
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        frozen: bool,
+        name: str,
+        teacher: Teacher | None = None,
+        bn_momentum: float | None = None,
+    ):
         self.setup, self.frozen, self.name, self.teacher = setup, frozen, name, teacher
 
         def make_model(rngs):
             encoder, head = setup.make_parts(rngs)
-            return Classifier(encoder, setup.num_classes, head=head, frozen=frozen, rngs=rngs)
+            model = Classifier(encoder, setup.num_classes, head=head, frozen=frozen, rngs=rngs)
+            for _, module in nnx.iter_modules(model) if bn_momentum is not None else ():
+                if isinstance(module, nnx.BatchNorm):
+                    module.momentum = bn_momentum
+            return model
 
         self.graph = state_lib.graph_of(make_model)
         features = nnx.eval_shape(lambda: make_model(nnx.Rngs(0))).classifier.in_features

@@ -228,6 +228,8 @@ def test_the_check_starts_no_device(tmp_path):
         ("losses", 5),
         ("temperature:recipe=configs/cifar10_small.py,seeds=2", 12),
         ("heads", 9),
+        ("transfer:configs", 10),
+        ("transfer:configs,datasets=dtd voc2007,protocol=finetune,init=random", 2),
         ("epochs:lengths=1 2,batches=64 128,recipe=configs/cifar10_small.py", 4),
         ("network_size:depths=18 34,recipe=configs/cifar10_small.py", 6),
         ("colour_strength:supervised_epochs=5", 5),

@@ -1,0 +1,33 @@
+"""Transfer of one pretrained network to the twelve data sets of the paper (section 4.2, table 8).
+
+    python -m launch.sweep --sweep=configs/sweeps/transfer.py:runs/imagenet --workdir=runs/transfer
+    python -m launch.sweep --workdir=runs/transfer_finetuned --backend=slurm \\
+        --sweep=configs/sweeps/transfer.py:runs/imagenet,protocol=finetune,root=/data/tfds -- --partition=gpu --gpus=1
+
+The first argument is the workdir of the pretraining run. `datasets` are names of configs/transfer.py, by default all but
+the two that TFDS does not have, which need folders of their own. `init=random` takes the same network untrained.
+"""
+
+import shlex
+
+from configs import transfer
+from simclr_jax import config as config_lib
+from simclr_jax.errors import UserError
+
+
+def sweep(arg=None):
+    known = [name for name, (tfds_name, *_) in transfer.DATASETS.items() if tfds_name]
+    args = config_lib.parse_arg(
+        arg, pretrained="", datasets=" ".join(known), protocol="lbfgs", init="pretrained", root=""
+    )
+    if not args.pretrained:
+        raise UserError("it needs the workdir of a pretraining run: --sweep=configs/sweeps/transfer.py:WORKDIR")
+    for name in args.datasets.split():
+        options = f"protocol={args.protocol}" + (f",root={args.root}" if args.root else "")
+        config, pretrained = f"--config=configs/transfer.py:{name},{options}", f"--pretrained={args.pretrained}"
+        yield {
+            "run": f"transfer {shlex.quote(config)} {shlex.quote(pretrained)}",
+            # What tells the runs from each other is in the config already, and has to be a field.
+            "config.data.name": transfer.DATASETS[name][0] or name,
+            "config.init": args.init,
+        }

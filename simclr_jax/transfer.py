@@ -1,0 +1,206 @@
+"""What an encoder is worth on another data set, with everything chosen on validation images (paper appendix B.8, table 8).
+
+    python -m simclr_jax.transfer --config=configs/transfer.py:dtd --pretrained=DIR --workdir=DIR_dtd
+    python -m simclr_jax.transfer --config=configs/transfer.py:dtd,protocol=finetune --pretrained=DIR --workdir=DIR_dtd_ft
+    python -m simclr_jax.transfer --config=configs/transfer.py:folder,root=BIRDS --pretrained=DIR --workdir=DIR_birds
+
+"lbfgs": logistic regression on the frozen encoder's features, l2 chosen on the validation images, then fitted to training
+and validation images together. "finetune": the whole network, once for each learning rate and weight decay of
+`config.grid`, trained on the training and judged on the validation images; the best pair then trains on both. Test images
+are looked at once, in the end.
+
+Validation images are `config.data.val_split`, or a share of the training images. Writes config.json and results.json; for
+"finetune" a folder for each of the trainings, those of the grid without their networks. Started again, it continues.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import itertools
+import json
+import logging
+import os
+import time
+
+from etils import epath
+from ml_collections import ConfigDict
+import numpy as np
+import tensorflow as tf
+
+from simclr_jax import cli
+from simclr_jax import config as config_lib
+from simclr_jax import evaluation
+from simclr_jax import logistic_regression
+from simclr_jax import parallel
+from simclr_jax.data import sources
+from simclr_jax.errors import UserError
+from simclr_jax.operations import Operations
+from simclr_jax.training import evaluate
+from simclr_jax.training import metrics
+from simclr_jax.training import supervised
+
+log = logging.getLogger("simclr_jax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Labelled images for choosing: all of them, and which of those are training and which validation images."""
+
+    source: sources.RandomAccess
+    train: np.ndarray
+    val: np.ndarray
+
+
+def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, operations: Operations) -> dict:
+    """Chooses, trains, tests, and returns what stands in results.json."""
+    setup = evaluation.set_up(config, workdir, pretrained, config_lib.transfer(), operations, multi_label=True)
+    _check_metric(config, setup.test)
+    parts = _split(setup)
+    results = (_lbfgs if config.protocol == "lbfgs" else _finetune)(setup, parts)
+    setup.write_config()
+    results |= {
+        "metric": config.metric,
+        "protocol": config.protocol,
+        "features": config.features,
+        "init": config.init,
+        "train_images": len(parts.train),
+        "val_images": len(parts.val),
+        "seconds": time.monotonic() - setup.began,
+    }
+    metrics.write_results(workdir, results)
+    log.info(
+        "Transfer (%s) to %s: %s %.1f %% on %d test images, %.1f %% on the validation images.",
+        config.protocol,
+        setup.test.name,
+        config.metric,
+        100 * results[config.metric],
+        results["n"],
+        100 * results["val"],
+    )
+    return results
+
+
+def _check_metric(config: ConfigDict, test: sources.Source) -> None:
+    if test.multi_label != (config.metric == "map11"):
+        kind = "several classes each" if test.multi_label else "one class each"
+        right = "'map11'" if test.multi_label else "'top1' or 'mean_per_class'"
+        raise UserError(f"config.metric is {config.metric!r}, but the images of {test.name} have {kind}: take {right}.")
+
+
+def _split(setup: evaluation.Setup) -> Parts:
+    """Training and validation images.
+
+    Raises:
+      UserError: where the split is missing, or a class has too few images to hold some out.
+    """
+    config, train = setup.config, setup.train
+    if not isinstance(train, sources.RandomAccess):
+        raise UserError(
+            f"{train.name} is larger than config.data.memory_mib={config.data.memory_mib}: transfer holds its data in memory."
+        )
+    if config.data.val_split is None:
+        held_out = logistic_regression.hold_out(train.labels, config.holdout, config.seed)
+        if held_out is None:
+            raise UserError(
+                f"{train.name} is too small to hold out config.holdout={config.holdout:g} of it with an image of each class: "
+                "name validation images with --config.data.val_split."
+            )
+        return Parts(train, np.setdiff1d(np.arange(train.num_examples), held_out), held_out)
+    if config.data.source == "folder" and not tf.io.gfile.isdir(os.path.join(config.data.root, config.data.val_split)):
+        raise UserError(
+            f"config.data.val_split is {config.data.val_split!r}, but {config.data.root} has no such folder."
+        )
+    data = config.data.copy_and_resolve_references()
+    data.train_split = config.data.val_split
+    val = sources.open_source(data, "train")
+    evaluation.check_labels(val, multi_label=True)
+    sources.check_same_classes(train, val)
+    joined = sources.join(train, val)
+    rows = np.arange(joined.num_examples)
+    return Parts(joined, rows[: train.num_examples], rows[train.num_examples :])
+
+
+def measure_of(metric: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    """The function (scores `[n, classes]`, labels) to a share in [0, 1] that a name stands for."""
+    if metric == "map11":
+        return evaluate.mean_average_precision
+    return lambda scores, labels: evaluate.accuracy(scores, labels)[metric]
+
+
+def _lbfgs(setup: evaluation.Setup, parts: Parts) -> dict:
+    config, measure = setup.config, measure_of(setup.config.metric)
+    seen, test = setup.features(parts.source), setup.features(setup.test)
+    found: list[float] = []
+
+    def measured(scores: np.ndarray, labels: np.ndarray) -> float:
+        found.append(measure(scores, labels))
+        return found[-1]
+
+    classifier, l2 = logistic_regression.fit(
+        seen.values,
+        seen.labels,
+        config.lbfgs,
+        seed=config.seed,
+        held_out=np.flatnonzero(np.isin(seen.index, parts.val)),
+        measure=measured,
+        stop=setup.operations.poll,
+    )
+    scores = logistic_regression.scores(classifier, test.values, setup.num_classes)
+    chosen = {"l2": l2, "val": max(found, default=float("nan")), "step": setup.pretrained_step}
+    return setup.judge(scores, test, setup.workdir) | chosen | {"bad_images": seen.unreadable + test.unreadable}
+
+
+def _finetune(setup: evaluation.Setup, parts: Parts) -> dict:
+    train, val = parts.source.subset(parts.train), parts.source.subset(parts.val)
+    grid = setup.config.grid
+    pairs = list(itertools.product(grid.learning_rates, grid.weight_decays))
+    found = {}
+    for number, (rate, decay) in enumerate(pairs, start=1):
+        folder = setup.workdir / "grid" / f"learning_rate={rate:g},weight_decay={decay:g}"
+        results = _train(setup, train, val, rate, decay, folder)
+        found[rate, decay] = results[setup.config.metric]
+        if parallel.is_primary() and (folder / "checkpoints").exists():
+            (folder / "checkpoints").rmtree()  # of dozens of networks only the chosen one is of use
+        log.info("%d of %d, %s: %.1f %%.", number, len(pairs), folder.name, 100 * found[rate, decay])
+    rate, decay = max(found, key=found.get)  # the first among equals
+    chosen = {"learning_rate": rate, "weight_decay": decay, "val": found[rate, decay]}
+    return _train(setup, parts.source, setup.test, rate, decay, setup.workdir / "chosen") | chosen
+
+
+def _train(
+    setup: evaluation.Setup,
+    train: sources.RandomAccess,
+    test: sources.Source,
+    rate: float,
+    decay: float,
+    folder: epath.Path,
+) -> dict:
+    """Fine-tunes on one set of images, and judges on another. What was done before is read.
+
+    Raises:
+      UserError: where that was done with another config.
+    """
+    config = setup.config.copy_and_resolve_references()
+    steps_per_epoch = max(1, train.num_examples // config.batch_size)
+    with config.unlocked():
+        config.optimizer.learning_rate = rate
+        config.optimizer.weight_decay = decay / rate
+        config.epochs = (config.steps - 1) * config.batch_size / train.num_examples
+        config.min_steps = config.steps
+    if (folder / "results.json").exists():
+        saved = config_lib.from_dict(json.loads((folder / "config.json").read_text()), config)
+        if differing := config_lib.differences(config, saved):
+            raise UserError(f"{folder} holds another run:\n  " + "\n  ".join(differing) + "\nTake another --workdir.")
+        return json.loads((folder / "results.json").read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    part = dataclasses.replace(setup, config=config, workdir=folder, train=train, test=test)
+    momentum = max(1 - 10 / steps_per_epoch, 0.9)
+    training = supervised.ClassifierTraining(part, frozen=False, name=folder.name, bn_momentum=momentum)
+    results = training.run(np.arange(train.num_examples), config.seed, folder)
+    metrics.write_results(folder, results)
+    return results
+
+
+BINARY = cli.Binary(run, default_config="transfer.py", pretrained=True)
+
+if __name__ == "__main__":
+    BINARY.main()
