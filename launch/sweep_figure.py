@@ -24,8 +24,8 @@ class Figure:
     """What a figure of a sweep shows.
 
     Attributes:
-      kind: "lines" over numbers, "bars" for names, "matrix" for pairs of names: a cell for a run's (series, x), shown
-        on both sides of the diagonal.
+      kind: "lines" over numbers, "bars" for names, "matrix" for pairs of names: a cell for a run's (series, x), also
+        shown on the other side of the diagonal, unless another run is there.
       measures: columns of results.csv, shares from 0 to 1, with what they are; a panel for each. What was published
         has a panel of its own, of the first measure that has some, for it is of other images and another network.
       x: what stands on that axis.
@@ -127,7 +127,8 @@ def _matrix(axes, values: Values) -> None:
     names = list(dict.fromkeys(name for place in values for name in place))
     grid = [[math.nan] * len(names) for _ in names]
     for (one, other), found in values.items():
-        for row, column in ((one, other), (other, one)):
+        mirrored = [] if (other, one) in values else [(other, one)]
+        for row, column in [(one, other), *mirrored]:
             mean, spread = _mean_and_spread(found)
             row, column = names.index(row), names.index(column)
             grid[row][column] = mean

@@ -13,8 +13,8 @@ from launch.sweep_runs import Run
 # These come first, in this order; whatever else a results.json has follows.
 FIRST = ("top1", "top5", "top1_std", "loss", "seconds", "n", "step")
 # Of these the short table consists, for each stage.
-SHORT = ("top1", "top1_std", "top5", "loss", "seconds")
-PERCENT = ("top1", "top5", "top1_std")
+SHORT = ("top1", "top1_std", "top5", "map11", "loss", "seconds")
+PERCENT = ("top1", "top5", "top1_std", "mean_per_class", "map11", "val", "grayscale", "rotate", "noise", "sobel")
 # Runs that differ in these only are draws of one setting.
 SEEDS = ("seed", "label_seeds")
 
@@ -72,7 +72,8 @@ def _measures(runs: list[Run], table: list[dict[str, Any]]) -> list[str]:
     """The columns of the short table that at least one run has, first stage first."""
     stages = dict.fromkeys(f"{stage.name}." if stage.follow_up else "" for run in runs for stage in run.stages)
     names = [stage + name for stage in stages for name in SHORT if not stage or name != "seconds"]
-    names += dict.fromkeys(f"paper.{name}" for run in runs for name in run.paper)
+    published = dict.fromkeys(name for run in runs for name in run.paper)
+    names += [name for name in published if name not in names] + [f"paper.{name}" for name in published]
     return [name for name in names if any(row.get(name) is not None for row in table) and not _all_zero(name, table)]
 
 

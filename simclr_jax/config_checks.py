@@ -83,6 +83,12 @@ def check_values(config: ml_collections.ConfigDict, device_count: int) -> None:
         check(field, value(field) >= 1, "at least 1")
     for op in ("flip", "rotate", "jitter", "grayscale", "sobel", "blur", "noise", "cutout"):
         check(f"augment.{op}_prob", 0 <= value(f"augment.{op}_prob") <= 1, "a probability in [0, 1]")
+    blur, size = value("augment.blur_prob", 0), value("data.image_size", 224)
+    if blur > 0 and size < 20:
+        raise UserError(
+            f"config.augment.blur_prob is {blur}, but with config.data.image_size={size} the kernel of the blur, a tenth of "
+            "the side, is a single pixel and does nothing: set it to 0, or take images of 20 px or more."
+        )
     check("augment.noise_deviation", value("augment.noise_deviation") > 0, "positive")
     check("augment.cutout_side", 0 < value("augment.cutout_side") <= 1, "a share in (0, 1]")
     for field in ("strength", "brightness", "contrast", "saturation"):

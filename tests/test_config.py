@@ -4,6 +4,7 @@ import importlib.util
 import json
 
 from conftest import REPOSITORY
+import numpy as np
 import pytest
 
 from simclr_jax import config as config_lib
@@ -23,6 +24,7 @@ SCHEMAS = {
     "supervised": config_lib.finetune,
     "distill": config_lib.distill,
     "transform_probe": config_lib.transform_probe,
+    "transfer": config_lib.transfer,
 }
 
 
@@ -69,6 +71,21 @@ def test_protocols_are_the_papers():
     more, _ = load("finetune", "0.1")
     assert (more.epochs, more.optimizer.warmup_epochs, more.optimizer.weight_decay) == (30.0, 0.0, 0.0)
     assert load("linear_probe")[0].lbfgs.l2_values == 45
+    transfer, _ = load("transfer", "flowers,protocol=finetune")
+    assert (transfer.lbfgs.l2_min, transfer.lbfgs.l2_max, transfer.lbfgs.l2_values) == (1e-6, 1e5, 45)
+    assert (transfer.steps, transfer.batch_size, transfer.data.val_split) == (20_000, 256, "validation")
+    rates, decays = transfer.grid.learning_rates, transfer.grid.weight_decays
+    np.testing.assert_allclose(rates, np.geomspace(1e-4, 0.1, 7), rtol=1e-3)
+    np.testing.assert_allclose(decays, [0, *np.geomspace(1e-6, 1e-3, 7)], rtol=1e-3)
+
+
+def test_a_blur_that_would_do_nothing_is_refused():
+    config, _ = load("cifar10_small", "size=16")
+    config.augment.blur_prob = 0.5
+    with pytest.raises(UserError, match=r"blur_prob is 0\.5, but with config\.data\.image_size=16 the kernel"):
+        config_checks.check_values(config, 1)
+    config.data.image_size = 20
+    config_checks.check_values(config, 1)
 
 
 def test_arguments_are_typed_and_unknown_ones_refused():

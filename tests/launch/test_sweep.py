@@ -219,7 +219,9 @@ def test_the_check_starts_no_device(tmp_path):
         ("digits_temperature", 6),
         ("digits_temperature:seeds=3,epochs=2", 18),
         ("batch_size:epochs=200", 12),
-        ("semi_supervised:configs,recipe=configs/digits_finetune.py,draws=4", 8),
+        ("semi_supervised:configs,recipe=configs/digits_finetune.py,draws=4", 16),
+        ("semi_supervised:configs,fractions=0.01,draws=2,scratch=false,rate=0.1,batch=64,steps=300", 2),
+        ("transformations:configs", 2),
         ("composition", 28),
         (
             "composition:recipe=configs/cifar10_small.py,probe=lbfgs,epochs=2,folder=configs,ops=crop color blur,seeds=2",
