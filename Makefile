@@ -15,12 +15,12 @@ PEERS_INSTALLED := $(PEERS)/installed
 # it back, and clears gigabytes of it for the next step.
 KEEP_MEMORY := GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1000000000000
 
-.PHONY: help quickstart test test-quick lint format peers bench clean
+.PHONY: help quickstart test test-heavy lint format peers bench clean
 
 help:
 	@echo "make quickstart   pretrain, probe and fine-tune on handwritten digits; under 10 minutes on 2 cores"
-	@echo "make test         the whole test suite, in parallel"
-	@echo "make test-quick   without the tests marked heavy"
+	@echo "make test         the tests, in parallel, without those marked heavy"
+	@echo "make test-heavy   those: real jobs of several processes, interrupted runs, large compilations"
 	@echo "make lint         ruff"
 	@echo "make bench        the benchmarks against PyTorch and lightly, into docs/benchmarks.md; over an hour on 2 cores"
 
@@ -36,11 +36,13 @@ quickstart: $(INSTALLED)
 	$(KEEP_MEMORY) $(BIN)/python -m simclr_jax.quickstart runs/quickstart
 
 # As many workers as cores, but no more than four: each holds up to 2 GiB.
-test: $(INSTALLED)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(TESTARGS)
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-test-quick: $(INSTALLED)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal -m "not heavy" $(TESTARGS)
+test: $(INSTALLED)
+	$(PYTEST) -m "not heavy" $(TESTARGS)
+
+test-heavy: $(INSTALLED)
+	$(PYTEST) -m heavy $(TESTARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
