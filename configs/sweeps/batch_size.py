@@ -14,7 +14,10 @@ Nobody has run this with this code yet.
 
 import itertools
 
+from launch.sweep_figure import Figure
 from simclr_jax import config as config_lib
+
+FIGURE = Figure("lines", {"probe.top1": "linear probe"}, x="batch size", log=True)
 
 
 def sweep(arg=None):
@@ -28,4 +31,5 @@ def sweep(arg=None):
             "config.batch_size": batch,
             "config.epochs": float(args.epochs),
             "then": {"probe": "linear_probe --config=configs/linear_probe.py:sgd"},
+            "figure": (f"{scaling} scaling", batch),
         }

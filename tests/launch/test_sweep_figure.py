@@ -144,7 +144,6 @@ def test_every_sweep_of_the_paper_has_a_figure():
     names = {path.stem for path in (REPOSITORY / "configs" / "sweeps").glob("*.py")} - {
         "common",
         "transfer",
-        "batch_size",
     }
     for name in names:
         arg = ":configs" if name in ("semi_supervised", "transformations") else ""
