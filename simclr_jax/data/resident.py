@@ -7,6 +7,7 @@ each epoch is a permutation that is computed on the device, so a step needs noth
 from collections.abc import Callable
 import dataclasses
 import math
+import os
 from typing import TYPE_CHECKING
 
 import jax
@@ -113,9 +114,10 @@ class Resident:
         """Decodes a source onto the devices: each process what its own devices hold, a device's part at a time.
 
         Raises:
-          UserError: as `as_arrays`.
+          UserError: as `as_arrays`; and before anything else is read, where the devices have no room for the images.
         """
         shape = _first_shape(source)
+        _check_room(source, shape, mesh)
         return cls._place(lambda start, stop: _decode(source, start, stop, shape), shape, _labels(source), mesh)
 
     @classmethod
@@ -177,6 +179,26 @@ def as_arrays(source: "RandomAccess") -> tuple[np.ndarray, np.ndarray]:
       UserError: naming the first image that cannot be read, or has another shape than the first.
     """
     return _decode(source, 0, source.num_examples, _first_shape(source)), _labels(source)
+
+
+def _check_room(source: "RandomAccess", shape: tuple[int, ...], mesh: Mesh) -> None:
+    each = -(-source.num_examples // mesh.size) * math.prod(shape)
+    room = min(map(free_bytes, mesh.local_devices))
+    if each > room:
+        size = " x ".join(map(str, shape))
+        raise UserError(
+            f"config.data.resident: {source.num_examples} images of {size} take {each / 2**30:.2f} GiB on each of {mesh.size} "
+            f"device(s), which have {room / 2**30:.2f} GiB left: take config.data.resident=false, smaller images, or more "
+            "devices."
+        )
+
+
+def free_bytes(device: jax.Device) -> int:
+    """What a device has left; of a CPU, its share of the machine's memory, in use or not."""
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
 
 
 def _labels(source: "RandomAccess") -> np.ndarray:

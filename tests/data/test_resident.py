@@ -14,6 +14,7 @@ from scipy import stats
 from simclr_jax import parallel
 from simclr_jax.data import digits
 from simclr_jax.data import folder
+from simclr_jax.data import resident
 from simclr_jax.data.resident import Resident
 from simclr_jax.data.resident import as_arrays
 from simclr_jax.data.resident import permuted
@@ -159,6 +160,31 @@ def test_a_data_set_smaller_than_the_devices_is_filled_up():
 
 
 # --- Sources -------------------------------------------------------------------------------------------------------
+
+
+def test_more_than_the_devices_have_room_for_is_refused_before_it_is_read(monkeypatch):
+    source = digits.open_digits("train")
+    each = -(-1437 // 8) * 8 * 8 * 3
+    read = []
+    decode = resident._decode
+    monkeypatch.setattr(resident, "_decode", lambda *args: read.append(args) or decode(*args))
+    monkeypatch.setattr(resident, "free_bytes", lambda device: each - (device == jax.devices()[3]))
+    with pytest.raises(
+        UserError, match=r"1437 images of 8 x 8 x 3 take 0\.00 GiB on each of 8 device\(s\), which have 0\.00"
+    ):
+        Resident.load(source, mesh_of(8))
+    assert not read
+    monkeypatch.setattr(resident, "free_bytes", lambda device: each)
+    assert Resident.load(source, mesh_of(8)).num_examples == 1437
+
+
+def test_a_device_that_knows_its_memory_is_asked():
+    class Device:
+        def memory_stats(self):
+            return {"bytes_limit": 1000, "bytes_in_use": 300}
+
+    assert resident.free_bytes(Device()) == 700
+    assert 2**27 < resident.free_bytes(jax.devices()[0]) < 2**45
 
 
 def test_digits_as_arrays_and_on_the_devices():
