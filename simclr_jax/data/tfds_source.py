@@ -36,9 +36,9 @@ def open_tfds(data: ConfigDict, split: str) -> "RandomAccess | Stream":
     if num_examples == 0:
         raise UserError(f"the split {expression!r} of TFDS {data.name} is empty.")
     image_key, label_key = feature_keys(builder)
-    multi_label = bool(label_key) and isinstance(builder.info.features[label_key], tfds.features.Sequence)
-    label_feature = builder.info.features[label_key] if label_key else None
-    class_names = (label_feature.feature if multi_label else label_feature).names if label_key else None
+    labels = builder.info.features[label_key] if label_key else None
+    multi_label = isinstance(labels, tfds.features.Sequence)
+    class_names = (labels.feature if multi_label else labels).names if labels else None
     stream = Stream(
         name=f"TFDS {data.name}, split {expression}",
         num_examples=num_examples,
