@@ -332,7 +332,7 @@ def test_turning_one_op_off_leaves_the_draws_of_the_others():
     flipped = np.abs(flip - PIXELS[:, None, :, ::-1] / np.float32(255)).max(axis=(2, 3, 4)) < 1e-6
     assert 10 < flipped.sum() < 38
     expected = np.where(flipped[..., None, None, None], jittered[..., ::-1, :], jittered)
-    np.testing.assert_allclose(both, expected, atol=1e-6)
+    np.testing.assert_allclose(both, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("more", [{}, {"rotate_prob": 0.6, "sobel_prob": 0.3, "cutout_prob": 0.5}])
@@ -356,7 +356,7 @@ def test_views_depend_on_seed_position_and_view_alone():
     # In another batch, in another order, beside a view more.
     rows = np.array([17, 3, 8])
     few = functools.partial(whole, fields, num_views=3)
-    np.testing.assert_allclose(few(PIXELS[rows], POSITIONS[rows])[:, :2], all_views[rows], atol=1e-6)
+    np.testing.assert_allclose(few(PIXELS[rows], POSITIONS[rows])[:, :2], all_views[rows], atol=1e-5)
     same = repeated(PIXELS[0], 3)
     views = np.concatenate([few(same, POSITIONS[:3], seed=seed).reshape(9, -1) for seed in (0, 1)])
     assert len(np.unique(views, axis=0)) == 18
@@ -398,7 +398,7 @@ def test_crops_from_the_host_get_the_same_second_half():
     result = jax.jit(lambda crops, positions: device_augment.random_views(crops, positions, 0, fields))(
         crops, POSITIONS
     )
-    np.testing.assert_allclose(result, whole(fields), atol=1e-6)
+    np.testing.assert_allclose(result, whole(fields), atol=1e-5)
 
 
 def test_a_supervised_config_has_crop_and_flip_alone():
@@ -406,7 +406,7 @@ def test_a_supervised_config_has_crop_and_flip_alone():
     views = whole(fields, num_views=1)
     full = config_lib.pretrain().augment
     full.update(jitter_prob=0.0, grayscale_prob=0.0, blur_prob=0.0)
-    np.testing.assert_allclose(views, whole(full, num_views=1), atol=1e-6)
+    np.testing.assert_allclose(views, whole(full, num_views=1), atol=1e-5)
 
 
 def test_what_is_off_is_not_computed():
@@ -431,4 +431,4 @@ def test_devices_make_their_own_views_without_a_word_to_each_other(fsdp):
     assert not any(f"{name}(" in compiled.as_text() for name in COLLECTIVES)
     views = compiled(*arguments)
     assert {shard.data.shape for shard in views.addressable_shards} == {(3, 2, 20, 20, 3)}
-    np.testing.assert_allclose(views, whole(fields), atol=1e-6)
+    np.testing.assert_allclose(views, whole(fields), atol=1e-5)

@@ -61,15 +61,15 @@ def assert_close(some, others, alike):
 
     Args:
       some, others: workdirs of two runs.
-      alike: a step up to which rounding cannot have grown: there all that is logged agrees to six digits.
+      alike: a step up to which rounding cannot have grown: there all that is logged agrees to four digits.
     """
-    tolerance = 1e-2
+    tolerance = 0.05
     some_lines, some_step, some_arrays = outcome(some)
     other_lines, other_step, other_arrays = outcome(others)
     assert some_step == other_step == len(some_lines) == len(other_lines) == STEPS
     for one, other in zip(some_lines, other_lines, strict=True):
         for key in ("loss", "classifier_loss", "contrastive_entropy", "grad_norm"):
-            bound = 1e-5 if one["step"] <= alike else tolerance
+            bound = 1e-4 if one["step"] <= alike else tolerance
             np.testing.assert_allclose(one[key], other[key], rtol=bound, err_msg=f"{key}, step {one['step']}")
     for part in ("encoder", "head", "classifier"):
         jax.tree.map(
