@@ -82,7 +82,10 @@ def draw(figure: Figure, runs: list[Run], path: epath.Path) -> bool:
         if figure.kind == "matrix":
             _matrix(axes, values)
         else:
-            (_lines if figure.kind == "lines" else _bars)(axes, values, colours, order)
+            if figure.kind == "lines":
+                _lines(axes, values, colours)
+            else:
+                _bars(axes, values, colours, order)
             if figure.log:
                 axes.set_xscale("log")
             axes.set_xlabel(figure.x)
@@ -98,8 +101,12 @@ def _mean_and_spread(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def _lines(axes, values: Values, colours: dict[Any, str], order: list) -> None:
-    del order
+def _range(values: Values) -> tuple[float, float]:
+    single = [value for found in values.values() for value in found]
+    return min(single), max(single)
+
+
+def _lines(axes, values: Values, colours: dict[Any, str]) -> None:
     for series, colour in colours.items():
         places = sorted(x for one, x in values if one == series)
         if places:
@@ -117,9 +124,7 @@ def _bars(axes, values: Values, colours: dict[Any, str], order: list) -> None:
         axes.bar(places, means, 0.9 * width, yerr=spreads, capsize=3, color=colour, label=str(series))
     axes.set_xticks(range(len(present)), [str(x) for x in present], rotation=30, ha="right", fontsize=8)
     # Bars that begin at 0 would all look alike.
-    low, high = (
-        extreme(min(found) if extreme is min else max(found) for found in values.values()) for extreme in (min, max)
-    )
+    low, high = _range(values)
     axes.set_ylim(max(0.0, low - 0.3 * (high - low) - 1), high + 0.1 * (high - low) + 1)
 
 
@@ -134,6 +139,7 @@ def _matrix(axes, values: Values) -> None:
             grid[row][column] = mean
             text = f"{mean:.1f}" + (f"\n±{spread:.1f}" if spread else "")
             axes.text(column, row, text, ha="center", va="center", fontsize=8)
-    axes.imshow(grid, cmap="Blues", vmin=min(map(min, values.values())) - 5, vmax=max(map(max, values.values())) + 10)
+    low, high = _range(values)
+    axes.imshow(grid, cmap="Blues", vmin=low - 5, vmax=high + 10)
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)

@@ -76,8 +76,8 @@ def _show_neighbours(
     if not all(isinstance(source, sources.RandomAccess) for source in (setup.train, setup.test)):
         log.info("No neighbours.png: single images of a data set that is streamed cannot be looked up.")
         return
-    unit = [np.asarray(objectives.l2_normalize(jnp.asarray(part.values))) for part in (train, test)]
-    nearest = np.argsort(-(unit[1][rows] @ unit[0].T), axis=1)[:, :SHOWN_NEIGHBOURS]
+    seen, shown = (np.asarray(objectives.l2_normalize(values)) for values in (train.values, test.values[rows]))
+    nearest = np.argsort(-(shown @ seen.T), axis=1)[:, :SHOWN_NEIGHBOURS]
     names, data = setup.test.class_names, setup.config.data
     pictures.neighbours(
         pipeline.look_up(setup.test, test.index[rows], data),

@@ -68,13 +68,14 @@ def fit(
         log.info("l2 is %g%s.", best_l2, "" if len(values) == 1 else ": too few labels to hold some out and choose it")
     else:
         fitted = np.setdiff1d(np.arange(len(labels)), held_out)
+        features_fitted, features_held_out = features[fitted], features[held_out]
         classifier = _classifier(labels, max_iter=lbfgs.max_iterations, warm_start=True)
         best_l2, best = values[0], -np.inf
         for l2 in values:
             if stop():
                 raise Preempted("asked to stop during the l2 sweep; the same command runs it again.")
-            _fit(classifier.set_params(C=1 / l2), features[fitted], labels[fitted])
-            found = measure(scores(classifier, features[held_out], num_classes), labels[held_out])
+            _fit(classifier.set_params(C=1 / l2), features_fitted, labels[fitted])
+            found = measure(scores(classifier, features_held_out, num_classes), labels[held_out])
             if found > best:
                 best_l2, best = l2, found
     classifier = _fit(_classifier(labels, C=1 / best_l2, max_iter=10 * lbfgs.max_iterations), features, labels)

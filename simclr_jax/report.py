@@ -162,7 +162,8 @@ def baselines(runs: list[Run]) -> list[tuple[Run, Run | None]]:
 
 def _results(runs: list[Run]) -> str:
     rows = []
-    for run, other in baselines(runs):
+    pairs = baselines(runs)
+    for run, other in pairs:
         gain = ""
         if run.results and other and other.results:
             gain = f"{100 * (run.results['top1'] - other.results['top1']):+.1f}"
@@ -170,7 +171,7 @@ def _results(runs: list[Run]) -> str:
         top5, per_class = (_percent((run.results or {}).get(name)) for name in ("top5", "mean_per_class"))
         done = _top1(run) or "not done"
         rows.append([_link(run), what, _labels(run), f"<b>{done}</b>", _top1(other), gain, top5, per_class])
-    matched = {other.name for _, other in baselines(runs) if other}
+    matched = {other.name for _, other in pairs if other}
     for run in runs:
         alone = run.config.get("init") == "random" and run.name not in matched and run.kind not in OTHER_TABLES
         if alone:
