@@ -3,7 +3,7 @@
     python -m simclr_jax.transfer --config=configs/transfer.py:dtd --pretrained=DIR --workdir=DIR2
     python -m simclr_jax.transfer --config=configs/transfer.py:dtd,protocol=finetune --pretrained=DIR --workdir=DIR2
     python -m simclr_jax.transfer --config=configs/transfer.py:folder,root=BIRDS --pretrained=DIR --workdir=DIR2
-    python -m launch.sweep --sweep=configs/sweeps/transfer.py:DIR --workdir=DIR_transfer       # all twelve
+    python -m launch.sweep --sweep=configs/sweeps/transfer.py:DIR --workdir=DIR_transfer       # the ten of TFDS
 
 The data sets are those of TFDS, with their official validation images where there are some and a fifth of the training
 images otherwise. Two are not in TFDS: for `birdsnap` and `aircraft` give a `root` with train/CLASS, test/CLASS (and

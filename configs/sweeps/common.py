@@ -6,6 +6,7 @@ import shlex
 from ml_collections import ConfigDict
 
 from simclr_jax import config as config_lib
+from simclr_jax.errors import UserError
 
 
 def parse(arg: str | None, **more) -> ConfigDict:
@@ -17,6 +18,18 @@ def parse(arg: str | None, **more) -> ConfigDict:
     """
     common = {"recipe": "configs/imagenet.py", "probe": "sgd", "epochs": 100.0, "seeds": 1, "root": "", "folder": ""}
     return config_lib.parse_arg(arg, **common, **more)
+
+
+def parse_pretrained(arg: str | None, sweep: str, **more) -> ConfigDict:
+    """The arguments of a sweep over evaluations of one pretrained network: `pretrained`, its workdir, and `more`.
+
+    Raises:
+      UserError: where it is missing; `sweep` is the name of the file.
+    """
+    args = config_lib.parse_arg(arg, pretrained="", **more)
+    if not args.pretrained:
+        raise UserError(f"it needs the workdir of a pretraining run: --sweep=configs/sweeps/{sweep}.py:WORKDIR")
+    return args
 
 
 def pretraining(args: ConfigDict) -> str:

@@ -16,9 +16,8 @@ Costs half a minute for each run on the digits and 2 CPU cores.
 
 import shlex
 
+from configs.sweeps import common
 from launch.sweep_figure import Figure
-from simclr_jax import config as config_lib
-from simclr_jax.errors import UserError
 
 FIGURE = Figure("bars", {"top1": "top-1", "top5": "top-5"}, x="labels")
 
@@ -27,9 +26,9 @@ PAPER = {(0.01, "pretrained"): 0.755, (0.1, "pretrained"): 0.878, (0.01, "random
 
 
 def sweep(arg=None):
-    args = config_lib.parse_arg(
+    args = common.parse_pretrained(
         arg,
-        pretrained="",
+        "semi_supervised",
         recipe="configs/finetune.py",
         fractions="0.01 0.1",
         draws=3,
@@ -40,15 +39,13 @@ def sweep(arg=None):
         steps=0,
         scratch=True,
     )
-    if not args.pretrained:
-        raise UserError("it needs the workdir of a pretraining run: --sweep=configs/sweeps/semi_supervised.py:WORKDIR")
-    common = [shlex.quote(f"--pretrained={args.pretrained}")]
-    common += [f"--config.batch_size={args.batch}"] if args.batch else []
-    common += [f"--config.min_steps={args.steps}"] if args.steps else []
+    flags_of_all = [shlex.quote(f"--pretrained={args.pretrained}")]
+    flags_of_all += [f"--config.batch_size={args.batch}"] if args.batch else []
+    flags_of_all += [f"--config.min_steps={args.steps}"] if args.steps else []
     for fraction in map(float, args.fractions.split()):
         for init in ("pretrained", "random") if args.scratch else ("pretrained",):
             rate = args.rate if init == "pretrained" else args.scratch_rate
-            flags = [*common, *([f"--config.optimizer.learning_rate={rate}"] if rate else [])]
+            flags = [*flags_of_all, *([f"--config.optimizer.learning_rate={rate}"] if rate else [])]
             for draw in range(args.first_draw, args.first_draw + args.draws):
                 paper = PAPER.get((fraction, init))
                 yield {

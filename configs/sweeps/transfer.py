@@ -11,17 +11,14 @@ the two that TFDS does not have, which need folders of their own. `init=random` 
 import shlex
 
 from configs import transfer
-from simclr_jax import config as config_lib
-from simclr_jax.errors import UserError
+from configs.sweeps import common
 
 
 def sweep(arg=None):
     known = [name for name, (tfds_name, *_) in transfer.DATASETS.items() if tfds_name]
-    args = config_lib.parse_arg(
-        arg, pretrained="", datasets=" ".join(known), protocol="lbfgs", init="pretrained", root=""
+    args = common.parse_pretrained(
+        arg, "transfer", datasets=" ".join(known), protocol="lbfgs", init="pretrained", root=""
     )
-    if not args.pretrained:
-        raise UserError("it needs the workdir of a pretraining run: --sweep=configs/sweeps/transfer.py:WORKDIR")
     for name in args.datasets.split():
         options = f"protocol={args.protocol}" + (f",root={args.root}" if args.root else "")
         config, pretrained = f"--config=configs/transfer.py:{name},{options}", f"--pretrained={args.pretrained}"

@@ -9,9 +9,8 @@ Expected on ImageNet, from h / from z: colour or greyscale 99.3 / 97.4, rotation
 
 import shlex
 
+from configs.sweeps import common
 from launch.sweep_figure import Figure
-from simclr_jax import config as config_lib
-from simclr_jax.errors import UserError
 
 MEASURES = {
     "grayscale": "colour or greyscale",
@@ -28,9 +27,7 @@ PAPER = {
 
 
 def sweep(arg=None):
-    args = config_lib.parse_arg(arg, pretrained="", images=5000)
-    if not args.pretrained:
-        raise UserError("it needs the workdir of a pretraining run: --sweep=configs/sweeps/transformations.py:WORKDIR")
+    args = common.parse_pretrained(arg, "transformations", images=5000)
     for features, paper in PAPER.items():
         yield {
             "run": f"transform_probe {shlex.quote(f'--pretrained={args.pretrained}')} --config.train_images={args.images}",
