@@ -2,9 +2,9 @@
 
     python -m launch.sweep --sweep=configs/sweeps/composition.py --workdir=gs://BUCKET/composition --backend=tpu -- ...
     python -m launch.sweep --workdir=runs/composition \\
-        --sweep=configs/sweeps/composition.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,epochs=10,folder=FOLDER
+        --sweep="configs/sweeps/composition.py:recipe=configs/cifar10_small.py:size=20,probe=lbfgs_quick,epochs=7,folder=DIR"
 
-`recipe` is the config that the runs start from.
+`recipe` is the config that the runs start from; below 20 px a blur does nothing and is refused.
 
 Both views have one crop in common; one or two operations are then done to the first view only. A cell of the paper's
 matrix is a run; the order of two operations is the family's, so there is one cell for both orders.

@@ -224,7 +224,8 @@ def test_the_check_starts_no_device(tmp_path):
         ("transformations:configs", 2),
         ("composition", 28),
         (
-            "composition:recipe=configs/cifar10_small.py,probe=lbfgs,epochs=2,folder=configs,ops=crop color blur,seeds=2",
+            "composition:recipe=configs/cifar10_small.py:size=20,probe=lbfgs,epochs=2,folder=configs,"
+            "ops=crop color blur,seeds=2",
             12,
         ),
         ("losses", 5),
