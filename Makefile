@@ -18,7 +18,7 @@ KEEP_MEMORY := GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:g
 .PHONY: help quickstart test test-heavy lint format peers bench clean
 
 help:
-	@echo "make quickstart   pretrain, probe and fine-tune on handwritten digits; under 10 minutes on 2 cores"
+	@echo "make quickstart   pretrain, probe and fine-tune on handwritten digits; 8 to 15 minutes on 2 cores"
 	@echo "make test         the tests, in parallel, without those marked heavy"
 	@echo "make test-heavy   those: real jobs of several processes, interrupted runs, large compilations"
 	@echo "make lint         ruff"
