@@ -39,7 +39,7 @@ def test_results_are_valid_json_whatever_they_hold(tmp_path):
 def test_accuracy_counts_top_1_and_top_5():
     scores = np.array([[9, 5, 4, 3, 2, 1], [9, 5, 4, 3, 2, 1], [9, 5, 4, 3, 2, 1], [9, 5, 4, 3, 2, 1]], np.float32)
     result = evaluate.accuracy(scores, np.array([0, 1, 4, 5], np.int32))
-    assert result == {"top1": 0.25, "top5": 0.75, "n": 4}
+    assert result == {"top1": 0.25, "top5": 0.75, "mean_per_class": 0.25, "n": 4}
 
 
 def test_pictures_are_written(tmp_path):
