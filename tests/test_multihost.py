@@ -19,7 +19,12 @@ from test_pretrain import outcome
 
 from simclr_jax import errors
 
-SETTINGS = ("--config.epochs=0.8", "--config.checkpoint.every_steps=4", "--hang_timeout=120")
+# A learning rate at which rounding hardly grows: at the usual one, the order of sums alone makes 6 % of a gradient's norm
+# after 18 steps.
+SETTINGS = (
+    *("--config.epochs=0.8", "--config.checkpoint.every_steps=4", "--hang_timeout=120"),
+    "--config.optimizer.learning_rate=0.02",
+)
 STEPS = 18
 
 
@@ -56,21 +61,15 @@ def two_by_two(tmp_path_factory):
     return workdir
 
 
-def assert_close(some, others, alike):
-    """Equal but for the order of sums: float32 rounding, which training multiplies from step to step.
-
-    Args:
-      some, others: workdirs of two runs.
-      alike: a step up to which rounding cannot have grown: there all that is logged agrees to four digits.
-    """
-    tolerance = 0.05
+def assert_close(some, others):
+    """Equal but for the order of sums: float32 rounding."""
+    tolerance = 1e-4
     some_lines, some_step, some_arrays = outcome(some)
     other_lines, other_step, other_arrays = outcome(others)
     assert some_step == other_step == len(some_lines) == len(other_lines) == STEPS
     for one, other in zip(some_lines, other_lines, strict=True):
         for key in ("loss", "classifier_loss", "contrastive_entropy", "grad_norm"):
-            bound = 1e-4 if one["step"] <= alike else tolerance
-            np.testing.assert_allclose(one[key], other[key], rtol=bound, err_msg=f"{key}, step {one['step']}")
+            np.testing.assert_allclose(one[key], other[key], rtol=tolerance, err_msg=f"{key}, step {one['step']}")
     for part in ("encoder", "head", "classifier"):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * max(1.0, np.abs(a).max())),
@@ -83,7 +82,7 @@ def assert_close(some, others, alike):
 def test_two_processes_train_as_one_does(two_by_two, tmp_path):
     one = tmp_path / "one"
     assert launch(one, 1, 4, *SETTINGS).wait(timeout=600) == 0, log_of(one)
-    assert_close(two_by_two, one, alike=3)
+    assert_close(two_by_two, one)
     results, single = (json.loads((w / "results.json").read_text()) for w in (two_by_two, one))
     assert results["n"] == single["n"] == 360
     # Written once, and by one process only.
@@ -108,7 +107,7 @@ def test_a_stop_of_one_process_saves_all_and_any_number_of_devices_continues(two
 
     assert launch(stopped, 1, 2, *SETTINGS).wait(timeout=600) == 0, log_of(stopped)
     assert f"on 2 cpu device(s), from step {step}" in log_of(stopped)
-    assert_close(stopped, two_by_two, alike=step + 1)  # up to the stop it was the same run
+    assert_close(stopped, two_by_two)
 
 
 @pytest.mark.heavy
