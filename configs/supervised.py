@@ -14,7 +14,7 @@ from simclr_jax import config as config_lib
 
 
 def get_config(arg=None):
-    args = config_lib.parse_arg(arg, strength=0.0, blur=False, batch=4096, epochs=100, fraction=1.0)
+    args = config_lib.parse_arg(arg, strength=0.0, blur=False, batch=4096, epochs=100.0, fraction=1.0)
     config = config_lib.finetune()
     config.init = "random"
     config.label_fraction = args.fraction
@@ -24,5 +24,5 @@ def get_config(arg=None):
     config.optimizer.update(name="lars", learning_rate=0.3, scaling="linear", weight_decay=1e-4, nesterov=False)
     config.optimizer.warmup_epochs = min(10.0, args.epochs / 10)
     config.batch_size = args.batch
-    config.epochs = float(args.epochs)
+    config.epochs = args.epochs
     return config

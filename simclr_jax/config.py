@@ -300,7 +300,8 @@ def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
     """
     values = ml_collections.ConfigDict(defaults)
     for index, item in enumerate(filter(None, (arg or "").split(","))):
-        key, equals, text = item.partition("=")
+        # A long argument may be broken over lines in a shell, behind a comma.
+        key, equals, text = item.strip().partition("=")
         if not equals and index == 0:
             key, text = next(iter(defaults)), item
         if key not in defaults:

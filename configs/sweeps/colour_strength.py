@@ -29,18 +29,8 @@ SETTINGS = (
 def sweep(arg=None):
     args = common.parse(arg, supervised_epochs=90.0, supervised_batch=4096)
     for strength, blur, paper, paper_supervised in SETTINGS:
-        supervised = f"strength={strength},blur={blur > 0},batch={args.supervised_batch}"
-        for seed in range(args.seeds):
-            yield {
-                "run": common.pretraining(args),
-                "config.augment.strength": strength,
-                "config.augment.blur_prob": blur,
-                "config.seed": seed,
-                "then": {
-                    "probe": common.probe(args),
-                    "supervised": f"finetune --config=configs/supervised.py:{supervised} "
-                    f"--config.epochs={args.supervised_epochs} --config.seed={seed}",
-                },
-                "figure": ("ours", f"{strength:g}" + (" + blur" if blur else "")),
-                "paper": {"probe.top1": paper / 100, "supervised.top1": paper_supervised / 100},
-            }
+        setting = {"config.augment.strength": strength, "config.augment.blur_prob": blur}
+        then = {"supervised": common.supervised(args, strength, blur > 0)}
+        place = ("ours", f"{strength:g}" + (" + blur" if blur else ""))
+        published = {"probe.top1": paper, "supervised.top1": paper_supervised}
+        yield from common.runs(args, setting, then=then, place=place, paper=published)

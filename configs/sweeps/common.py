@@ -53,7 +53,7 @@ def runs(
     *flags: str,
     then: dict[str, str] | None = None,
     place: tuple | None = None,
-    paper: float | None = None,
+    paper: dict[str, float | None] | None = None,
 ) -> Iterator[dict]:
     """One setting, once for each seed: pretraining, linear evaluation, and what `then` adds. For `launch.sweep`.
 
@@ -63,15 +63,25 @@ def runs(
       flags: of the pretraining, alike in all runs.
       then: further evaluations, by name.
       place: in the figure, (series, x).
-      paper: the published top-1 of linear evaluation, in %.
+      paper: what was published, in %, by the column that holds ours, such as `probe.top1`; None where nothing was.
     """
-    published = {} if paper is None else {"probe.top1": round(paper / 100, 5)}
+    published = {column: round(percent / 100, 5) for column, percent in (paper or {}).items() if percent is not None}
     for seed in range(args.seeds):
+        evaluations = {"probe": probe(args)} | (then or {})
+        # With labels the seed decides as much as without.
+        if "supervised" in evaluations:
+            evaluations["supervised"] += f" --config.seed={seed}"
         yield {
             "run": " ".join([pretraining(args), *flags]),
             **overrides,
             "config.seed": seed,
-            "then": {"probe": probe(args)} | (then or {}),
+            "then": evaluations,
             "figure": place,
             "paper": published,
         }
+
+
+def supervised(args: ConfigDict, strength: float = 0.0, blur: bool = False) -> str:
+    """The same network from scratch with labels, by `supervised_epochs` and `supervised_batch` of `args`."""
+    options = f"strength={strength},blur={blur},batch={args.supervised_batch},epochs={args.supervised_epochs}"
+    return f"finetune --config=configs/supervised.py:{options}"

@@ -2,7 +2,7 @@
 
     python -m launch.sweep --sweep=configs/sweeps/epochs.py --workdir=gs://BUCKET/epochs --backend=tpu -- ...
     python -m launch.sweep --workdir=runs/epochs \\
-        --sweep=configs/sweeps/epochs.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,batches=128,lengths=3 10,folder=DIR
+        --sweep="configs/sweeps/epochs.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,batches=128,lengths=3 10,folder=DIR"
 
 `recipe` is the config that the runs start from; `lengths` are epochs, `batches` are images. The learning rate follows the batch
 size as the recipe says (configs/sweeps/batch_size.py compares two ways). `epochs` is not used here.

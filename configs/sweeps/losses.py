@@ -30,4 +30,4 @@ def sweep(arg=None):
     for name, semi_hard, paper in SETTINGS:
         setting = {"config.loss.name": name, "config.loss.semi_hard": semi_hard}
         place = ("semi-hard negatives" if semi_hard else "all negatives", name)
-        yield from common.runs(args, setting, place=place, paper=paper)
+        yield from common.runs(args, setting, place=place, paper={"probe.top1": paper})

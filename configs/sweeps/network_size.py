@@ -2,7 +2,8 @@
 
     python -m launch.sweep --sweep=configs/sweeps/network_size.py --workdir=gs://BUCKET/network_size --backend=tpu -- ...
     python -m launch.sweep --workdir=runs/network_size \\
-        --sweep=configs/sweeps/network_size.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,widths=0.125 0.25,folder=DIR
+        --sweep="configs/sweeps/network_size.py:recipe=configs/cifar10_small.py,epochs=10,depths=18,widths=0.125 0.25,\\
+            supervised_epochs=10,supervised_batch=128,probe=lbfgs_quick,folder=DIR"
 
 `recipe` is the config that the runs start from. The stage `supervised` trains the same network from scratch with labels,
 crop and flip, `supervised_epochs` long (configs/supervised.py).
@@ -20,12 +21,9 @@ PAPER = {(50, 1.0): 69.3, (50, 2.0): 74.2, (50, 4.0): 76.5}
 
 def sweep(arg=None):
     args = common.parse(arg, depths="18 34 50 101 152", widths="1 2 4", supervised_epochs=90.0, supervised_batch=4096)
-    supervised = (
-        f"finetune --config=configs/supervised.py:batch={args.supervised_batch},epochs={args.supervised_epochs:.0f}"
-    )
     for depth in map(int, args.depths.split()):
         for width in map(float, args.widths.split()):
             setting = {"config.model.depth": depth, "config.model.width": width}
-            paper = PAPER.get((depth, width))
-            then = {"supervised": supervised}
-            yield from common.runs(args, setting, then=then, place=(f"depth {depth}", width), paper=paper)
+            then = {"supervised": common.supervised(args)}
+            published = {"probe.top1": PAPER.get((depth, width))}
+            yield from common.runs(args, setting, then=then, place=(f"depth {depth}", width), paper=published)

@@ -31,4 +31,4 @@ def sweep(arg=None):
     for normalize, temperature, paper in SETTINGS:
         setting = {"config.loss.normalize": normalize, "config.loss.temperature": temperature}
         place = ("l2 norm" if normalize else "no norm", temperature)
-        yield from common.runs(args, setting, place=place, paper=paper)
+        yield from common.runs(args, setting, place=place, paper={"probe.top1": paper})
