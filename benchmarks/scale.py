@@ -19,19 +19,19 @@ KEYS = ("chips", "batch_per_chip", "step_ms", "utilisation", "images_per_s", "ho
 
 IMAGENET = "configs/imagenet.py"
 
-# Table, config, further flags, topologies.
+# Table, config, further flags, topologies; what is told first in docs/ comes first.
 CASES = [
-    ("growth", f"{IMAGENET}", "--batch_per_chip=64", "v4:2x2x4 v4:4x8x8 v4:8x8x16 v5e:4x4 v5e:16x16"),
-    ("paper", f"{IMAGENET}:epochs=1000", "", "v4:4x4x4 v5e:8x8 v5p:2x4x4"),
-    ("paper", f"{IMAGENET}:width=2,epochs=1000", "", "v4:4x4x8 v5e:16x16 v5p:4x4x4"),
-    ("paper", f"{IMAGENET}:width=4,epochs=1000", "", "v4:4x8x8 v5e:16x16 v5p:4x4x8"),
-    ("paper", f"{IMAGENET}:epochs=1000", "", "v6e:8x8 v6e:16x16"),
-    ("paper", f"{IMAGENET}:width=2,epochs=1000", "", "v6e:8x16"),
-    ("paper", f"{IMAGENET}:width=4,epochs=1000", "", "v6e:16x16"),
-    ("growth", f"{IMAGENET}", "--batch_per_chip=64", "v5p:2x2x4 v5p:4x8x8 v5p:8x8x16"),
+    *(("memory", IMAGENET, f"--config.microbatches={parts}", "v5e:4x4") for parts in (1, 2, 4, 8, 16)),
+    *(("memory", IMAGENET, f"--config.remat={remat}", "v5e:4x4") for remat in ("block", "stage")),
+    *(("memory", IMAGENET, f"--config.microbatches={parts}", "v5e:1x1") for parts in (16, 32, 64)),
+    ("memory", IMAGENET, "--config.microbatches=16 --config.remat=block", "v5e:1x1"),
+    ("growth", IMAGENET, "--batch_per_chip=64", "v5e:4x4 v5e:16x16 v4:2x2x4 v4:4x8x8 v4:8x8x16"),
+    ("paper", f"{IMAGENET}:epochs=1000", "", "v5e:8x8 v4:4x4x4 v5p:4x4x4 v6e:8x8"),
+    ("paper", f"{IMAGENET}:width=2,epochs=1000", "", "v5e:16x16 v4:4x4x8 v5p:4x4x4 v6e:8x16"),
+    ("paper", f"{IMAGENET}:width=4,epochs=1000", "", "v5e:16x16 v4:4x8x8 v5p:4x4x8 v6e:16x16"),
     ("fsdp", f"{IMAGENET}:depth=152,width=3,epochs=1000", "", "v5e:16x16"),
     ("fsdp", f"{IMAGENET}:depth=152,width=3,epochs=1000", "--config.mesh.fsdp=8", "v5e:16x16"),
-    ("paper", f"{IMAGENET}:epochs=1000", "", "v4:4x4x8 v5e:16x16 v5p:4x4x4"),
+    ("paper", f"{IMAGENET}:epochs=1000", "", "v5e:16x16 v4:4x4x8 v5p:2x4x4 v6e:16x16"),
 ]
 
 
@@ -71,6 +71,10 @@ def network(entry: dict) -> str:
     return f"ResNet-{depth} ({width}x)" + (", fsdp=8" if "fsdp=8" in entry["flags"] else "")
 
 
+def flag(entry: dict, name: str, default: str) -> str:
+    return entry["flags"].partition(f"{name}=")[2].partition(" ")[0] or default
+
+
 def version(entry: dict) -> str:
     return entry["topology"].partition(":")[0]
 
@@ -84,7 +88,7 @@ def collectives(entry: dict) -> str:
 
 
 def table(entries: list[dict], columns: dict) -> str:
-    rows = [list(columns), [":-" if name in ("network", "slice", "collectives") else "-:" for name in columns]]
+    rows = [list(columns), [":-" if name in ("network", "slice", "remat", "collectives") else "-:" for name in columns]]
     rows += [[str(cell(entry)) for cell in columns.values()] for entry in entries]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -98,6 +102,8 @@ COLUMNS = {
     "slice": shown("{}", "topology"),
     "chips": shown("{}", "chips"),
     "images/chip": shown("{}", "batch_per_chip"),
+    "micro-batches": lambda entry: flag(entry, "microbatches", "1"),
+    "remat": lambda entry: flag(entry, "remat", "none"),
     "HBM GiB": lambda entry: "-" if "crashed" in entry else f"{entry['hbm_gib']:.1f} of {entry['hbm_limit_gib']:.1f}",
     "fits": lambda entry: "compiler crashes" if "crashed" in entry else "yes" if entry["fits"] else "**no**",
     "step ms": shown("{:.0f}", "step_ms"),
@@ -109,20 +115,24 @@ COLUMNS = {
 }
 
 
+# Of each table, the columns that it leaves out, and the order of its rows.
+TABLES = {
+    "paper": ("micro-batches remat", lambda entry: (network(entry), version(entry), entry["chips"] or 0)),
+    "memory": ("network hours collectives MB", lambda entry: -entry["chips"]),
+    "growth": ("network hours micro-batches remat", lambda entry: (version(entry), entry["chips"] or 0)),
+    "fsdp": ("micro-batches remat", lambda entry: "fsdp" in entry["flags"]),
+}
+
+
 def write_tables() -> None:
     """Replaces what stands between the markers of each table in docs/scale.md."""
     text, entries = PAGE.read_text(), read()
-    for kind in ("paper", "growth", "fsdp"):
+    for kind, (hidden, order) in TABLES.items():
         begin, end = f"<!-- {kind} -->\n", f"\n<!-- end of {kind} -->"
         head, _, rest = text.partition(begin)
         _, _, tail = rest.partition(end)
-        chosen = [entry for entry in entries if entry["table"] == kind]
-        if kind == "growth":
-            chosen.sort(key=lambda entry: (version(entry), entry["chips"] or 0))
-        else:
-            chosen.sort(key=lambda entry: (network(entry), version(entry), entry["chips"] or 0))
-        hidden = ("network", "hours") if kind == "growth" else ()
-        columns = {name: cell for name, cell in COLUMNS.items() if name not in hidden}
+        chosen = sorted((entry for entry in entries if entry["table"] == kind), key=order)
+        columns = {name: cell for name, cell in COLUMNS.items() if name not in hidden.split()}
         text = head + begin + table(chosen, columns) + end + tail
     PAGE.write_text(text)
 
