@@ -16,7 +16,9 @@ from collections.abc import Callable
 from concurrent import futures
 import json
 import multiprocessing
+import os
 import sys
+import threading
 import time
 
 from absl import flags
@@ -322,11 +324,21 @@ def isolated(function: Callable, *arguments):
       Exception: whatever the function raised.
     """
     context = multiprocessing.get_context("spawn")
-    with futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+    with futures.ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_parent) as pool:
         try:
             return pool.submit(function, *arguments).result()
         except futures.process.BrokenProcessPool:
             raise Crash("crashed") from None
+
+
+def _end_with_parent() -> None:
+    """A compilation takes minutes and heeds no signal; a command that was stopped should not leave it behind."""
+
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main(argv: list[str]) -> None:

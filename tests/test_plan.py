@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 from conftest import REPOSITORY
 import pytest
@@ -176,3 +178,13 @@ def test_a_crash_of_the_compiler_is_told_and_the_others_are_planned_for(monkeypa
     output = capsys.readouterr()
     assert "v5e:2x2: the TPU compiler crashed" in output.err
     assert json.loads(output.out)["topology"] == "v5e:2x4"
+
+
+def test_a_stopped_command_leaves_no_compiler_behind():
+    code = "import time; print('compiling', flush=True); time.sleep(300)"
+    command = [sys.executable, "-c", f"from simclr_jax import plan; plan.isolated(exec, {code!r})"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "compiling\n"
+        process.terminate()
+        # The end of its output is when the last process that could write to it is gone.
+        assert process.communicate(timeout=60) == ("", None)
