@@ -22,21 +22,21 @@ IMAGENET = "configs/imagenet.py"
 
 # Table, config, further flags, topologies. The first say most.
 CASES = [
-    *(("memory", IMAGENET, f"--config.microbatches={parts}", "v5e:4x4") for parts in (1, 4, 16)),
-    ("memory", IMAGENET, "--config.microbatches=32", "v5e:1x1"),
-    ("growth", IMAGENET, "--batch_per_chip=64", "v5e:4x4 v5e:16x16"),
-    ("paper", f"{IMAGENET}:epochs=1000", "", "v5e:8x8 v4:4x4x4"),
-    ("paper", f"{IMAGENET}:width=4,epochs=1000", "", "v5e:16x16 v4:4x8x8"),
+    ("growth", IMAGENET, "--batch_per_chip=64", "v5e:4x4"),
+    ("paper", f"{IMAGENET}:epochs=1000", "", "v4:4x4x4"),
+    ("paper", f"{IMAGENET}:width=4,epochs=1000", "", "v5e:16x16"),
     *(("memory", IMAGENET, f"--config.remat={remat}", "v5e:4x4") for remat in ("block", "stage")),
-    ("paper", f"{IMAGENET}:width=2,epochs=1000", "", "v5e:16x16 v4:4x4x8"),
-    ("growth", IMAGENET, "--batch_per_chip=64", "v4:2x2x4 v4:8x8x16 v4:4x8x8"),
-    *(("memory", IMAGENET, f"--config.microbatches={parts}", "v5e:4x4") for parts in (2, 8)),
-    *(("memory", IMAGENET, f"--config.microbatches={parts}", "v5e:1x1") for parts in (16, 64)),
-    ("paper", f"{IMAGENET}:epochs=1000", "", "v5p:4x4x4 v6e:8x8"),
-    ("paper", f"{IMAGENET}:width=4,epochs=1000", "", "v5p:4x4x8 v6e:16x16"),
+    ("memory", IMAGENET, "--config.microbatches=32", "v5e:1x1"),
+    *(("memory", IMAGENET, f"--config.microbatches={parts}", "v5e:4x4") for parts in (1, 4, 16)),
+    ("growth", IMAGENET, "--batch_per_chip=64", "v5e:16x16 v4:2x2x4 v4:8x8x16"),
+    ("paper", f"{IMAGENET}:epochs=1000", "", "v5e:8x8 v5p:4x4x4"),
+    ("paper", f"{IMAGENET}:width=4,epochs=1000", "", "v4:4x8x8 v5p:4x4x8 v6e:16x16"),
+    ("paper", f"{IMAGENET}:width=2,epochs=1000", "", "v5e:16x16 v4:4x4x8 v5p:4x4x4 v6e:8x16"),
     ("fsdp", f"{IMAGENET}:depth=152,width=3,epochs=1000", "", "v5e:16x16"),
     ("fsdp", f"{IMAGENET}:depth=152,width=3,epochs=1000", "--config.mesh.fsdp=8", "v5e:16x16"),
-    ("paper", f"{IMAGENET}:width=2,epochs=1000", "", "v5p:4x4x4 v6e:8x16"),
+    *(("memory", IMAGENET, f"--config.microbatches={parts}", "v5e:4x4") for parts in (2, 8)),
+    ("growth", IMAGENET, "--batch_per_chip=64", "v4:4x8x8"),
+    ("paper", f"{IMAGENET}:epochs=1000", "", "v6e:8x8"),
 ]
 
 
