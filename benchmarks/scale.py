@@ -129,7 +129,10 @@ COLUMNS = {
 # Of each table, the columns that it leaves out, and the order of its rows.
 TABLES = {
     "paper": ("micro-batches remat", lambda entry: (network(entry), version(entry), entry["chips"] or 0)),
-    "memory": ("network hours collectives MB", lambda entry: -entry["chips"]),
+    "memory": (
+        "network hours collectives MB",
+        lambda entry: (-entry["chips"], flag(entry, "remat", ""), int(flag(entry, "microbatches", "1"))),
+    ),
     "growth": ("network hours micro-batches remat", lambda entry: (version(entry), entry["chips"] or 0)),
     "fsdp": ("micro-batches remat", lambda entry: "fsdp" in entry["flags"]),
 }
