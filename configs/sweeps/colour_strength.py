@@ -27,7 +27,7 @@ SETTINGS = (
 
 
 def sweep(arg=None):
-    args = common.parse(arg, supervised_epochs=90.0, supervised_batch=4096)
+    args = common.parse(arg, **common.SUPERVISED)
     for strength, blur, paper, paper_supervised in SETTINGS:
         setting = {"config.augment.strength": strength, "config.augment.blur_prob": blur}
         then = {"supervised": common.supervised(args, strength, blur > 0)}

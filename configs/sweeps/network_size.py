@@ -20,7 +20,7 @@ PAPER = {(50, 1.0): 69.3, (50, 2.0): 74.2, (50, 4.0): 76.5}
 
 
 def sweep(arg=None):
-    args = common.parse(arg, depths="18 34 50 101 152", widths="1 2 4", supervised_epochs=90.0, supervised_batch=4096)
+    args = common.parse(arg, depths="18 34 50 101 152", widths="1 2 4", **common.SUPERVISED)
     for depth in map(int, args.depths.split()):
         for width in map(float, args.widths.split()):
             setting = {"config.model.depth": depth, "config.model.width": width}

@@ -219,6 +219,7 @@ def test_the_check_starts_no_device(tmp_path):
         ("digits_temperature", 6),
         ("digits_temperature:seeds=3,epochs=2", 18),
         ("batch_size:epochs=200", 12),
+        ("batch_size:recipe=configs/cifar10_small.py,epochs=10,batches=64 128,scalings=sqrt,seeds=2", 4),
         ("semi_supervised:configs,recipe=configs/digits_finetune.py,draws=4", 16),
         ("semi_supervised:configs,fractions=0.01,draws=2,scratch=false,rate=0.1,batch=64,steps=300", 2),
         ("transformations:configs", 2),
@@ -235,7 +236,7 @@ def test_the_check_starts_no_device(tmp_path):
         ("transfer:configs,datasets=dtd voc2007,protocol=finetune,init=random", 2),
         ("epochs:lengths=1 2,batches=64 128,recipe=configs/cifar10_small.py", 4),
         ("network_size:depths=18 34,recipe=configs/cifar10_small.py", 6),
-        ("colour_strength:supervised_epochs=5", 5),
+        ("colour_strength:supervised_epochs=5,supervised_rate=2", 5),
     ],
 )
 def test_the_sweeps_that_come_with_this_are_right(name, count):
