@@ -6,6 +6,7 @@
 
 `recipe` is the config that the runs start from.
 
+`supervised_rate`: a small network wants more than configs/supervised.py's learning rate (docs/results.md).
 The stage `supervised` trains the same network from scratch with labels and the same augmentations, `supervised_epochs` long.
 Expected on ImageNet (linear top-1) at strength 1/8, 1/4, 1/2, 1, and 1 with blur: SimCLR 59.6, 61.0, 62.6, 63.2 and 64.5;
 supervised 77.0, 76.7, 76.5, 75.7 and 75.4.
