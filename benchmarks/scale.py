@@ -9,6 +9,7 @@ until then stand in the tables with a star.
 
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -77,13 +78,16 @@ def _key(entry: dict) -> tuple:
 
 
 def network(entry: dict) -> str:
-    depth = entry["config"].partition("depth=")[2].partition(",")[0] or "50"
-    width = entry["config"].partition("width=")[2].partition(",")[0] or "1"
-    return f"ResNet-{depth} ({width}x)" + (", fsdp=8" if "fsdp=8" in entry["flags"] else "")
+    fsdp = setting(entry, "fsdp", "")
+    return f"ResNet-{setting(entry, 'depth', '50')} ({setting(entry, 'width', '1')}x)" + (
+        f", fsdp={fsdp}" if fsdp else ""
+    )
 
 
-def flag(entry: dict, name: str, default: str) -> str:
-    return entry["flags"].partition(f"{name}=")[2].partition(" ")[0] or default
+def setting(entry: dict, name: str, default: str) -> str:
+    """What the case says of `name`, as an argument of the config or as a flag."""
+    found = re.search(rf"\b{name}=([^, ]+)", f"{entry['config']} {entry['flags']}")
+    return found[1] if found else default
 
 
 def version(entry: dict) -> str:
@@ -113,8 +117,8 @@ COLUMNS = {
     "slice": lambda entry: entry["topology"] + (" *" if "older" in entry else ""),
     "chips": shown("{}", "chips"),
     "images/chip": shown("{}", "batch_per_chip"),
-    "micro-batches": lambda entry: flag(entry, "microbatches", "1"),
-    "remat": lambda entry: flag(entry, "remat", "none"),
+    "micro-batches": lambda entry: setting(entry, "microbatches", "1"),
+    "remat": lambda entry: setting(entry, "remat", "none"),
     "HBM GiB": lambda entry: "-" if "crashed" in entry else f"{entry['hbm_gib']:.1f} of {entry['hbm_limit_gib']:.1f}",
     "fits": lambda entry: "compiler crashes" if "crashed" in entry else "yes" if entry["fits"] else "**no**",
     "step ms": shown("{:.0f}", "step_ms"),
@@ -131,10 +135,10 @@ TABLES = {
     "paper": ("micro-batches remat", lambda entry: (network(entry), version(entry), entry["chips"] or 0)),
     "memory": (
         "network hours collectives MB",
-        lambda entry: (-entry["chips"], flag(entry, "remat", ""), int(flag(entry, "microbatches", "1"))),
+        lambda entry: (-entry["chips"], setting(entry, "remat", ""), int(setting(entry, "microbatches", "1"))),
     ),
     "growth": ("network hours micro-batches remat", lambda entry: (version(entry), entry["chips"] or 0)),
-    "fsdp": ("micro-batches remat", lambda entry: "fsdp" in entry["flags"]),
+    "fsdp": ("micro-batches remat", network),
 }
 
 

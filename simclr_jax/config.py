@@ -299,9 +299,10 @@ def parse_arg(arg: str | None, **defaults) -> ml_collections.ConfigDict:
       **defaults: every argument with its default value (int, float, bool or str).
     """
     values = ml_collections.ConfigDict(defaults)
-    for index, item in enumerate(filter(None, (arg or "").split(","))):
-        # A long argument may be broken over lines in a shell, behind a comma.
-        key, equals, text = item.strip().partition("=")
+    # A long argument may be broken over lines in a shell, behind a comma.
+    items = [item.lstrip() for item in (arg or "").split(",")]
+    for index, item in enumerate(filter(None, items)):
+        key, equals, text = item.partition("=")
         if not equals and index == 0:
             key, text = next(iter(defaults)), item
         if key not in defaults:

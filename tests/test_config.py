@@ -89,7 +89,7 @@ def test_a_blur_that_would_do_nothing_is_refused():
 
 
 def test_arguments_are_typed_and_unknown_ones_refused():
-    args = config_lib.parse_arg("photos,depth=34,bfloat16=true", root="", depth=50, bfloat16=False)
+    args = config_lib.parse_arg("photos,depth=34,\n    bfloat16=true", root="", depth=50, bfloat16=False)
     assert (args.root, args.depth, args.bfloat16) == ("photos", 34, True)
     with pytest.raises(UserError, match="no argument 'dept' .did you mean 'depth'..; it has depth, root"):
         config_lib.parse_arg("dept=34", root="", depth=50)

@@ -31,7 +31,7 @@ def sweep(arg=None):
     args = common.parse(arg, **common.SUPERVISED)
     for strength, blur, paper, paper_supervised in SETTINGS:
         setting = {"config.augment.strength": strength, "config.augment.blur_prob": blur}
-        then = {"supervised": common.supervised(args, strength, blur > 0)}
+        supervised = common.supervised_baseline(args, strength, blur > 0)
         place = ("ours", f"{strength:g}" + (" + blur" if blur else ""))
         published = {"probe.top1": paper, "supervised.top1": paper_supervised}
-        yield from common.runs(args, setting, then=then, place=place, paper=published)
+        yield from common.runs(args, setting, supervised=supervised, place=place, paper=published)

@@ -57,6 +57,7 @@ def runs(
     overrides: dict,
     *flags: str,
     then: dict[str, str] | None = None,
+    supervised: str | None = None,
     place: tuple | None = None,
     paper: dict[str, float | None] | None = None,
 ) -> Iterator[dict]:
@@ -67,26 +68,24 @@ def runs(
       overrides: what tells this setting from others.
       flags: of the pretraining, alike in all runs.
       then: further evaluations, by name.
+      supervised: the stage of that name, of `supervised_baseline`; with labels the seed decides as much as without.
       place: in the figure, (series, x).
       paper: what was published, in %, by the column that holds ours, such as `probe.top1`; None where nothing was.
     """
     published = {column: round(percent / 100, 5) for column, percent in (paper or {}).items() if percent is not None}
     for seed in range(args.seeds):
-        evaluations = {"probe": probe(args)} | (then or {})
-        # With labels the seed decides as much as without.
-        if "supervised" in evaluations:
-            evaluations["supervised"] += f" --config.seed={seed}"
+        baseline = {"supervised": f"{supervised} --config.seed={seed}"} if supervised else {}
         yield {
             "run": " ".join([pretraining(args), *flags]),
             **overrides,
             "config.seed": seed,
-            "then": evaluations,
+            "then": {"probe": probe(args)} | (then or {}) | baseline,
             "figure": place,
             "paper": published,
         }
 
 
-def supervised(args: ConfigDict, strength: float = 0.0, blur: bool = False) -> str:
+def supervised_baseline(args: ConfigDict, strength: float = 0.0, blur: bool = False) -> str:
     """The same network from scratch with labels, by the arguments SUPERVISED of a sweep."""
     options = f"strength={strength},blur={blur},batch={args.supervised_batch},epochs={args.supervised_epochs}"
     rate = f" --config.optimizer.learning_rate={args.supervised_rate}" if args.supervised_rate else ""

@@ -24,6 +24,7 @@ def sweep(arg=None):
     for depth in map(int, args.depths.split()):
         for width in map(float, args.widths.split()):
             setting = {"config.model.depth": depth, "config.model.width": width}
-            then = {"supervised": common.supervised(args)}
+            supervised = common.supervised_baseline(args)
             published = {"probe.top1": PAPER.get((depth, width))}
-            yield from common.runs(args, setting, then=then, place=(f"depth {depth}", width), paper=published)
+            place = (f"depth {depth}", width)
+            yield from common.runs(args, setting, supervised=supervised, place=place, paper=published)
