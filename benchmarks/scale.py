@@ -13,6 +13,8 @@ import re
 import subprocess
 import sys
 
+from simclr_jax.errors import EXIT_COMPILER_CRASHED
+
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 RESULTS, PAGE = DOCS / "scale.jsonl", DOCS / "scale.md"
 
@@ -58,7 +60,7 @@ def measure() -> None:
             ]
             done = subprocess.run([*command, *flags.split()], stdout=subprocess.PIPE, text=True)
             entry = {"table": kind, "config": config, "flags": flags}
-            if done.returncode == 1:  # the compiler crashed, which is a result as well
+            if done.returncode == EXIT_COMPILER_CRASHED:  # which is a result as well
                 entry |= dict.fromkeys(KEYS) | {"topology": topology, "crashed": True}
             else:
                 done.check_returncode()

@@ -18,6 +18,8 @@ Nobody has run these on the paper's networks with this code yet.
 
 from simclr_jax import config as config_lib
 from simclr_jax.errors import UserError
+from simclr_jax.errors import listed
+from simclr_jax.errors import nearest
 
 # TFDS's name; splits for training, validation (None: held out) and test; what is reported.
 DATASETS = {
@@ -41,8 +43,8 @@ def get_config(arg=None):
     config = config_lib.transfer()
     if args.dataset:
         if args.dataset not in (*DATASETS, "folder"):
-            near = config_lib.nearest(args.dataset, DATASETS)
-            known = config_lib.listed(DATASETS)
+            near = nearest(args.dataset, DATASETS)
+            known = listed(DATASETS)
             raise UserError(
                 f"configs/transfer.py has no data set {args.dataset!r}{near}; it has {known}, and 'folder'."
             )

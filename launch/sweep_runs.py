@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from simclr_jax import cli
 from simclr_jax import config as config_lib
 from simclr_jax import config_checks
+from simclr_jax import saved_config
 from simclr_jax.errors import UserError
 
 
@@ -88,30 +89,28 @@ class Stage:
         pretrained = None if self.binary == "pretrain" or self.follow_up else self._parsed["pretrained"].value
         if pretrained and not epath.Path(pretrained).exists():
             raise UserError(f"--pretrained={pretrained} does not exist.")
-        differing = self.disagreements()
-        if differing:
-            raise UserError(
-                f"{self.workdir} holds another run:\n  "
-                + "\n  ".join(differing)
-                + "\nTake another --workdir, move that folder away, or make the field part of what the sweep yields."
-            )
+        saved_config.refuse_another_run(
+            self.workdir,
+            self.disagreements(),
+            "Take another --workdir, move that folder away, or make the field part of what the sweep yields.",
+        )
 
     def disagreements(self) -> list[str]:
         """The fields in which the workdir's config.json is another run's, a line for each."""
         path = self.workdir / "config.json"
         if not path.exists():
             return []
-        saved = config_lib.from_dict(json.loads(path.read_text()), self._schema())
+        saved = saved_config.read(path, self._schema())
         config = self.config.copy_and_resolve_references()
         if self.binary != "pretrain":
-            config_lib.inherit(config, saved)  # what the evaluation has filled in from the checkpoint's config
+            saved_config.inherit(config, saved)  # what the evaluation has filled in from the checkpoint's config
             config.pretrained = saved.pretrained
             given = self._parsed["pretrained"].value
             if given and saved.pretrained and not self.follow_up:
                 path = epath.Path(given).resolve()
                 if path != epath.Path(saved.pretrained) and path not in epath.Path(saved.pretrained).parents:
                     config.pretrained = str(path)
-        return config_lib.differences(config, saved)
+        return saved_config.differences(config, saved)
 
     def results(self) -> dict[str, Any] | None:
         """What stands in results.json; None where the stage is not done."""

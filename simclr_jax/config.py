@@ -1,18 +1,18 @@
-"""The configs: their fields with default values, arguments of config files, comparison, JSON.
+"""What a file in `configs/` is made of: all fields with their default values, and the arguments of such a file.
 
 `pretrain()`, `linear_probe()`, `finetune()` and `knn()` hold every field that exists; a file in `configs/` starts from
 one of them and changes what its setting needs. A field that is None there has to be given, or is taken from the
 pretraining config of the checkpoint that is evaluated.
 """
 
-import difflib
-import json
 from typing import Any
 
 import ml_collections
 from ml_collections.config_dict import placeholder
 
 from simclr_jax.errors import UserError
+from simclr_jax.errors import listed
+from simclr_jax.errors import nearest
 
 # What a transform probe can ask for.
 TRANSFORMS = "grayscale rotate noise sobel"
@@ -323,83 +323,3 @@ def _parse(text: str, kind: type) -> Any:
             raise ValueError(text)
         return text.lower() in ("true", "1")
     return kind(text)
-
-
-def nearest(key: str, known) -> str:
-    match = difflib.get_close_matches(key, list(known), n=1)
-    return f" (did you mean {match[0]!r}?)" if match else ""
-
-
-def listed(names) -> str:
-    return ", ".join(sorted(names))
-
-
-def flatten(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """`{"optimizer.name": "lars", ...}` with tuples as lists, as JSON has them."""
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
-def to_json(config: ml_collections.ConfigDict) -> str:
-    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
-
-
-def from_dict(values: dict, defaults: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A saved config on top of `defaults`, so that fields that are newer than the save have their default values."""
-    config = defaults.copy_and_resolve_references()
-    with config.unlocked():
-        _update(config, values)
-    return config
-
-
-def _update(config: ml_collections.ConfigDict, values: dict) -> None:
-    for key, value in values.items():
-        if isinstance(value, dict) and key in config:
-            _update(config[key], value)
-        else:
-            config[key] = tuple(value) if isinstance(value, list) else value
-
-
-# Fields that may change when a run is continued: they change neither the data order nor the numbers.
-MAY_CHANGE = (
-    "data.root",
-    "data.max_bad_fraction",
-    "log_every_steps",
-    "checkpoint.",
-    "mesh.",
-    "evaluate_every_steps",
-    "loss.method",
-    "remat",
-)
-
-
-def differences(config: ml_collections.ConfigDict, saved: ml_collections.ConfigDict) -> list[str]:
-    """What differs between a config and a saved one and would make another run of it, a line for each field."""
-    new, old = flatten(config), flatten(saved)
-    lines = []
-    for key in sorted(new.keys() | old.keys()):
-        if key.startswith(MAY_CHANGE) or new.get(key) == old.get(key):
-            continue
-        lines.append(f"config.{key} is {new.get(key)!r}, but the checkpoint was written with {old.get(key)!r}")
-    return lines
-
-
-def inherit(config: ml_collections.ConfigDict, pretrained: ml_collections.ConfigDict | None) -> None:
-    """Fills the unset data and model fields of an evaluation config, in place, from the pretraining config."""
-    other_source = config.data.source is not None and (
-        pretrained is None or config.data.source != pretrained.data.source or config.data.name != pretrained.data.name
-    )
-    for block in ("model", "data"):
-        for key, value in config[block].items():
-            # Another data set's splits and place say nothing about this one's.
-            if other_source and block == "data" and key not in ("image_size", "eval_crop"):
-                continue
-            if value is None and pretrained is not None:
-                config[block][key] = pretrained[block][key]
-    if config.data.train_split is None:
-        config.data.train_split = "train"

@@ -6,29 +6,30 @@ import re
 import ml_collections
 
 from simclr_jax import config as config_lib
+from simclr_jax import saved_config
 from simclr_jax.errors import UserError
+from simclr_jax.errors import listed
+from simclr_jax.errors import nearest
 
 
 def check_fields(config: ml_collections.ConfigDict, schema: ml_collections.ConfigDict) -> None:
     """Refuses fields that `schema` does not have (a config file can invent some) and values of the wrong type."""
-    known, given = config_lib.flatten(schema), config_lib.flatten(config)
+    known, given = saved_config.flatten(schema), saved_config.flatten(config)
     for key, value in given.items():
         if key not in known:
-            raise UserError(f"config.{key} is not a field that is known{config_lib.nearest(key, known)}.")
+            raise UserError(f"config.{key} is not a field that is known{nearest(key, known)}.")
         default = known[key]
         right = default is None or value is None or isinstance(value, type(default))
         if not right and not (isinstance(default, float) and isinstance(value, int)):
             raise UserError(f"config.{key} is {value!r}, but should be of type {type(default).__name__}.")
     missing = known.keys() - given.keys()
     if missing:
-        raise UserError(
-            f"the config lacks the fields {config_lib.listed(missing)}: start it from simclr_jax.config's defaults."
-        )
+        raise UserError(f"the config lacks the fields {listed(missing)}: start it from simclr_jax.config's defaults.")
 
 
 def require(config: ml_collections.ConfigDict, *fields: str, hint: str) -> None:
     """A clear error where one of `fields` is None."""
-    flat = config_lib.flatten(config)
+    flat = saved_config.flatten(config)
     for field in fields:
         if flat[field] is None:
             raise UserError(f"config.{field} is not set: {hint}")
@@ -36,7 +37,7 @@ def require(config: ml_collections.ConfigDict, *fields: str, hint: str) -> None:
 
 def check_values(config: ml_collections.ConfigDict, device_count: int) -> None:
     """Refuses values that would fail, or quietly do nothing, only after expensive work. Common to all binaries."""
-    flat = config_lib.flatten(config)
+    flat = saved_config.flatten(config)
 
     def check(field: str, right: bool, what: str) -> None:
         if field in flat and not right:

@@ -19,6 +19,7 @@ import numpy as np
 from simclr_jax import cli
 from simclr_jax import config as config_lib
 from simclr_jax import evaluation
+from simclr_jax import saved_config
 from simclr_jax.errors import UserError
 from simclr_jax.models.networks import Classifier
 from simclr_jax.operations import Operations
@@ -46,7 +47,7 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, oper
             "simclr_jax.finetune."
         )
     if pretrained is None:
-        config_lib.inherit(config, teacher_config)
+        saved_config.inherit(config, teacher_config)
     schema = config_lib.distill()
     setup = evaluation.set_up(config, workdir, pretrained, schema, operations, train_labels=False)
     teacher = load_teacher(path, teacher_config, setup)

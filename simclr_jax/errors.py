@@ -1,10 +1,14 @@
 """Errors that a user can cause, told in a line instead of a traceback, and the exit codes of the binaries."""
 
+from collections.abc import Iterable
+import difflib
+
 # A launcher restarts a run that ends with EXIT_PREEMPTED (sysexits' EX_TEMPFAIL: "try again later").
 EXIT_USER_ERROR = 2
 EXIT_NON_FINITE = 3
 EXIT_UNAVAILABLE = 69  # the processes of a job did not find each other (sysexits' EX_UNAVAILABLE)
 EXIT_PREEMPTED = 75
+EXIT_COMPILER_CRASHED = 70  # sysexits' EX_SOFTWARE
 
 
 class UserError(ValueError):
@@ -23,3 +27,14 @@ class Preempted(Exception):
     """Not a failure: the run was asked to stop (SIGTERM), has saved, and continues when it is started again."""
 
     exit_code = EXIT_PREEMPTED
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A question for a message about an unknown name: " (did you mean 'width'?)"; empty where none is near."""
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a message, sorted."""
+    return ", ".join(sorted(names))

@@ -14,12 +14,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from simclr_jax import config as config_lib
 from simclr_jax import config_checks
 from simclr_jax import distributed
 from simclr_jax import files
 from simclr_jax import parallel
 from simclr_jax import predictions
+from simclr_jax import saved_config
 from simclr_jax.data import sources
 from simclr_jax.data import subsets
 from simclr_jax.errors import UserError
@@ -62,7 +62,7 @@ class Setup:
 
     def write_config(self) -> None:
         """`config.json`; a training writes it when it knows that the checkpoints in the workdir are of this config."""
-        metrics.write_atomically(self.workdir / "config.json", config_lib.to_json(self.config))
+        metrics.write_atomically(self.workdir / "config.json", saved_config.to_json(self.config))
 
     def make_parts(self, rngs: nnx.Rngs) -> tuple[ResNet, ProjectionHead | None]:
         return make_parts(self.config, self.pretrain_config, rngs)
@@ -178,7 +178,7 @@ def set_up(
                 raise UserError(
                     f"config.model.{field} is {given!r}, but the encoder in {path} has {saved!r}: leave it unset."
                 )
-    config_lib.inherit(config, pretrain_config)
+    saved_config.inherit(config, pretrain_config)
     config.pretrained = str(path) if path else None
     if config.model.sk_ratio is None:
         config.model.sk_ratio = 0.0
@@ -204,7 +204,7 @@ def set_up(
     mesh = parallel.make_mesh(config.mesh)
     params, batch_stats = _variables(config, pretrain_config, path, mesh)
     parallel.check_agreement(
-        config=config_lib.to_json(config), training_set=sources.identity(train), test_set=sources.identity(test)
+        config=saved_config.to_json(config), training_set=sources.identity(train), test_set=sources.identity(test)
     )
     workdir.mkdir(parents=True, exist_ok=True)
     distributed.check_shared(workdir)

@@ -33,6 +33,7 @@ from simclr_jax import optim
 from simclr_jax import parallel
 from simclr_jax import tpu_compiler
 from simclr_jax.data import sources
+from simclr_jax.errors import EXIT_COMPILER_CRASHED
 from simclr_jax.errors import UserError
 from simclr_jax.models.networks import SimCLR
 from simclr_jax.training import inputs
@@ -315,6 +316,8 @@ def _plan_and_advise(config: ConfigDict, name: str, num_examples: int, num_class
 class Crash(RuntimeError):
     """A process of the compiler died."""
 
+    exit_code = EXIT_COMPILER_CRASHED
+
 
 def isolated(function: Callable, *arguments):
     """What a function of a module returns, called in a process of its own: a crash of the compiler ends that one only.
@@ -354,8 +357,8 @@ def main(argv: list[str]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except Crash:
-        sys.exit(1)
+    except Crash as error:  # told when it happened
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

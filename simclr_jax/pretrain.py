@@ -22,6 +22,7 @@ from simclr_jax import distributed
 from simclr_jax import optim
 from simclr_jax import parallel
 from simclr_jax import pictures
+from simclr_jax import saved_config
 from simclr_jax.data import pipeline
 from simclr_jax.data import sources
 from simclr_jax.data.resident import Resident
@@ -65,7 +66,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, operations: Operations) -> d
     one_class_each = source.class_names is not None and not source.multi_label
     num_classes = len(source.class_names) if one_class_each and config.online_classifier else None
     test_source = _test_source(config, source) if num_classes else None
-    parallel.check_agreement(config=config_lib.to_json(config), training_set=sources.identity(source))
+    parallel.check_agreement(config=saved_config.to_json(config), training_set=sources.identity(source))
     total_steps = optim.total_steps(source.num_examples, config.batch_size, config.epochs)
     schedule = optim.make_schedule(
         config.optimizer, batch_size=config.batch_size, num_examples=source.num_examples, steps=total_steps
@@ -85,7 +86,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, operations: Operations) -> d
     state = checkpoints.restore(state)
     start_step = int(state.step)
     parallel.check_agreement(step=str(start_step))
-    metrics.write_atomically(workdir / "config.json", config_lib.to_json(config))
+    metrics.write_atomically(workdir / "config.json", saved_config.to_json(config))
     log.info(
         "Pretraining a ResNet-%d (%gx) on %d images of %s: %d steps of %d images on %d %s device(s)%s.",
         config.model.depth,

@@ -25,11 +25,11 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax import cli
-from simclr_jax import config as config_lib
 from simclr_jax import errors
 from simclr_jax import files
 from simclr_jax import pictures
 from simclr_jax import predictions
+from simclr_jax import saved_config
 from simclr_jax.errors import UserError
 from simclr_jax.training import metrics
 
@@ -113,7 +113,7 @@ def _short(paths: list[str]) -> list[str]:
 
 
 def _read(name: str, path: epath.Path) -> Run:
-    config = config_lib.flatten(ConfigDict(json.loads((path / "config.json").read_text())))
+    config = saved_config.flatten(ConfigDict(json.loads((path / "config.json").read_text())))
     tops = {key.partition(".")[0] for key in config}
     kind = next((kind for field, kind in KINDS.items() if field in tops), None)
     if kind is None:

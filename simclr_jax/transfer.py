@@ -31,6 +31,7 @@ from simclr_jax import config as config_lib
 from simclr_jax import evaluation
 from simclr_jax import logistic_regression
 from simclr_jax import parallel
+from simclr_jax import saved_config
 from simclr_jax.data import sources
 from simclr_jax.errors import UserError
 from simclr_jax.operations import Operations
@@ -187,9 +188,8 @@ def _train(
         config.epochs = (config.steps - 1) * config.batch_size / train.num_examples
         config.min_steps = config.steps
     if (folder / "results.json").exists():
-        saved = config_lib.from_dict(json.loads((folder / "config.json").read_text()), config)
-        if differing := config_lib.differences(config, saved):
-            raise UserError(f"{folder} holds another run:\n  " + "\n  ".join(differing) + "\nTake another --workdir.")
+        differing = saved_config.differences(config, saved_config.read(folder / "config.json", config))
+        saved_config.refuse_another_run(folder, differing, "Take another --workdir.")
         return json.loads((folder / "results.json").read_text())
     folder.mkdir(parents=True, exist_ok=True)
     part = dataclasses.replace(setup, config=config, workdir=folder, train=train, test=test)

@@ -9,6 +9,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import config_checks
+from simclr_jax import saved_config
 from simclr_jax.errors import UserError
 
 SCHEMAS = {
@@ -45,8 +46,8 @@ def test_config_files_keep_to_the_schema_and_name_their_command(name):
     config_checks.check_fields(config, SCHEMAS[name]())
     config_checks.check_values(config, device_count=8)
     assert "python -m simclr_jax." in text
-    again = config_lib.from_dict(json.loads(config_lib.to_json(config)), SCHEMAS[name]())
-    assert config_lib.flatten(again) == config_lib.flatten(config)
+    again = saved_config.from_dict(json.loads(saved_config.to_json(config)), SCHEMAS[name]())
+    assert saved_config.flatten(again) == saved_config.flatten(config)
 
 
 def test_the_imagenet_config_is_the_papers():
@@ -144,13 +145,13 @@ def test_evaluations_inherit_data_and_network_unless_they_name_others():
     pretrained, _ = load("cifar10")
     pretrained.data.root = "/data/tfds"
     config = config_lib.linear_probe()
-    config_lib.inherit(config, pretrained)
+    saved_config.inherit(config, pretrained)
     assert (config.data.name, config.data.root, config.data.train_split) == ("cifar10", "/data/tfds", "train")
     assert (config.model.depth, config.data.image_size) == (50, 32)
     # Another folder for the labels; the network and the image size still come from pretraining.
     config = config_lib.finetune()
     config.data.update(source="folder", root="labelled")
-    config_lib.inherit(config, pretrained)
+    saved_config.inherit(config, pretrained)
     assert (config.data.name, config.data.root, config.data.image_size, config.model.stem) == (
         None,
         "labelled",
@@ -158,6 +159,6 @@ def test_evaluations_inherit_data_and_network_unless_they_name_others():
         "cifar",
     )
     config = config_lib.finetune()
-    config_lib.inherit(config, None)
+    saved_config.inherit(config, None)
     with pytest.raises(UserError, match="config.data.source is not set: do this"):
         config_checks.require(config, "data.source", hint="do this")

@@ -178,6 +178,9 @@ def test_a_crash_of_the_compiler_is_told_and_the_others_are_planned_for(monkeypa
     output = capsys.readouterr()
     assert "v5e:2x2: the TPU compiler crashed" in output.err
     assert json.loads(output.out)["topology"] == "v5e:2x4"
+    with pytest.raises(SystemExit) as ended:  # not 1, which an exception of Python's ends with
+        plan.main(["plan", *TINY, "--topology=v5e:2x2"])
+    assert ended.value.code == errors.EXIT_COMPILER_CRASHED
 
 
 def test_a_stopped_command_leaves_no_compiler_behind():

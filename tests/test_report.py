@@ -16,6 +16,7 @@ from simclr_jax import errors
 from simclr_jax import pictures
 from simclr_jax import predictions
 from simclr_jax import report
+from simclr_jax import saved_config
 from simclr_jax.training import evaluate
 from simclr_jax.training import metrics
 
@@ -42,7 +43,7 @@ def evaluated(workdir, config, seed=0, classes=3, draws=1, **results):
         each.append(evaluate.accuracy(scores, labels) | {"labels": 12, "seed": draw})
     means = {key: float(np.mean([one[key] for one in each])) for key in ("top1", "top5", "mean_per_class")}
     spread = float(np.std([one["top1"] for one in each]))
-    metrics.write_atomically(workdir / "config.json", config_lib.to_json(config))
+    metrics.write_atomically(workdir / "config.json", saved_config.to_json(config))
     metrics.write_results(workdir, means | {"top1_std": spread, "n": 30, "draws": each} | results)
     return means
 
@@ -58,7 +59,7 @@ def runs(tmp_path):
         config.data.source = "digits"
         config.model.depth = 18
         config.loss.temperature = temperature
-        metrics.write_atomically(workdir / "config.json", config_lib.to_json(config))
+        metrics.write_atomically(workdir / "config.json", saved_config.to_json(config))
         lines = [{"step": step, "loss": 10 - step / 20, "contrastive_top1": step / 200} for step in range(20, 101, 20)]
         metrics.write_atomically(workdir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
         views = np.random.default_rng(0).integers(0, 255, (8, 2, 8, 8, 3)).astype(np.uint8)

@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 
 from simclr_jax import config as config_lib
 from simclr_jax import files
+from simclr_jax import saved_config
 from simclr_jax.errors import UserError
 from simclr_jax.training.state import TrainState
 
@@ -86,14 +87,12 @@ class Checkpoints:
         if step is None:
             return state
         saved = self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore())).config
-        saved = config_lib.from_dict(saved, self._config)
-        differing = config_lib.differences(self._config, saved)
-        if differing:
-            raise UserError(
-                f"{self.directory} holds checkpoints of another run:\n  "
-                + "\n  ".join(differing)
-                + "\nContinue it with its own config, or start anew in another --workdir."
-            )
+        saved = saved_config.from_dict(saved, self._config)
+        saved_config.refuse_another_run(
+            self.directory,
+            saved_config.differences(self._config, saved),
+            "Continue it with its own config, or start anew in another --workdir.",
+        )
         items = {name: ocp.args.StandardRestore(_abstract(item)) for name, item in _to_items(state).items()}
         return _from_items(self._manager.restore(step, args=ocp.args.Composite(**items)), state)
 
@@ -142,7 +141,7 @@ def load_config(
 ) -> ml_collections.ConfigDict:
     """The config of a checkpoint: of pretraining, or of what `defaults` are for."""
     saved = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(checkpoint / "config")
-    return config_lib.from_dict(saved, defaults())
+    return saved_config.from_dict(saved, defaults())
 
 
 def load_parts(checkpoint: epath.Path, params: dict[str, Any], batch_stats: dict[str, Any]) -> tuple[Any, Any]:

@@ -20,8 +20,8 @@ from launch import sweep_file
 from launch import sweep_runs
 from launch import sweep_table
 from launch import sweep_workers
-from simclr_jax import config as config_lib
 from simclr_jax import errors
+from simclr_jax import saved_config
 from simclr_jax.errors import UserError
 
 TEMPERATURES = """
@@ -66,7 +66,7 @@ def written_config(stage):
     if stage.binary != "pretrain":
         config.pretrained = str(stage.workdir.parent / "pretrain" / "checkpoints" / "9")
         config.data.update(source="digits", train_split="train", image_size=16)
-    return config_lib.to_json(config)
+    return saved_config.to_json(config)
 
 
 def finish(stage, top1=0.5, **results):
