@@ -9,9 +9,7 @@ still goes on is shown as far as it is.
 """
 
 import base64
-import dataclasses
 import datetime
-import functools
 import html
 import json
 import logging
@@ -21,7 +19,6 @@ from typing import Any
 from absl import app
 from absl import flags
 from etils import epath
-from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax import cli
@@ -29,98 +26,17 @@ from simclr_jax import errors
 from simclr_jax import files
 from simclr_jax import pictures
 from simclr_jax import predictions
-from simclr_jax import saved_config
+from simclr_jax import workdirs
 from simclr_jax.errors import UserError
 from simclr_jax.training import metrics
+from simclr_jax.workdirs import Run
 
 log = logging.getLogger("simclr_jax")
 
-# Field of the config that only this kind of run has.
-KINDS = {
-    "loss": "pretraining",
-    "metric": "transfer",
-    "protocol": "linear probe",
-    "neighbours": "nearest neighbours",
-    "transforms": "transform probe",
-    "teacher": "distillation",
-    "min_steps": "fine-tuning",
-}
-# Fields in which an evaluation and its untrained baseline may differ.
-OF_THE_BASELINE = ("init", "pretrained", "optimizer.learning_rate")
 # Evaluations that have tables of their own.
 OTHER_TABLES = ("transform probe", "transfer")
 # With more classes than this, the worst confusions are listed instead of the matrix.
 LARGEST_MATRIX = 30
-# Not looked into.
-NOT_RUNS = ("checkpoints", "compilation_cache", "tensorboard", "profile")
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One workdir."""
-
-    name: str  # the part of its path that tells it from the others
-    path: epath.Path
-    config: dict[str, Any]  # flat: {"optimizer.name": "lars"}
-    kind: str
-    results: dict[str, Any] | None  # None while it is not done
-
-    @functools.cached_property
-    def metrics(self) -> list[dict[str, Any]]:
-        path = self.path / "metrics.jsonl"
-        return metrics.read_metrics(path) if path.exists() else []
-
-    def draws(self) -> list[epath.Path]:
-        """Folders of its label draws."""
-        return sorted(path for path in self.path.iterdir() if path.name.startswith("draw_"))
-
-
-def find_runs(workdirs: list[str]) -> list[Run]:
-    """All runs at or below some folders, by their paths.
-
-    Raises:
-      UserError: for a folder that is not there or holds no run.
-    """
-    found: dict[str, epath.Path] = {}
-    for workdir in workdirs:
-        top = epath.Path(workdir)
-        if not top.is_dir():
-            raise UserError(f"--workdirs: {workdir} is no folder.")
-        here = [files.absolute(path) for path in _workdirs(top)]
-        if not here:
-            raise UserError(
-                f"--workdirs: there is no run in {workdir}: no folder at or below it has a config.json of this program."
-            )
-        found |= {str(path): path for path in here}
-    names = _short(list(found))
-    return [_read(name, path) for name, path in sorted(zip(names, found.values(), strict=True))]
-
-
-def _workdirs(folder: epath.Path) -> list[epath.Path]:
-    if (folder / "config.json").exists():
-        return [folder]
-    below = (path for path in sorted(folder.iterdir()) if path.is_dir() and path.name not in NOT_RUNS)
-    return [workdir for path in below for workdir in _workdirs(path)]
-
-
-def _short(paths: list[str]) -> list[str]:
-    """Paths without the folders that all of them have in common."""
-    parts = [path.split("/") for path in paths]
-    common = 0
-    while all(len(part) > common + 1 and part[common] == parts[0][common] for part in parts):
-        common += 1
-    return ["/".join(part[common:]) for part in parts]
-
-
-def _read(name: str, path: epath.Path) -> Run:
-    config = saved_config.flatten(ConfigDict(json.loads((path / "config.json").read_text())))
-    tops = {key.partition(".")[0] for key in config}
-    kind = next((kind for field, kind in KINDS.items() if field in tops), None)
-    if kind is None:
-        raise UserError(f"{path}/config.json is of no program here: it has none of {', '.join(KINDS)}.")
-    results = path / "results.json"
-    return Run(name, path, config, kind, json.loads(results.read_text()) if results.exists() else None)
-
 
 # The parts of the page, each HTML text; "" where there is nothing to show.
 
@@ -148,21 +64,10 @@ def _labels(run: Run) -> str:
     return f"{draws[0]['labels']:,}" + (f" &times; {len(draws)} draws" if len(draws) > 1 else "") if draws else ""
 
 
-def baselines(runs: list[Run]) -> list[tuple[Run, Run | None]]:
-    """The evaluations of pretrained encoders with those of untrained ones that are like them, where there are any."""
-
-    def key(run: Run) -> str:
-        rest = {field: value for field, value in run.config.items() if field not in OF_THE_BASELINE}
-        return json.dumps([run.kind, rest], sort_keys=True)
-
-    untrained = {key(run): run for run in runs if run.config.get("init") == "random"}
-    ours = [run for run in runs if run.config.get("init") == "pretrained" and run.kind not in OTHER_TABLES]
-    return [(run, untrained.get(key(run))) for run in ours]
-
-
 def _results(runs: list[Run]) -> str:
+    runs = [run for run in runs if run.kind not in OTHER_TABLES]
     rows = []
-    pairs = baselines(runs)
+    pairs = workdirs.baselines(runs)
     for run, other in pairs:
         gain = ""
         if run.results and other and other.results:
@@ -173,8 +78,7 @@ def _results(runs: list[Run]) -> str:
         rows.append([_link(run), what, _labels(run), f"<b>{done}</b>", _top1(other), gain, top5, per_class])
     matched = {other.name for _, other in pairs if other}
     for run in runs:
-        alone = run.config.get("init") == "random" and run.name not in matched and run.kind not in OTHER_TABLES
-        if alone:
+        if run.config.get("init") == "random" and run.name not in matched:
             rows.append([_link(run), f"{run.kind}, untrained", _labels(run), "", _top1(run) or "not done", "", "", ""])
     if not rows:
         return ""
@@ -243,7 +147,7 @@ def _pretraining(runs: list[Run]) -> str:
 
 def _curves(runs: list[Run]) -> str:
     parts = []
-    for kind in KINDS.values():
+    for kind in workdirs.KINDS.values():
         lines = {}
         for run in (run for run in runs if run.kind == kind):
             folders = [run.path, *run.draws()[:1]]
@@ -329,7 +233,7 @@ def _worst(counts: np.ndarray, names: list[str], number: int = 20) -> str:
 
 def _configs(runs: list[Run]) -> str:
     parts = []
-    for kind in KINDS.values():
+    for kind in workdirs.KINDS.values():
         mine = [run for run in runs if run.kind == kind]
         if not mine:
             continue
@@ -398,13 +302,13 @@ def page(runs: list[Run], title: str) -> str:
     )
 
 
-def write(workdirs: list[str], output: str, title: str | None = None) -> list[Run]:
+def write(folders: list[str], output: str, title: str | None = None) -> list[Run]:
     """Writes the page about all runs in some folders, and returns them."""
-    runs = find_runs(workdirs)
+    runs = workdirs.find(folders)
     target = epath.Path(output)
     if not target.parent.is_dir():
         raise UserError(f"--output={output}: there is no folder {target.parent}.")
-    files.write_atomically(target, page(runs, title or ", ".join(workdirs)).encode())
+    files.write_atomically(target, page(runs, title or ", ".join(folders)).encode())
     log.info("%s: %d runs, %.1f MB.", output, len(runs), target.stat().length / 1e6)
     return runs
 
