@@ -110,7 +110,9 @@ BENCHMARK = harness.Benchmark(
         "to initialise": harness.shown("{:.3g}", "initialise_seconds"),
         "to restore": harness.shown("{:.3g}", "restore_seconds"),
         "GiB on disk": harness.shown("{:.2f}", "gib"),
-        "parameters of the encoder": harness.shown("{:,}", "encoder_parameters"),
+        "M parameters of the encoder": lambda entry: (
+            f"{entry['encoder_parameters'] / 1e6:.1f}" if "encoder_parameters" in entry else ""
+        ),
     },
 )
 
