@@ -8,8 +8,10 @@ Compiles the very step of `simclr_jax.pretrain` with the TPU compiler, which nee
 takes one to three minutes for each topology, and nothing of the data set is read but its size.
 
 The memory is what the compiler has planned. The step time is the sum of the compiler's own estimates (`estimated_cycles`
-of the entry computation) over the chip's clock: a model, good for comparing configs and slices; see docs/scale.md. It
-knows nothing of input, checkpoints and evaluation, and it counts a collective as if nothing else used the wires.
+of the entry computation) over the chip's clock: a model, good for comparing configs and slices; see docs/scale.md. The
+compiler has no estimate for collectives: what they take at the published rate of a chip's links stands beside it, as "wires".
+Rates, utilisation and hours are those of the sum of both, as if no collective were hidden behind computation. Input,
+checkpoints and evaluation are not in it.
 """
 
 from collections.abc import Callable
@@ -87,7 +89,7 @@ def plan(config: ConfigDict, topology: tpu_compiler.Topology, num_examples: int,
     """Compiles the step of `config` for `topology`.
 
     Returns:
-      The keys of `--json`. Of a step that does not fit, `step_ms`, `utilisation`, `images_per_s`, `hours` and
+      The keys of `--json`. Of a step that does not fit, `step_ms`, `wires_ms`, `utilisation`, `images_per_s`, `hours` and
       `collectives` are None. All are for a chip, but `images_per_s` and `hours`, which are the slice's.
 
     Raises:
@@ -107,15 +109,18 @@ def plan(config: ConfigDict, topology: tpu_compiler.Topology, num_examples: int,
         "fits": program.cycles is not None,
         "flops": step_flops(config, num_examples, num_classes) / chips,
         "step_ms": None,
+        "wires_ms": None,
         "utilisation": None,
         "images_per_s": None,
         "hours": None,
         "collectives": program.collectives,
     }
     if program.cycles is not None:
-        seconds = program.cycles / (chip.clock_ghz * 1e9)
+        computing = program.cycles / (chip.clock_ghz * 1e9)
+        wires = tpu_compiler.wires_seconds(program.collectives, topology)
+        seconds = computing + wires
         total_steps = optim.total_steps(num_examples, config.batch_size, config.epochs)
-        entry["step_ms"] = 1e3 * seconds
+        entry["step_ms"], entry["wires_ms"] = 1e3 * computing, 1e3 * wires
         entry["utilisation"] = entry["flops"] / (seconds * chip.peak_tflops * 1e12)
         entry["images_per_s"] = config.batch_size / seconds
         entry["hours"] = total_steps * seconds / 3600
@@ -208,6 +213,7 @@ COLUMNS = (
     ("fits", "fits", "{}"),
     ("flops", "TFLOP/chip", "{:.2f}"),
     ("step_ms", "step ms", "{:.1f}"),
+    ("wires_ms", "wires ms", "{:.1f}"),
     ("utilisation", "utilisation", "{:.0%}"),
     ("images_per_s", "images/s", "{:,.0f}"),
     ("hours", "hours", "{:.1f}"),

@@ -21,11 +21,12 @@ BYTES |= {"f64": 8, "s64": 8, "u64": 8}
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice: its name, its chip, how many there are, and JAX's devices for it."""
+    """A slice: its name, its chip, how many there are, the neighbours of one in a corner, and JAX's devices for it."""
 
     name: str
     chip: tpu_chips.Chip
     chips: int
+    links: int
     devices: list[jax.Device]
 
 
@@ -47,7 +48,7 @@ def topology(name: str) -> Topology:
     except Exception as error:  # of several types, by libtpu's version
         text = str(error).splitlines()[0]
         raise UserError(f"--topology={name} is no slice that the TPU compiler knows: {text}") from error
-    return Topology(name, chip, math.prod(sizes), list(description.devices))
+    return Topology(name, chip, math.prod(sizes), tpu_chips.links(chip, sizes), list(description.devices))
 
 
 def _quiet() -> None:
@@ -71,7 +72,8 @@ class Program:
 
     Attributes:
       hbm_bytes: memory at its peak: arguments, results, temporaries.
-      cycles: the compiler's estimates, added up over the entry computation; None where the program did not fit.
+      cycles: the compiler's estimates, added up over the entry computation; None where the program did not fit. It has none
+        for collectives.
       collectives: kind to {"count", "bytes"}, the bytes being those of the results on one device.
     """
 
@@ -119,10 +121,11 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
     """How many collectives of each kind a compiled program carries out, and the bytes of their results.
 
     An operation that starts and ends apart is counted once, where it starts: its result is a tuple of operand and
-    result, of which the second half counts.
+    result, of which the second half counts. One that is done bit by bit within computations beside it stands in each of
+    them, always with the same channel: also once.
     """
     computations, entry = _computations(hlo)
-    found = {}
+    found, chains = {}, set()
     pattern = rf"^\s*(?:ROOT )?%?\S+ = (.*?) ({'|'.join(COLLECTIVES)})(-start)?\("
 
     def add(name: str, times: int) -> None:
@@ -135,6 +138,11 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
             if not match:
                 continue
             shapes, kind, start = match.groups()
+            if "chain_id=" in line:
+                channel = re.search(r"channel_id=(\d+)", line)[1]
+                if channel in chains:
+                    continue
+                chains.add(channel)
             sizes = [
                 BYTES.get(dtype, 4) * math.prod(int(size) for size in dims.split(",") if size)
                 for dtype, dims in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shapes)
@@ -147,6 +155,17 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
 
     add(entry, 1)
     return found
+
+
+def wires_seconds(collectives: dict[str, dict[str, int]], topology: Topology) -> float:
+    """What the collectives of a step take at least: their bytes over the links of a chip, at the published rate.
+
+    A sum over chips moves its bytes twice (to where a share of them is added up, and back), all else once. As if all links
+    of the chip in a corner carried their full rate in both directions and each collective used all of them.
+    """
+    moved = sum((2 if kind == "all-reduce" else 1) * found["bytes"] for kind, found in collectives.items())
+    rate = topology.links * topology.chip.link_gb_per_s * 1e9
+    return moved * topology.chip.devices / rate if rate else 0.0
 
 
 LOOP = r"while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)"

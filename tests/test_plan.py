@@ -11,13 +11,14 @@ import pytest
 from simclr_jax import config as config_lib
 from simclr_jax import errors
 from simclr_jax import plan
+from simclr_jax import tpu_chips
 from simclr_jax import tpu_compiler
 
 DIGITS = f"--config={REPOSITORY}/configs/digits.py"
 TINY = (DIGITS, "--config.data.image_size=8", "--config.model.width=0.125", "--config.batch_size=64")
 KEYS = [
     *("topology", "chips", "batch_per_chip", "hbm_gib", "hbm_limit_gib", "fits", "flops"),
-    *("step_ms", "utilisation", "images_per_s", "hours", "collectives"),
+    *("step_ms", "wires_ms", "utilisation", "images_per_s", "hours", "collectives"),
 ]
 
 
@@ -40,9 +41,10 @@ def test_a_small_network_on_two_slices(libtpu, capsys):
         assert (entry["chips"], entry["batch_per_chip"]) == (chips, 64 // chips)
         assert 0 < entry["hbm_gib"] < 1
         assert 0 < entry["utilisation"] < 1
-        assert entry["images_per_s"] == pytest.approx(64 / entry["step_ms"] * 1e3)
+        milliseconds = entry["step_ms"] + entry["wires_ms"]
+        assert entry["images_per_s"] == pytest.approx(64 / milliseconds * 1e3)
         steps = 60 * 1437 // 64 + 1
-        assert entry["hours"] == pytest.approx(steps * entry["step_ms"] / 3.6e6)
+        assert entry["hours"] == pytest.approx(steps * milliseconds / 3.6e6)
         assert entry["collectives"]["all-reduce"]["count"] > 0
     assert one["flops"] == pytest.approx(4 * two["flops"])
     # Every gradient is summed over the chips: parameters of ResNet-18 at an eighth of the width, 4 bytes each.
@@ -95,6 +97,13 @@ HloModule jit_step
 %fused (x: f32[1]) -> f32[1] {
   %add = f32[1] add(%x, %y), backend_config={"estimated_cycles":"99"}
 }
+%bit (x: f32[4]) -> f32[64] {
+  %all-gather.1 = f32[64]{0} all-gather(%x), channel_id=9, frontend_attributes={chain_id="0"}
+}
+%another_bit (x: f32[4], y: f32[8]) -> f32[64] {
+  %all-gather.2 = f32[64]{0} all-gather(%x), channel_id=9, frontend_attributes={chain_id="0"}
+  %work.1 = f32[8] add(%y, %y), backend_config={"estimated_cycles":"99"}
+}
 %ring.condition (p: (s32[], f32[10])) -> pred[] {
   %seven = s32[]{:T(128)} constant(7)
   %counter = s32[] get-tuple-element(%p), index=0
@@ -108,15 +117,46 @@ ENTRY %main (a: f32[64]) -> f32[2] {
   %all-reduce.1 = (f32[64]{0}, bf16[3,4]{1,0}) all-reduce(%a, %b), backend_config={"estimated_cycles":"1000"}
   %all-gather-start = (f32[8,128]{1,0}, f32[128,128]{1,0}) all-gather-start(%z)
   %loop = (s32[], f32[10]) while(%start), condition=%ring.condition, body=%ring.body
+  %async-collective-start = f32[64]{0} fusion(%s), calls=%bit
+  %async-collective-fusion = f32[64]{0} fusion(%t), calls=%another_bit, backend_config={"estimated_cycles":"0"}
   ROOT %f = f32[2]{0} fusion(%d), calls=%fused, backend_config={"estimated_cycles":"234"}
 }
 """
     assert tpu_compiler.estimated_cycles(text) == 1234 + 7 * 10
     assert tpu_compiler.collectives(text) == {
         "all-reduce": {"count": 1, "bytes": 64 * 4 + 12 * 2},
-        "all-gather": {"count": 1, "bytes": 128 * 128 * 4},
+        "all-gather": {"count": 2, "bytes": 128 * 128 * 4 + 64 * 4},
         "collective-permute": {"count": 7, "bytes": 7 * 40},
     }
+
+
+@pytest.mark.parametrize(
+    ("topology", "links"),
+    [
+        ("v5e:1x1", 0),
+        ("v5e:4x4", 2),
+        ("v5e:8x16", 3),
+        ("v5e:16x16", 4),
+        ("v3:16x16", 2),
+        ("v4:2x2x1", 2),
+        ("v4:2x2x4", 3),
+        ("v4:4x4x4", 6),
+        ("v5p:4x4x8", 6),
+    ],
+)
+def test_the_links_of_a_chip_in_a_corner(topology, links):
+    _, chip, sizes = tpu_chips.parse(topology)
+    assert tpu_chips.links(chip, sizes) == links
+
+
+def test_a_sum_goes_over_the_wires_twice():
+    chip = tpu_chips.CHIPS["v5e"]
+    slice_ = tpu_compiler.Topology("v5e:16x16", chip, 256, 4, [])
+    found = {"all-reduce": {"count": 3, "bytes": 90e6}, "all-gather": {"count": 1, "bytes": 180e6}}
+    # 360 MB over four links of 45 GB/s.
+    assert tpu_compiler.wires_seconds(found, slice_) == pytest.approx(2e-3)
+    alone = tpu_compiler.Topology("v5e:1x1", chip, 1, 0, [])
+    assert tpu_compiler.wires_seconds({}, alone) == 0
 
 
 @pytest.mark.parametrize(
