@@ -138,7 +138,7 @@ TABLES = {
     "paper": ("micro-batches remat", lambda entry: (network(entry), version(entry), entry["chips"] or 0)),
     "memory": (
         "network hours collectives MB",
-        lambda entry: (-entry["chips"], setting(entry, "remat", ""), int(setting(entry, "microbatches", "1"))),
+        lambda entry: (-(entry["chips"] or 0), setting(entry, "remat", ""), int(setting(entry, "microbatches", "1"))),
     ),
     "growth": ("network hours micro-batches remat", lambda entry: (version(entry), entry["chips"] or 0)),
     "fsdp": ("micro-batches remat", network),
