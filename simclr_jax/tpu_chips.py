@@ -33,12 +33,12 @@ class Chip:
 
 
 # cloud.google.com/tpu/docs: "System architecture" of each version; memory as libtpu 0.0.42 gives it out. With these clocks
-# the compiler's cycles for a large bfloat16 matmul are 100, 97, 93, 88, 90 and 70 % of the peak. Links of v2 and v3: Jouppi et
-# al. 2020, "A domain-specific supercomputer for training deep neural networks"; of the others, and rings: Austin et al. 2025,
-# "How to scale your model", chapter on TPUs.
+# the compiler's cycles for a large bfloat16 matmul are 100, 97, 93, 88, 90 and 70 % of the peak. Links: of v2 in Jouppi et
+# al. 2020, "A domain-specific supercomputer for training deep neural networks", of v3 in Jouppi et al. 2023, "TPU v4", table 4;
+# of the others, and which dimensions are rings, in Austin et al. 2025, "How to scale your model", chapter on TPUs.
 CHIPS = {
     "v2": Chip(2, 2, 14.96, 0.7, 45, 62, 16, "4x4"),
-    "v3": Chip(2, 2, 30.96, 0.94, 123, 82, 32, "4x4"),
+    "v3": Chip(2, 2, 30.96, 0.94, 123, 70, 32, "4x4"),
     "v4": Chip(3, 1, 30.75, 1.05, 275, 45, 4, "2x2x4", "megacore"),
     "v5e": Chip(2, 1, 15.75, 1.5, 197, 45, 16, "4x4"),
     "v5p": Chip(3, 1, 95.74, 1.75, 459, 90, 4, "2x2x4", "megacore"),
