@@ -7,8 +7,8 @@ import difflib
 EXIT_USER_ERROR = 2
 EXIT_NON_FINITE = 3
 EXIT_UNAVAILABLE = 69  # the processes of a job did not find each other (sysexits' EX_UNAVAILABLE)
+EXIT_COMPILER_CRASHED = 70  # of simclr_jax.plan (sysexits' EX_SOFTWARE)
 EXIT_PREEMPTED = 75
-EXIT_COMPILER_CRASHED = 70  # sysexits' EX_SOFTWARE
 
 
 class UserError(ValueError):
