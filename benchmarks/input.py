@@ -99,9 +99,8 @@ def ours_device(options: dict) -> dict:
 
 
 def ours_memory(options: dict) -> dict:
-    import tensorflow as tf
-
     from simclr_jax.data.sources import RandomAccess
+    from simclr_jax.runtime.tensorflow import tf
 
     files = sorted(str(path) for path in pathlib.Path(options["folder"]).rglob("*.jpg"))
     images = tf.stack([tf.io.decode_jpeg(tf.io.read_file(path), channels=3) for path in files])
@@ -129,7 +128,7 @@ def lightly(options: dict) -> dict:
 
 
 def ceiling(options: dict) -> dict:
-    import tensorflow as tf
+    from simclr_jax.runtime.tensorflow import tf
 
     size = options["size"]
 

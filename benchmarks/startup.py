@@ -45,14 +45,14 @@ def checkpoint(options: dict) -> dict:
 
     from simclr_jax import config as config_lib
     from simclr_jax import optim
-    from simclr_jax import parallel
     from simclr_jax.models.networks import SimCLR
+    from simclr_jax.runtime import sharding
     from simclr_jax.training import state as state_lib
     from simclr_jax.training.checkpoint import Checkpoints
 
     config = config_lib.pretrain()
     config.model.update(depth=50, width=float(options["width"]))
-    mesh = parallel.make_mesh(config.mesh)
+    mesh = sharding.make_mesh(config.mesh)
     optimizer = optim.make_optimizer(config.optimizer, 0.1)
 
     def new_state(seed):

@@ -71,8 +71,8 @@ def ours(options: dict, **changes) -> dict:
 
     from configs import cifar10
     from simclr_jax import optim
-    from simclr_jax import parallel
     from simclr_jax.models.networks import SimCLR
+    from simclr_jax.runtime import sharding
     from simclr_jax.training import state as state_lib
     from simclr_jax.training import steps
 
@@ -86,7 +86,7 @@ def ours(options: dict, **changes) -> dict:
         steps=optim.total_steps(num_examples, config.batch_size, config.epochs),
     )
     optimizer = optim.make_optimizer(config.optimizer, schedule)
-    mesh = parallel.make_mesh(config.mesh)
+    mesh = sharding.make_mesh(config.mesh)
 
     def make_model(rngs):
         return SimCLR(config, None, rngs=rngs)
@@ -95,7 +95,7 @@ def ours(options: dict, **changes) -> dict:
     state = state_lib.new_state(*state_lib.init_variables(make_model, config.seed, mesh), optimizer, mesh)
     step_fn = steps.make_pretrain_step(graph, optimizer, schedule, config, mesh)
     inputs = {"views": pixels(config.batch_size), "label": np.full(config.batch_size, -1, np.int32)}
-    batch = parallel.to_global(inputs, mesh)
+    batch = sharding.to_global(inputs, mesh)
 
     def step():
         nonlocal state

@@ -31,8 +31,8 @@ from etils import epath
 from launch.sweep_figure import Figure
 from launch.sweep_runs import Run
 from launch.sweep_runs import Stage
-from simclr_jax import cli
 from simclr_jax.errors import UserError
+from simclr_jax.runtime import cli
 
 BINARIES = ("pretrain", "linear_probe", "finetune", "knn", "transform_probe", "distill", "transfer")
 

@@ -12,11 +12,11 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
-from simclr_jax import cli
 from simclr_jax import config as config_lib
-from simclr_jax import config_checks
-from simclr_jax import saved_config
+from simclr_jax.config import checks as config_checks
+from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
+from simclr_jax.runtime import cli
 
 
 @dataclasses.dataclass(frozen=True)

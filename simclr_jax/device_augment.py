@@ -24,7 +24,7 @@ def _for_pixels(parameter: jax.Array) -> jax.Array:
     return jnp.asarray(parameter)[:, None, None, None]
 
 
-# --- Operations with explicit parameters ---------------------------------------------------------------------------
+# --- RunMonitor with explicit parameters ---------------------------------------------------------------------------
 
 
 def flip(images: jax.Array) -> jax.Array:

@@ -16,13 +16,13 @@ from etils import epath
 from ml_collections import ConfigDict
 import numpy as np
 
-from simclr_jax import cli
 from simclr_jax import config as config_lib
 from simclr_jax import evaluation
-from simclr_jax import saved_config
+from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
 from simclr_jax.models.networks import Classifier
-from simclr_jax.operations import Operations
+from simclr_jax.runtime import cli
+from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import checkpoint
 from simclr_jax.training import evaluate
 from simclr_jax.training import metrics
@@ -33,7 +33,7 @@ from simclr_jax.training import supervised
 log = logging.getLogger("simclr_jax")
 
 
-def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, operations: Operations) -> dict:
+def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
     """Distils and returns what stands in results.json."""
     if not config.teacher:
         raise UserError(
@@ -49,7 +49,7 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, oper
     if pretrained is None:
         saved_config.inherit(config, teacher_config)
     schema = config_lib.distill()
-    setup = evaluation.set_up(config, workdir, pretrained, schema, operations, train_labels=False)
+    setup = evaluation.set_up(config, workdir, pretrained, schema, monitor, train_labels=False)
     teacher = load_teacher(path, teacher_config, setup)
 
     def teachers(model, images):

@@ -14,12 +14,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from simclr_jax import config_checks
-from simclr_jax import distributed
 from simclr_jax import files
-from simclr_jax import parallel
 from simclr_jax import predictions
-from simclr_jax import saved_config
+from simclr_jax.config import checks as config_checks
+from simclr_jax.config import saved as saved_config
 from simclr_jax.data import sources
 from simclr_jax.data import subsets
 from simclr_jax.errors import UserError
@@ -27,7 +25,9 @@ from simclr_jax.models.heads import ProjectionHead
 from simclr_jax.models.networks import make_encoder
 from simclr_jax.models.networks import make_head
 from simclr_jax.models.resnet import ResNet
-from simclr_jax.operations import Operations
+from simclr_jax.runtime import distributed
+from simclr_jax.runtime import sharding
+from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import checkpoint
 from simclr_jax.training import evaluate
 from simclr_jax.training import metrics
@@ -49,7 +49,7 @@ class Setup:
     train: sources.Source
     test: sources.Source
     mesh: Mesh
-    operations: Operations
+    monitor: RunMonitor
     pretrain_config: ConfigDict | None
     pretrained_step: int  # 0 where the encoder is untrained
     params: dict[str, Any]
@@ -100,7 +100,7 @@ class Setup:
             data=self.config.data,
             batch_size=self.config.batch_size,
             mesh=self.mesh,
-            stop=self.operations.poll,
+            stop=self.monitor.poll,
         )
 
 
@@ -146,7 +146,7 @@ def set_up(
     workdir: epath.Path,
     pretrained: str | None,
     schema: ConfigDict,
-    operations: Operations,
+    monitor: RunMonitor,
     *,
     train_labels: bool = True,
     multi_label: bool = False,
@@ -201,9 +201,9 @@ def set_up(
         _output_layer(config.features, pretrain_config.head)
     train, test = _sources(config, train_labels, multi_label)
 
-    mesh = parallel.make_mesh(config.mesh)
+    mesh = sharding.make_mesh(config.mesh)
     params, batch_stats = _variables(config, pretrain_config, path, mesh)
-    parallel.check_agreement(
+    distributed.check_agreement(
         config=saved_config.to_json(config), training_set=sources.identity(train), test_set=sources.identity(test)
     )
     workdir.mkdir(parents=True, exist_ok=True)
@@ -216,7 +216,7 @@ def set_up(
         train=train,
         test=test,
         mesh=mesh,
-        operations=operations,
+        monitor=monitor,
         pretrain_config=pretrain_config,
         pretrained_step=checkpoint.step_of(path) if config.init == "pretrained" else 0,
         params=params,
@@ -282,7 +282,7 @@ def run_draws(setup: Setup, evaluate_draw: Callable[[np.ndarray, int, epath.Path
             fraction=config.label_fraction,
             per_class=config.labels_per_class,
             seed=seed,
-            ids_file=folder / "labels.json" if parallel.is_primary() else None,
+            ids_file=folder / "labels.json" if distributed.is_primary() else None,
         )
         results = evaluate_draw(rows, seed, folder)
         setup.write_config()

@@ -14,19 +14,19 @@ import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from simclr_jax import cli
 from simclr_jax import config as config_lib
 from simclr_jax import evaluation
-from simclr_jax.operations import Operations
+from simclr_jax.runtime import cli
+from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import metrics
 from simclr_jax.training import supervised
 
 log = logging.getLogger("simclr_jax")
 
 
-def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, operations: Operations) -> dict:
+def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
     """Fine-tunes for every draw of the labels and returns what stands in results.json."""
-    setup = evaluation.set_up(config, workdir, pretrained, config_lib.finetune(), operations)
+    setup = evaluation.set_up(config, workdir, pretrained, config_lib.finetune(), monitor)
     training = supervised.ClassifierTraining(setup, frozen=False, name="finetune")
     results = evaluation.run_draws(setup, training.run) | {"init": config.init}
     metrics.write_results(workdir, results)

@@ -15,15 +15,15 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from simclr_jax import cli
 from simclr_jax import config as config_lib
 from simclr_jax import evaluation
 from simclr_jax import objectives
-from simclr_jax import parallel
 from simclr_jax import pictures
 from simclr_jax.data import pipeline
 from simclr_jax.data import sources
-from simclr_jax.operations import Operations
+from simclr_jax.runtime import cli
+from simclr_jax.runtime import distributed
+from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import evaluate
 from simclr_jax.training import metrics
 
@@ -35,9 +35,9 @@ CHUNK = 1024
 SHOWN_NEIGHBOURS = 8
 
 
-def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, operations: Operations) -> dict:
+def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
     """Votes, draws the map, and returns what stands in results.json."""
-    setup = evaluation.set_up(config, workdir, pretrained, config_lib.knn(), operations)
+    setup = evaluation.set_up(config, workdir, pretrained, config_lib.knn(), monitor)
     train, test = setup.features(setup.train), setup.features(setup.test)
 
     def evaluate_draw(rows: np.ndarray, seed: int, folder: epath.Path) -> dict:
@@ -55,7 +55,7 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, oper
         return setup.judge(votes, test, folder) | {"step": setup.pretrained_step, "bad_images": unreadable}
 
     results = evaluation.run_draws(setup, evaluate_draw) | {"features": config.features, "init": config.init}
-    if parallel.is_primary():
+    if distributed.is_primary():
         shown = np.random.default_rng(config.seed).permutation(len(test.values))
         if config.map_points:
             points, picture = shown[: config.map_points], workdir / "embedding_map.png"

@@ -17,20 +17,20 @@ from etils import epath
 from ml_collections import ConfigDict
 import numpy as np
 
-from simclr_jax import cli
 from simclr_jax import config as config_lib
 from simclr_jax import evaluation
 from simclr_jax import logistic_regression
-from simclr_jax.operations import Operations
+from simclr_jax.runtime import cli
+from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import metrics
 from simclr_jax.training import supervised
 
 log = logging.getLogger("simclr_jax")
 
 
-def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, operations: Operations) -> dict:
+def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
     """Probes the encoder and returns what stands in results.json."""
-    setup = evaluation.set_up(config, workdir, pretrained, config_lib.linear_probe(), operations)
+    setup = evaluation.set_up(config, workdir, pretrained, config_lib.linear_probe(), monitor)
     if config.protocol == "sgd":
         training = supervised.ClassifierTraining(setup, frozen=True, name="linear probe")
         results = evaluation.run_draws(setup, training.run)
@@ -55,7 +55,7 @@ def _lbfgs(setup: evaluation.Setup) -> dict:
     def probe(rows: np.ndarray, seed: int, folder: epath.Path) -> dict:
         readable = np.isin(train.index, rows)
         classifier, l2 = logistic_regression.fit(
-            train.values[readable], train.labels[readable], setup.config.lbfgs, seed=seed, stop=setup.operations.poll
+            train.values[readable], train.labels[readable], setup.config.lbfgs, seed=seed, stop=setup.monitor.poll
         )
         scores = logistic_regression.scores(classifier, test.values, setup.num_classes)
         results = setup.judge(scores, test, folder)

@@ -28,16 +28,16 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from simclr_jax import cli
 from simclr_jax import config as config_lib
-from simclr_jax import config_checks
 from simclr_jax import optim
-from simclr_jax import parallel
 from simclr_jax import tpu_compiler
+from simclr_jax.config import checks as config_checks
 from simclr_jax.data import sources
 from simclr_jax.errors import EXIT_COMPILER_CRASHED
 from simclr_jax.errors import UserError
 from simclr_jax.models.networks import SimCLR
+from simclr_jax.runtime import cli
+from simclr_jax.runtime import sharding
 from simclr_jax.training import inputs
 from simclr_jax.training import state as state_lib
 from simclr_jax.training import steps
@@ -97,7 +97,7 @@ def plan(config: ConfigDict, topology: tpu_compiler.Topology, num_examples: int,
     """
     chip, chips, devices = topology.chip, topology.chips, len(topology.devices)
     config_checks.check_values(config, devices)
-    mesh = parallel.make_mesh(config.mesh, topology.devices)
+    mesh = sharding.make_mesh(config.mesh, topology.devices)
     jitted, arguments = abstract_step(config, mesh, num_examples, num_classes)
     program = tpu_compiler.compile_step(jitted, *arguments)
     entry = {
@@ -136,7 +136,7 @@ def step_flops(config: ConfigDict, num_examples: int, num_classes: int) -> float
     one.mesh.update(data=1, fsdp=1)
     # What is in a loop would be counted as if it ran once.
     one.microbatches, one.remat, one.loss.method = 1, "none", "dense"
-    mesh = parallel.make_mesh(one.mesh, jax.devices("cpu")[:1])
+    mesh = sharding.make_mesh(one.mesh, jax.devices("cpu")[:1])
     step, arguments = abstract_step(one, mesh, num_examples, num_classes)
     # For a CPU kernel gradients would be loops as well (models/conv.py).
     return step.trace(*arguments).lower(lowering_platforms=("tpu",)).cost_analysis()["flops"]
@@ -161,7 +161,7 @@ def abstract_step(config: ConfigDict, mesh: jax.sharding.Mesh, num_examples: int
 
 def state_gib(config: ConfigDict, topology: tpu_compiler.Topology, num_examples: int, num_classes: int) -> float:
     """Parameters, statistics and optimiser state on one chip."""
-    mesh = parallel.make_mesh(config.mesh, topology.devices)
+    mesh = sharding.make_mesh(config.mesh, topology.devices)
     _, (state, _) = abstract_step(config, mesh, num_examples, num_classes)
     leaves = jax.tree.leaves(state)
     each = sum(np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
@@ -276,7 +276,7 @@ def run(argv: list[str]) -> list[dict]:
             one.batch_size = values["batch_per_chip"].value * topology.chips
         try:
             config_checks.check_values(one, len(topology.devices))
-            parallel.make_mesh(one.mesh, topology.devices)
+            sharding.make_mesh(one.mesh, topology.devices)
         except UserError as error:
             raise UserError(f"{topology.name}: {error}") from error
         configs.append(one)

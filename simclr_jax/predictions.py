@@ -8,7 +8,7 @@ from etils import epath
 import numpy as np
 
 from simclr_jax import files
-from simclr_jax import parallel
+from simclr_jax.runtime import distributed
 
 NAME = "predictions.npz"
 
@@ -33,7 +33,7 @@ def write(
     folder: epath.Path, index: np.ndarray, labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str]
 ) -> None:
     """Writes the file, on the primary process: arrays of `Predictions`."""
-    if not parallel.is_primary():
+    if not distributed.is_primary():
         return
     content = io.BytesIO()
     np.savez_compressed(

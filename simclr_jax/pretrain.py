@@ -15,20 +15,20 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict
 
-from simclr_jax import cli
 from simclr_jax import config as config_lib
-from simclr_jax import config_checks
-from simclr_jax import distributed
 from simclr_jax import optim
-from simclr_jax import parallel
 from simclr_jax import pictures
-from simclr_jax import saved_config
+from simclr_jax.config import checks as config_checks
+from simclr_jax.config import saved as saved_config
 from simclr_jax.data import pipeline
 from simclr_jax.data import sources
 from simclr_jax.data.resident import Resident
 from simclr_jax.errors import UserError
 from simclr_jax.models.networks import SimCLR
-from simclr_jax.operations import Operations
+from simclr_jax.runtime import cli
+from simclr_jax.runtime import distributed
+from simclr_jax.runtime import sharding
+from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import checkpoint
 from simclr_jax.training import evaluate
 from simclr_jax.training import inputs
@@ -40,7 +40,7 @@ from simclr_jax.training import steps
 log = logging.getLogger("simclr_jax")
 
 
-def run(config: ConfigDict, workdir: epath.Path, *, operations: Operations) -> dict:
+def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict:
     """Pretrains and returns what stands in results.json.
 
     `top1` and `top5` there are those of the online linear classifier on the test split, None where there is none.
@@ -66,14 +66,14 @@ def run(config: ConfigDict, workdir: epath.Path, *, operations: Operations) -> d
     one_class_each = source.class_names is not None and not source.multi_label
     num_classes = len(source.class_names) if one_class_each and config.online_classifier else None
     test_source = _test_source(config, source) if num_classes else None
-    parallel.check_agreement(config=saved_config.to_json(config), training_set=sources.identity(source))
+    distributed.check_agreement(config=saved_config.to_json(config), training_set=sources.identity(source))
     total_steps = optim.total_steps(source.num_examples, config.batch_size, config.epochs)
     schedule = optim.make_schedule(
         config.optimizer, batch_size=config.batch_size, num_examples=source.num_examples, steps=total_steps
     )
 
     # Network, optimiser, state: initial, or that of the newest checkpoint.
-    mesh = parallel.make_mesh(config.mesh)
+    mesh = sharding.make_mesh(config.mesh)
     optimizer = optim.make_optimizer(config.optimizer, schedule)
 
     def make_model(rngs):
@@ -85,7 +85,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, operations: Operations) -> d
     checkpoints = checkpoint.Checkpoints(workdir, config)
     state = checkpoints.restore(state)
     start_step = int(state.step)
-    parallel.check_agreement(step=str(start_step))
+    distributed.check_agreement(step=str(start_step))
     metrics.write_atomically(workdir / "config.json", saved_config.to_json(config))
     log.info(
         "Pretraining a ResNet-%d (%gx) on %d images of %s: %d steps of %d images on %d %s device(s)%s.",
@@ -119,7 +119,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, operations: Operations) -> d
         first = next(batches)
         batches = itertools.chain([first], batches)
         views = inputs.look(config, mesh, first, start_step)
-        if parallel.is_primary():
+        if distributed.is_primary():
             pictures.contact_sheet(views, workdir / "views.png")
             log.info("%s shows the views that the network will see.", workdir / "views.png")
 
@@ -137,7 +137,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, operations: Operations) -> d
             data=config.data,
             batch_size=config.batch_size,
             mesh=mesh,
-            stop=operations.poll,
+            stop=monitor.poll,
         )
         return evaluate.accuracy(outputs.values, outputs.labels)
 
@@ -155,7 +155,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, operations: Operations) -> d
         checkpoints=checkpoints,
         writer=writer,
         bad_images=bad_images,
-        operations=operations,
+        monitor=monitor,
         name="pretrain",
         evaluate=test_accuracy if test_source else None,
         evaluate_every=config.evaluate_every_steps,
@@ -170,11 +170,11 @@ def run(config: ConfigDict, workdir: epath.Path, *, operations: Operations) -> d
     results |= {
         "step": total_steps,
         "seconds": time.monotonic() - began,
-        "bad_images": parallel.sum_over_processes(bad_images.count),
+        "bad_images": distributed.sum_over_processes(bad_images.count),
         "checkpoint": str(checkpoints.directory / str(total_steps)),
     }
-    operations.disarm()
-    if not parallel.is_primary():
+    monitor.disarm()
+    if not distributed.is_primary():
         return results
     lines = metrics.read_metrics(workdir / "metrics.jsonl")
     pictures.curves(lines, workdir / "curves.png")

@@ -15,14 +15,14 @@ from etils import epath
 from ml_collections import ConfigDict
 import numpy as np
 
-from simclr_jax import cli
 from simclr_jax import config as config_lib
-from simclr_jax import config_checks
 from simclr_jax import pictures
+from simclr_jax.config import checks as config_checks
 from simclr_jax.data import order
 from simclr_jax.data import pipeline
 from simclr_jax.data import sources
-from simclr_jax.operations import Operations
+from simclr_jax.runtime import cli
+from simclr_jax.runtime.run_monitor import RunMonitor
 
 log = logging.getLogger("simclr_jax")
 
@@ -93,7 +93,7 @@ class Looker:
         return ["image", *(title for title, _ in made)], np.concatenate(pictures_of, axis=1)
 
 
-def run(config: ConfigDict, workdir: epath.Path, *, operations: Operations) -> dict:
+def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict:
     """Draws all pictures and returns their paths by name."""
     config_checks.check_fields(config, config_lib.pretrain())
     config_checks.require(
@@ -105,7 +105,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, operations: Operations) -> d
     written = {}
 
     def path(name: str) -> epath.Path:
-        operations.poll()
+        monitor.poll()
         written[name] = str(workdir / f"{name}.png")
         return workdir / f"{name}.png"
 

@@ -10,14 +10,14 @@ import shlex
 import sys
 import time
 
-from simclr_jax import cli
-from simclr_jax import distributed
 from simclr_jax import finetune
 from simclr_jax import knn
 from simclr_jax import linear_probe
-from simclr_jax import operations
 from simclr_jax import pretrain
 from simclr_jax import report
+from simclr_jax.runtime import cli
+from simclr_jax.runtime import distributed
+from simclr_jax.runtime import run_monitor
 
 DRAWS = (0, 1, 2, 3, 4)
 
@@ -96,5 +96,5 @@ if __name__ == "__main__":
     cli.set_up_logging()
     distributed.initialize()
     folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "runs/quickstart")
-    operations.use_compilation_cache(str(folder / "compilation_cache"))
+    run_monitor.use_compilation_cache(str(folder / "compilation_cache"))
     cli.exit_at_once(lambda: run(folder))

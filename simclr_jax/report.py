@@ -21,13 +21,13 @@ from absl import flags
 from etils import epath
 import numpy as np
 
-from simclr_jax import cli
 from simclr_jax import errors
 from simclr_jax import files
 from simclr_jax import pictures
 from simclr_jax import predictions
 from simclr_jax import workdirs
 from simclr_jax.errors import UserError
+from simclr_jax.runtime import cli
 from simclr_jax.training import metrics
 from simclr_jax.workdirs import Run
 

@@ -24,17 +24,17 @@ import time
 from etils import epath
 from ml_collections import ConfigDict
 import numpy as np
-import tensorflow as tf
 
-from simclr_jax import cli
 from simclr_jax import config as config_lib
 from simclr_jax import evaluation
 from simclr_jax import logistic_regression
-from simclr_jax import parallel
-from simclr_jax import saved_config
+from simclr_jax.config import saved as saved_config
 from simclr_jax.data import sources
 from simclr_jax.errors import UserError
-from simclr_jax.operations import Operations
+from simclr_jax.runtime import cli
+from simclr_jax.runtime import distributed
+from simclr_jax.runtime.run_monitor import RunMonitor
+from simclr_jax.runtime.tensorflow import tf
 from simclr_jax.training import evaluate
 from simclr_jax.training import metrics
 from simclr_jax.training import supervised
@@ -51,9 +51,9 @@ class Parts:
     val: np.ndarray
 
 
-def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, operations: Operations) -> dict:
+def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
     """Chooses, trains, tests, and returns what stands in results.json."""
-    setup = evaluation.set_up(config, workdir, pretrained, config_lib.transfer(), operations, multi_label=True)
+    setup = evaluation.set_up(config, workdir, pretrained, config_lib.transfer(), monitor, multi_label=True)
     _check_metric(config, setup.test)
     parts = _split(setup)
     results = (_lbfgs if config.protocol == "lbfgs" else _finetune)(setup, parts)
@@ -143,7 +143,7 @@ def _lbfgs(setup: evaluation.Setup, parts: Parts) -> dict:
         seed=config.seed,
         held_out=np.flatnonzero(np.isin(seen.index, parts.val)),
         measure=measured,
-        stop=setup.operations.poll,
+        stop=setup.monitor.poll,
     )
     scores = logistic_regression.scores(classifier, test.values, setup.num_classes)
     chosen = {"l2": l2, "val": max(found, default=float("nan")), "step": setup.pretrained_step}
@@ -159,7 +159,7 @@ def _finetune(setup: evaluation.Setup, parts: Parts) -> dict:
         folder = setup.workdir / "grid" / f"learning_rate={rate:g},weight_decay={decay:g}"
         results = _train(setup, train, val, rate, decay, folder)
         found[rate, decay] = results[setup.config.metric]
-        if parallel.is_primary() and (folder / "checkpoints").exists():
+        if distributed.is_primary() and (folder / "checkpoints").exists():
             (folder / "checkpoints").rmtree()  # of dozens of networks only the chosen one is of use
         log.info("%d of %d, %s: %.1f %%.", number, len(pairs), folder.name, 100 * found[rate, decay])
     rate, decay = max(found, key=found.get)  # the first among equals

@@ -20,12 +20,12 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from simclr_jax import cli
 from simclr_jax import config as config_lib
 from simclr_jax import device_augment
 from simclr_jax import evaluation
 from simclr_jax.errors import Preempted
-from simclr_jax.operations import Operations
+from simclr_jax.runtime import cli
+from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import metrics
 
 log = logging.getLogger("simclr_jax")
@@ -33,10 +33,10 @@ log = logging.getLogger("simclr_jax")
 Form = Callable[[jax.Array], jax.Array]
 
 
-def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, operations: Operations) -> dict:
+def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
     """Asks all questions and returns what stands in results.json."""
     began = time.monotonic()
-    setup = evaluation.set_up(config, workdir, pretrained, config_lib.transform_probe(), operations, train_labels=False)
+    setup = evaluation.set_up(config, workdir, pretrained, config_lib.transform_probe(), monitor, train_labels=False)
     setup.write_config()
     number = min(config.train_images, setup.train.num_examples)
     rows = np.sort(np.random.default_rng(config.seed).permutation(setup.train.num_examples)[:number])
@@ -50,7 +50,7 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, oper
     for name in config.transforms.split():
         parts = [features_of(form) for form in forms_of[name]]
         seen, unseen = ([part[side] for part in parts] for side in (0, 1))
-        if operations.poll():
+        if monitor.poll():
             raise Preempted("asked to stop between transformations; the same command begins again.")
         results[name] = accuracy(seen, unseen, config)
         log.info("%s from %s: %.1f %% (chance %.0f %%).", name, config.features, 100 * results[name], 100 / len(parts))

@@ -9,7 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from simclr_jax import files
-from simclr_jax import saved_config
+from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
 from simclr_jax.training import metrics
 

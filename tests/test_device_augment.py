@@ -4,23 +4,23 @@ import functools
 import itertools
 import json
 
-from conftest import mesh_of
+from helpers import mesh_of
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
 from scipy import stats
-import tensorflow as tf
 
 from simclr_jax import config as config_lib
 from simclr_jax import device_augment
 from simclr_jax import device_crops
-from simclr_jax import parallel
 from simclr_jax import view_draws
 from simclr_jax.data import augment
 from simclr_jax.data import crops as crops_lib
 from simclr_jax.data import order
+from simclr_jax.runtime import sharding
+from simclr_jax.runtime.tensorflow import tf
 
 RNG = np.random.default_rng(0)
 # As they come, coarse (channels that are equal), grey, beyond [0, 1], black, white in part.
@@ -47,7 +47,7 @@ def each(op, images, *parameters):
     return np.stack([op(tf.constant(image), *own).numpy() for image, *own in zip(images, *parameters, strict=True)])
 
 
-# --- Operations ----------------------------------------------------------------------------------------------------
+# --- RunMonitor ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.shared_data
@@ -424,7 +424,7 @@ def test_what_is_off_is_not_computed():
 @pytest.mark.parametrize("fsdp", [1, 2])
 def test_devices_make_their_own_views_without_a_word_to_each_other(fsdp):
     fields = config_lib.pretrain().augment
-    split = parallel.batch_sharded(mesh_of(8, fsdp))
+    split = sharding.batch_sharded(mesh_of(8, fsdp))
     run = jax.jit(lambda images, positions: device_augment.views_from_images(images, positions, 0, fields, 20, 2))
     arguments = jax.device_put((PIXELS, POSITIONS), split)
     compiled = run.lower(*arguments).compile()

@@ -2,9 +2,9 @@
 
 import json
 
-from conftest import REPOSITORY
-from conftest import pretrain_digits
 from etils import epath
+from helpers import REPOSITORY
+from helpers import pretrain_digits
 import pytest
 
 from simclr_jax import distill

@@ -3,11 +3,11 @@
 import json
 import shutil
 
-from conftest import REPOSITORY
-from conftest import UNTRAINED
-from conftest import pretrain_digits
-from conftest import write_image
 from etils import epath
+from helpers import REPOSITORY
+from helpers import UNTRAINED
+from helpers import pretrain_digits
+from helpers import write_image
 import jax
 import numpy as np
 import pytest
@@ -19,9 +19,9 @@ from simclr_jax import finetune
 from simclr_jax import knn
 from simclr_jax import linear_probe
 from simclr_jax import logistic_regression
-from simclr_jax import operations
 from simclr_jax import pictures
 from simclr_jax import predictions
+from simclr_jax.runtime import run_monitor
 from simclr_jax.training import checkpoint
 from simclr_jax.training import evaluate
 from simclr_jax.training import metrics
@@ -46,7 +46,7 @@ def pretrained(tmp_path_factory):
 def setup_of(tmp_path, pretrained, schema=config_lib.linear_probe, **fields):
     config = schema()
     config.update(fields)
-    return evaluation.set_up(config, epath.Path(tmp_path), str(pretrained), schema(), operations.Operations())
+    return evaluation.set_up(config, epath.Path(tmp_path), str(pretrained), schema(), run_monitor.RunMonitor())
 
 
 def assert_trees_equal(some, others):

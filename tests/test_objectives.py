@@ -2,7 +2,7 @@
 
 import math
 
-from conftest import mesh_of
+from helpers import mesh_of
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -12,7 +12,7 @@ import pytest
 from simclr_jax import contrastive_metrics
 from simclr_jax import objectives
 from simclr_jax import pairwise
-from simclr_jax import parallel
+from simclr_jax.runtime import sharding
 
 CASES = [(case, norm, tau) for case in ("rand_4x8", "rand_64x128") for norm in (0, 1) for tau in (0.1, 0.5, 1.0)]
 
@@ -66,7 +66,7 @@ def test_is_the_papers_definition(tau):
 def value_and_gradient(z, tau, normalize, devices):
     mesh = mesh_of(devices)
     function = jax.jit(jax.value_and_grad(lambda z: objectives.nt_xent(z, tau, normalize, mesh)))
-    return jax.device_get(function(jax.device_put(z, parallel.batch_sharded(mesh))))
+    return jax.device_get(function(jax.device_put(z, sharding.batch_sharded(mesh))))
 
 
 def test_the_dense_loss_is_the_same_on_eight_devices_and_no_device_holds_all_logits():
@@ -75,7 +75,7 @@ def test_the_dense_loss_is_the_same_on_eight_devices_and_no_device_holds_all_log
     results = {}
     for count in (1, 8):
         function = jax.jit(jax.value_and_grad(lambda z: objectives.nt_xent_dense(z, 0.5)))
-        sharded = jax.device_put(z, parallel.batch_sharded(mesh_of(count)))
+        sharded = jax.device_put(z, sharding.batch_sharded(mesh_of(count)))
         results[count] = jax.device_get(function(sharded))
         if count == 8:
             temporaries = function.lower(sharded).compile().memory_analysis().temp_size_in_bytes
@@ -121,7 +121,7 @@ def test_blocks_and_rings_equal_the_dense_loss_to_rounding(monkeypatch, devices,
 
 def metrics_on(z, tau, normalize, devices):
     mesh = mesh_of(devices)
-    z = jax.lax.with_sharding_constraint(z, parallel.batch_sharded(mesh))
+    z = jax.lax.with_sharding_constraint(z, sharding.batch_sharded(mesh))
     return contrastive_metrics.contrastive_metrics(z, tau, normalize, mesh)
 
 
@@ -149,7 +149,7 @@ def test_no_device_holds_a_matrix_of_all_logits_or_all_embeddings(monkeypatch):
         mesh = mesh_of(devices)
         for pairs in (2048, 4096):
             function = jax.jit(jax.value_and_grad(lambda z, mesh=mesh: objectives.nt_xent(z, 0.5, True, mesh)))
-            z = jax.ShapeDtypeStruct((pairs, 2, dim), jnp.float32, sharding=parallel.batch_sharded(mesh))
+            z = jax.ShapeDtypeStruct((pairs, 2, dim), jnp.float32, sharding=sharding.batch_sharded(mesh))
             compiled = function.lower(z).compile()
             temporaries[devices, pairs] = compiled.memory_analysis().temp_size_in_bytes
             assert "all-gather" not in compiled.as_text()
@@ -274,7 +274,7 @@ def test_other_objectives_are_the_same_on_eight_devices(name, semi_hard):
     found = {}
     for devices in (1, 8):
         objective = jax.jit(jax.value_and_grad(other_objective(name, True, semi_hard, len(z), devices)))
-        sharded = jax.device_put(z, parallel.batch_sharded(mesh_of(devices)))
+        sharded = jax.device_put(z, sharding.batch_sharded(mesh_of(devices)))
         found[devices] = jax.device_get(objective(sharded))
         if devices == 8:
             temporaries = objective.lower(sharded).compile().memory_analysis().temp_size_in_bytes

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from conftest import REPOSITORY
+from helpers import REPOSITORY
 import pytest
 
 from simclr_jax import config as config_lib

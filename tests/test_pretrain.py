@@ -8,35 +8,20 @@ import subprocess
 import sys
 import time
 
-from conftest import COMPILE_FLAGS
-from conftest import REPOSITORY
-from conftest import write_image
 from etils import epath
+from helpers import COMPILE_FLAGS
+from helpers import REPOSITORY
+from helpers import TINY
+from helpers import last_step
+from helpers import outcome
+from helpers import write_image
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from simclr_jax import errors
 from simclr_jax import pretrain
 from simclr_jax.training import metrics
-
-TINY = (
-    "--config=configs/digits.py",
-    "--config.data.image_size=8",
-    "--config.model.width=0.125",
-    "--config.batch_size=64",
-    "--config.optimizer.warmup_epochs=0.1",
-    "--config.log_every_steps=1",
-)
-TIMED = (
-    "images_per_second",
-    "data_wait_fraction",
-    "ms_step",
-    "ms_data_wait",
-    "ms_checkpoint",
-    "ms_evaluation",
-)
 
 
 def start(workdir, *arguments):
@@ -51,35 +36,12 @@ def log_of(workdir):
     return (workdir.parent / f"{workdir.name}.log").read_text()
 
 
-def last_step(workdir):
-    path = epath.Path(workdir / "metrics.jsonl")
-    lines = metrics.read_metrics(path) if path.exists() else []
-    return lines[-1]["step"] if lines else 0
-
-
 def wait_for_step(process, workdir, step):
     deadline = time.monotonic() + 300
     while last_step(workdir) < step:
         assert process.poll() is None, f"ended early:\n{log_of(workdir)}"
         assert time.monotonic() < deadline, log_of(workdir)
         time.sleep(0.01)
-
-
-def outcome(workdir):
-    """All numbers of all steps but the timings, and every array of the last checkpoint."""
-    lines = [
-        {key: value for key, value in line.items() if key not in TIMED}
-        for line in metrics.read_metrics(epath.Path(workdir / "metrics.jsonl"))
-    ]
-    newest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
-    parts = {}
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        for part in ("encoder", "head", "classifier", "optimizer"):
-            # As NumPy, whatever devices it was written from.
-            tree = checkpointer.metadata(newest / part).item_metadata.tree
-            kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            parts[part] = checkpointer.restore(newest / part, args=ocp.args.PyTreeRestore(restore_args=kinds))
-    return lines, int(newest.name), parts
 
 
 @pytest.mark.heavy

@@ -4,8 +4,8 @@ import numpy as np
 from PIL import Image
 
 from configs import digits
-from simclr_jax import cli
 from simclr_jax import preview
+from simclr_jax.runtime import cli
 
 
 def test_every_picture_is_written(tmp_path):

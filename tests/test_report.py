@@ -16,7 +16,7 @@ from simclr_jax import errors
 from simclr_jax import pictures
 from simclr_jax import predictions
 from simclr_jax import report
-from simclr_jax import saved_config
+from simclr_jax.config import saved as saved_config
 from simclr_jax.training import evaluate
 from simclr_jax.training import metrics
 

@@ -2,21 +2,21 @@
 
 import json
 
-from conftest import pretrain_digits
-from conftest import write_image
 from etils import epath
+from helpers import pretrain_digits
+from helpers import write_image
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 
 from configs import transfer as transfer_config
-from simclr_jax import cli
 from simclr_jax import config as config_lib
 from simclr_jax import errors
 from simclr_jax import linear_probe
 from simclr_jax import logistic_regression
 from simclr_jax import transfer
 from simclr_jax.data import sources
+from simclr_jax.runtime import cli
+from simclr_jax.runtime.tensorflow import tfds
 from simclr_jax.training import evaluate
 
 CONFIG = f"--config={cli.CONFIGS / 'transfer.py'}"

@@ -2,8 +2,8 @@
 
 import json
 
-from conftest import REPOSITORY
-from conftest import UNTRAINED
+from helpers import REPOSITORY
+from helpers import UNTRAINED
 import jax
 import numpy as np
 import pytest

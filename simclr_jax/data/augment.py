@@ -13,10 +13,10 @@ from collections.abc import Callable
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
-import tensorflow as tf
 
 from simclr_jax import view_draws
 from simclr_jax.data import order
+from simclr_jax.runtime.tensorflow import tf
 
 # --- Photometric operations on planes [n, 3, height, width], with explicit parameters [n] ---------------------------
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
-import tensorflow as tf
 
 from simclr_jax.data import order
+from simclr_jax.runtime.tensorflow import tf
 
 
 def decode(image: tf.Tensor) -> tf.Tensor:

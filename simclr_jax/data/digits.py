@@ -1,9 +1,9 @@
 """The embedded data set: 1,797 handwritten digits of 8x8 pixels that scikit-learn carries (UCI, E. Alpaydin)."""
 
 import numpy as np
-import tensorflow as tf
 
 from simclr_jax.data.sources import RandomAccess
+from simclr_jax.runtime.tensorflow import tf
 
 CLASS_NAMES = tuple(str(digit) for digit in range(10))
 

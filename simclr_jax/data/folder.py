@@ -5,10 +5,10 @@ import os
 
 from ml_collections import ConfigDict
 import numpy as np
-import tensorflow as tf
 
 from simclr_jax.data.sources import RandomAccess
 from simclr_jax.errors import UserError
+from simclr_jax.runtime.tensorflow import tf
 
 log = logging.getLogger("simclr_jax")
 

@@ -9,7 +9,8 @@ import dataclasses
 import math
 
 import numpy as np
-import tensorflow as tf
+
+from simclr_jax.runtime.tensorflow import tf
 
 # Every use of random numbers has a stream of its own. Views come in pairs of streams (crop box, all else).
 _STREAMS = 64

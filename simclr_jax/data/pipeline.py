@@ -10,15 +10,15 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
-import tensorflow as tf
 
-from simclr_jax import parallel
 from simclr_jax import view_draws
 from simclr_jax.data import augment as augmentation
 from simclr_jax.data import crops as crops_lib
 from simclr_jax.data import order
 from simclr_jax.data.sources import Source
 from simclr_jax.errors import UserError
+from simclr_jax.runtime import sharding
+from simclr_jax.runtime.tensorflow import tf
 
 log = logging.getLogger("simclr_jax")
 
@@ -31,7 +31,7 @@ def local_share(mesh: Mesh, batch_size: int, start_step: int = 0, num_steps: int
         num_steps,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        rows=parallel.local_rows(mesh, batch_size),
+        rows=sharding.local_rows(mesh, batch_size),
     )
 
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import numpy as np
 
-from simclr_jax import parallel
 from simclr_jax.errors import UserError
+from simclr_jax.runtime import sharding
 
 if TYPE_CHECKING:
     from simclr_jax.data.sources import RandomAccess
@@ -105,7 +105,7 @@ class Resident:
     def put(cls, images: np.ndarray, labels: np.ndarray, mesh: Mesh) -> "Resident":
         """Places arrays that are whole on this host: uint8 `[n, height, width, 3]` and int32 `[n]`.
 
-        Of several processes each needs only the rows of `parallel.local_rows`: a memory map is read at those alone.
+        Of several processes each needs only the rows of `sharding.local_rows`: a memory map is read at those alone.
         """
         return cls._place(lambda start, stop: images[start:stop], images.shape[1:], labels, mesh)
 
@@ -124,7 +124,7 @@ class Resident:
     def _place(cls, read: Callable[[int, int], np.ndarray], shape: tuple[int, ...], labels: np.ndarray, mesh: Mesh):
         num_examples = len(labels)
         padded = -(-num_examples // mesh.size) * mesh.size
-        sharding = parallel.batch_sharded(mesh)
+        split = sharding.batch_sharded(mesh)
 
         def block(read: Callable[[int, int], np.ndarray], index: tuple[slice, ...]) -> np.ndarray:
             start, stop, _ = index[0].indices(padded)
@@ -133,9 +133,9 @@ class Resident:
             return np.pad(rows, [(0, missing)] + [(0, 0)] * (rows.ndim - 1)) if missing else rows
 
         return cls(
-            images=jax.make_array_from_callback((padded, *shape), sharding, lambda index: block(read, index)),
+            images=jax.make_array_from_callback((padded, *shape), split, lambda index: block(read, index)),
             labels=jax.make_array_from_callback(
-                (padded,), sharding, lambda index: block(lambda start, stop: labels[start:stop], index)
+                (padded,), split, lambda index: block(lambda start, stop: labels[start:stop], index)
             ),
             num_examples=num_examples,
             mesh=mesh,
@@ -148,7 +148,7 @@ class Resident:
           As `take`.
         """
         # A few numbers: every device computes all. Were they split, each turn of the loop would wait for all devices.
-        positions = jax.lax.with_sharding_constraint(positions, parallel.replicated(self.mesh))
+        positions = jax.lax.with_sharding_constraint(positions, sharding.replicated(self.mesh))
         return self.take(permuted(positions, self.num_examples, seed))
 
     def take(self, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -159,7 +159,7 @@ class Resident:
         Returns:
           uint8 `[batch, height, width, 3]` and int32 `[batch]`, split over all devices.
         """
-        whole, split = parallel.replicated(self.mesh), parallel.batch_sharded(self.mesh)
+        whole, split = sharding.replicated(self.mesh), sharding.batch_sharded(self.mesh)
         # Every device has to know of all indices. Were they split, the compiler might rather gather the images.
         indices = jax.lax.with_sharding_constraint(indices, whole)
 
@@ -213,9 +213,8 @@ def _first_shape(source: "RandomAccess") -> tuple[int, ...]:
 
 def _open(source: "RandomAccess", index: int) -> np.ndarray:
     """One image, uint8 `[height, width, 3]`."""
-    import tensorflow as tf
-
     from simclr_jax.data import crops
+    from simclr_jax.runtime.tensorflow import tf
 
     try:
         return crops.decode(source.fetch(tf.constant(index, tf.int64))).numpy()
@@ -225,9 +224,8 @@ def _open(source: "RandomAccess", index: int) -> np.ndarray:
 
 def _decode(source: "RandomAccess", start: int, stop: int, shape: tuple[int, ...]) -> np.ndarray:
     """The images [start, stop): uint8 `[stop - start, *shape]`."""
-    import tensorflow as tf
-
     from simclr_jax.data import crops
+    from simclr_jax.runtime.tensorflow import tf
 
     def load(index):
         return tf.ensure_shape(crops.decode(source.fetch(index)), shape)

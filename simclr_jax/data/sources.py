@@ -13,10 +13,10 @@ from typing import Protocol
 
 from ml_collections import ConfigDict
 import numpy as np
-import tensorflow as tf
 
 from simclr_jax.data import order
 from simclr_jax.errors import UserError
+from simclr_jax.runtime.tensorflow import tf
 
 # How many examples are tried for one position before the run gives up.
 CANDIDATES = 4

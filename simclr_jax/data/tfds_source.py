@@ -11,12 +11,12 @@ import logging
 
 from ml_collections import ConfigDict
 import numpy as np
-import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from simclr_jax.data import order
 from simclr_jax.data.sources import RandomAccess
 from simclr_jax.errors import UserError
+from simclr_jax.runtime.tensorflow import tf
+from simclr_jax.runtime.tensorflow import tfds
 
 log = logging.getLogger("simclr_jax")
 

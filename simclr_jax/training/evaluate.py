@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax import contrastive_metrics
-from simclr_jax import parallel
 from simclr_jax.data import pipeline
 from simclr_jax.data.sources import Source
 from simclr_jax.errors import Preempted
+from simclr_jax.runtime import sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def outputs_of(
     )
     parts = []
     for batch in batches:
-        results = jax.device_get(forward(params, batch_stats, parallel.to_global(batch, mesh)))
+        results = jax.device_get(forward(params, batch_stats, sharding.to_global(batch, mesh)))
         mask = results.pop("mask")
         parts.append({key: value[mask] for key, value in results.items()})
         if stop():

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax import device_augment
-from simclr_jax import parallel
 from simclr_jax.data.resident import Resident
+from simclr_jax.runtime import sharding
 
 Batch = dict[str, jax.Array] | Resident
 
@@ -24,7 +24,7 @@ Batch = dict[str, jax.Array] | Resident
 def global_batches(batches: Iterator[dict[str, np.ndarray]], mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
     """This process's batches of `data.pipeline.train_batches` as its part of global ones."""
     for batch in batches:
-        yield parallel.to_global({key: batch[key] for key in ("views", "label")}, mesh)
+        yield sharding.to_global({key: batch[key] for key in ("views", "label")}, mesh)
 
 
 def to_float(images: jax.Array) -> jax.Array:
@@ -63,12 +63,12 @@ def look(config: ConfigDict, mesh: Mesh, batch: Batch, step: int, number: int = 
         where = where[:number]
         return jnp.round(make_views(config)(images, where) * 255.0).astype(jnp.uint8)
 
-    return jax.device_get(jax.jit(views, out_shardings=parallel.replicated(mesh))(batch))
+    return jax.device_get(jax.jit(views, out_shardings=sharding.replicated(mesh))(batch))
 
 
 def abstract_batch(config: ConfigDict, mesh: Mesh, num_examples: int) -> Any:
     """Shapes, dtypes and shardings of a batch, for planning; resident images are taken to be of `data.image_size`."""
-    size, split = config.data.image_size, parallel.batch_sharded(mesh)
+    size, split = config.data.image_size, sharding.batch_sharded(mesh)
 
     def array(shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=split)

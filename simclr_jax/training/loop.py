@@ -13,7 +13,7 @@ import numpy as np
 from simclr_jax.data.pipeline import BadImages
 from simclr_jax.errors import NonFiniteLoss
 from simclr_jax.errors import Preempted
-from simclr_jax.operations import Operations
+from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training.checkpoint import Checkpoints
 from simclr_jax.training.inputs import Batch
 from simclr_jax.training.metrics import MetricsWriter
@@ -81,7 +81,7 @@ def fit(
     checkpoints: Checkpoints,
     writer: MetricsWriter,
     bad_images: BadImages | None,
-    operations: Operations,
+    monitor: RunMonitor,
     name: str,
     evaluate: Callable[[TrainState], dict[str, float]] | None = None,
     evaluate_every: int = 0,
@@ -97,7 +97,7 @@ def fit(
       log_every, checkpoint_every: in steps; the last step is logged and saved in any case.
       checkpoints: where to save.
       bad_images: what could not be read so far; None where nothing is read any more.
-      operations: polled after every step.
+      monitor: polled after every step.
       name: of the run, for the progress bar.
       evaluate: its metrics are logged with those of every `evaluate_every`-th step (0: never), but for the last.
 
@@ -112,14 +112,14 @@ def fit(
         for done in range(start_step + 1, total_steps + 1):
             with timing.of("data_wait"):
                 batch = next(batches)  # on its way to the device while the step before is running
-            operations.before_step(done, writer.workdir)
+            monitor.before_step(done, writer.workdir)
             state, metrics = step_fn(state, batch)
             pending.append(metrics)
             if len(pending) > 2:  # or the host runs ahead and fills the device with batches
                 pending[-3]["loss"].block_until_ready()
 
-            operations.after_step(done, metrics["loss"], writer.workdir)
-            stop = operations.poll()
+            monitor.after_step(done, metrics["loss"], writer.workdir)
+            stop = monitor.poll()
             last = done == total_steps
             evaluating_step = (
                 evaluate is not None and evaluate_every and done % evaluate_every == 0 and not (last or stop)

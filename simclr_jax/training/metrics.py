@@ -15,7 +15,7 @@ from tensorboardX import SummaryWriter
 from tqdm.auto import tqdm
 
 from simclr_jax import files
-from simclr_jax import parallel
+from simclr_jax.runtime import distributed
 
 log = logging.getLogger("simclr_jax")
 
@@ -34,7 +34,7 @@ class MetricsWriter:
 
     def __init__(self, workdir: epath.Path, step: int = 0):
         self.workdir = workdir
-        self._active = parallel.is_primary()
+        self._active = distributed.is_primary()
         if not self._active:
             return
         path = workdir / "metrics.jsonl"
@@ -79,7 +79,7 @@ def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
 
 def write_atomically(path: epath.Path, text: str) -> None:
     """Writes a small file so that it is never seen half-written."""
-    if parallel.is_primary():
+    if distributed.is_primary():
         files.write_atomically(path, text.encode())
 
 
@@ -114,7 +114,7 @@ class Progress:
             initial=step,
             desc=name,
             unit="step",
-            disable=not sys.stderr.isatty() or not parallel.is_primary(),
+            disable=not sys.stderr.isatty() or not distributed.is_primary(),
         )
 
     def update(self, step: int, loss: float | None = None) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import optax
 
-from simclr_jax import parallel
+from simclr_jax.runtime import sharding
 
 
 @jax.tree_util.register_dataclass
@@ -47,8 +47,8 @@ def abstract_variables(make_model: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh)
 
 
 def init_variables(make_model: Callable[[nnx.Rngs], nnx.Module], seed: int, mesh: Mesh) -> tuple[Any, Any]:
-    """Initial parameters and statistics, as `parallel.sharding_of` places them: a function of the seed alone."""
-    shardings = parallel.shardings_of(abstract_variables(make_model, mesh), mesh)
+    """Initial parameters and statistics, as `sharding.sharding_of` places them: a function of the seed alone."""
+    shardings = sharding.shardings_of(abstract_variables(make_model, mesh), mesh)
     return jax.jit(lambda: split(make_model(nnx.Rngs(seed))), out_shardings=shardings)()
 
 
@@ -59,7 +59,7 @@ def _initial(params: Any, batch_stats: Any, optimizer: optax.GradientTransformat
 
 def new_state(params: Any, batch_stats: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state before the first step. Owns copies, so that donating it leaves the arguments usable."""
-    shardings = parallel.shardings_of(
+    shardings = sharding.shardings_of(
         jax.eval_shape(lambda *args: _initial(*args, optimizer), params, batch_stats), mesh
     )
     return jax.jit(lambda *args: _initial(*args, optimizer), out_shardings=shardings)(params, batch_stats)
@@ -75,6 +75,6 @@ def abstract_state(
 
 def _with_shardings(tree: Any, mesh: Mesh) -> Any:
     def abstract(leaf):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parallel.sharding_of(leaf.shape, mesh))
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding.sharding_of(leaf.shape, mesh))
 
     return jax.tree.map(abstract, tree)

@@ -12,7 +12,7 @@ import optax
 
 from simclr_jax import contrastive_metrics
 from simclr_jax import objectives
-from simclr_jax import parallel
+from simclr_jax.runtime import sharding
 from simclr_jax.training import inputs
 from simclr_jax.training.inputs import to_float
 from simclr_jax.training.state import TrainState
@@ -41,14 +41,14 @@ def _update(
 
 
 def _jit_step(step: StepFn, mesh: Mesh, batch_sharding: Any = None) -> StepFn:
-    """`step` compiled for a mesh. The state stays where `parallel.sharding_of` puts it, and is donated."""
+    """`step` compiled for a mesh. The state stays where `sharding.sharding_of` puts it, and is donated."""
     if batch_sharding is None:
-        batch_sharding = parallel.batch_sharded(mesh)
+        batch_sharding = sharding.batch_sharded(mesh)
 
     def placed(state: TrainState, batch: inputs.Batch):
         state, metrics = step(state, batch)
-        state = jax.lax.with_sharding_constraint(state, parallel.shardings_of(state, mesh))
-        return state, jax.lax.with_sharding_constraint(metrics, parallel.replicated(mesh))
+        state = jax.lax.with_sharding_constraint(state, sharding.shardings_of(state, mesh))
+        return state, jax.lax.with_sharding_constraint(metrics, sharding.replicated(mesh))
 
     return jax.jit(placed, in_shardings=(None, batch_sharding), donate_argnums=0)
 
@@ -92,7 +92,7 @@ def make_pretrain_step(
             views = views_of(*some)
             # Batch-major: merging [batch, 2] keeps the split over devices, merging [2, batch] would gather every image.
             images = views.reshape(-1, *views.shape[2:])
-            model = merge(graph, parallel.gather(params, mesh), state.batch_stats)
+            model = merge(graph, sharding.gather(params, mesh), state.batch_stats)
             h, z = model(images, train=True)
             batch_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
             return z.reshape(len(views), 2, -1), (h.reshape(len(views), 2, -1), batch_stats)
@@ -156,7 +156,7 @@ def _to_parts(array: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
     """`[batch, ...]` to `[parts, batch / parts, ...]`, each with an equal share of every device's rows, which stay there."""
     array = array.reshape(mesh.size, parts, -1, *array.shape[1:]).swapaxes(0, 1)
     array = array.reshape(parts, -1, *array.shape[3:])
-    return jax.lax.with_sharding_constraint(array, parallel.parts_sharded(mesh))
+    return jax.lax.with_sharding_constraint(array, sharding.parts_sharded(mesh))
 
 
 def _from_parts(array: jax.Array, mesh: Mesh) -> jax.Array:
@@ -164,7 +164,7 @@ def _from_parts(array: jax.Array, mesh: Mesh) -> jax.Array:
     parts = len(array)
     array = array.reshape(parts, mesh.size, -1, *array.shape[2:]).swapaxes(0, 1)
     array = array.reshape(-1, *array.shape[3:])
-    return jax.lax.with_sharding_constraint(array, parallel.batch_sharded(mesh))
+    return jax.lax.with_sharding_constraint(array, sharding.batch_sharded(mesh))
 
 
 def make_classifier_step(
@@ -180,7 +180,7 @@ def make_classifier_step(
         images, labels = to_float(batch["views"][:, 0]), batch["label"]
 
         def loss_fn(params):
-            model = merge(graph, parallel.gather(params, mesh), state.batch_stats)
+            model = merge(graph, sharding.gather(params, mesh), state.batch_stats)
             logits = model(images, train=True)
             if labels.ndim == 2:
                 each = optax.sigmoid_binary_cross_entropy(logits, labels) * (labels >= 0)
@@ -223,11 +223,11 @@ def make_distillation_step(
     def step(state: TrainState, batch_and_teacher: tuple[dict[str, jax.Array], tuple[Any, Any]]):
         batch, (teacher_params, teacher_stats) = batch_and_teacher
         images = to_float(batch["views"][:, 0])
-        teacher = merge(teacher_graph, parallel.gather(teacher_params, mesh), teacher_stats)
+        teacher = merge(teacher_graph, sharding.gather(teacher_params, mesh), teacher_stats)
         wanted = teacher(images, train=False)
 
         def loss_fn(params):
-            model = merge(graph, parallel.gather(params, mesh), state.batch_stats)
+            model = merge(graph, sharding.gather(params, mesh), state.batch_stats)
             logits = model(images, train=True)
             losses = optax.softmax_cross_entropy(logits / temperature, jax.nn.softmax(wanted / temperature))
             agreement = jnp.mean(jnp.argmax(logits, axis=-1) == jnp.argmax(wanted, axis=-1))
@@ -237,7 +237,7 @@ def make_distillation_step(
         (_, (batch_stats, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         return _update(state, grads, batch_stats, metrics, optimizer, schedule)
 
-    return _jit_step(step, mesh, (parallel.batch_sharded(mesh), None))
+    return _jit_step(step, mesh, (sharding.batch_sharded(mesh), None))
 
 
 def make_forward(graph: nnx.GraphDef, forward: Callable[[nnx.Module, jax.Array], jax.Array], mesh: Mesh) -> Callable:
@@ -246,10 +246,10 @@ def make_forward(graph: nnx.GraphDef, forward: Callable[[nnx.Module, jax.Array],
     `output` is `forward(model, float images)`, `[batch, ...]`. All results are replicated, so that every process can
     read the whole batch.
     """
-    whole, split = parallel.replicated(mesh), parallel.batch_sharded(mesh)
+    whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)
 
     def run(params: Any, batch_stats: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        output = forward(merge(graph, parallel.gather(params, mesh), batch_stats), to_float(batch["image"]))
+        output = forward(merge(graph, sharding.gather(params, mesh), batch_stats), to_float(batch["image"]))
         return {key: value for key, value in batch.items() if key != "image"} | {"output": output}
 
     return jax.jit(run, in_shardings=(None, None, split), out_shardings=whole)

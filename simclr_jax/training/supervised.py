@@ -12,11 +12,12 @@ import numpy as np
 import optax
 
 from simclr_jax import optim
-from simclr_jax import parallel
 from simclr_jax.data import pipeline
 from simclr_jax.evaluation import Setup
 from simclr_jax.models.heads import LinearClassifier
 from simclr_jax.models.networks import Classifier
+from simclr_jax.runtime import distributed
+from simclr_jax.runtime import sharding
 from simclr_jax.training import inputs
 from simclr_jax.training import loop
 from simclr_jax.training import metrics
@@ -66,7 +67,7 @@ class ClassifierTraining:
         self.graph = state_lib.graph_of(make_model)
         features = nnx.eval_shape(lambda: make_model(nnx.Rngs(0))).classifier.in_features
 
-        @functools.partial(jax.jit, out_shardings=parallel.replicated(setup.mesh))
+        @functools.partial(jax.jit, out_shardings=sharding.replicated(setup.mesh))
         def init_classifier(seed):
             rngs = nnx.Rngs(jax.random.key(seed))
             return state_lib.split(LinearClassifier(features, setup.num_classes, rngs=rngs))[0]
@@ -135,7 +136,7 @@ class ClassifierTraining:
             checkpoints=checkpoints,
             writer=writer,
             bad_images=bad_images,
-            operations=setup.operations,
+            monitor=setup.monitor,
             name=self.name,
         )
         writer.close()
@@ -143,7 +144,7 @@ class ClassifierTraining:
         outputs = setup.outputs(self.forward, state.params, state.batch_stats, setup.test)
         return setup.judge(outputs.values, outputs, workdir) | {
             "step": total_steps,
-            "bad_images": parallel.sum_over_processes(bad_images.count) + outputs.unreadable,
+            "bad_images": distributed.sum_over_processes(bad_images.count) + outputs.unreadable,
         }
 
 

@@ -7,13 +7,13 @@ from PIL import Image
 import pytest
 from scipy import ndimage
 from scipy import stats
-import tensorflow as tf
 
 from simclr_jax import config as config_lib
 from simclr_jax import view_draws
 from simclr_jax.data import augment
 from simclr_jax.data import crops as crops_lib
 from simclr_jax.data import order
+from simclr_jax.runtime.tensorflow import tf
 
 OPS = {
     "contrast": augment.contrast,

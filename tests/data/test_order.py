@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from scipy import stats
-import tensorflow as tf
 
 from simclr_jax.data import order
+from simclr_jax.runtime.tensorflow import tf
 
 
 def take(share, count):

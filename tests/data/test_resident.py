@@ -2,8 +2,8 @@
 
 import re
 
-from conftest import mesh_of
-from conftest import write_image
+from helpers import mesh_of
+from helpers import write_image
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from simclr_jax import parallel
 from simclr_jax.data import digits
 from simclr_jax.data import folder
 from simclr_jax.data import resident
@@ -19,6 +18,7 @@ from simclr_jax.data.resident import Resident
 from simclr_jax.data.resident import as_arrays
 from simclr_jax.data.resident import permuted
 from simclr_jax.errors import UserError
+from simclr_jax.runtime import sharding
 
 # --- Order ---------------------------------------------------------------------------------------------------------
 
@@ -134,8 +134,8 @@ def test_no_device_holds_the_whole_data(arrays, devices, fsdp):
 def test_only_the_batch_travels(arrays, fsdp, split_positions):
     mesh = mesh_of(8, fsdp)
     resident = Resident.put(*arrays, mesh)
-    sharding = parallel.batch_sharded(mesh) if split_positions else parallel.replicated(mesh)
-    positions = jax.device_put(np.arange(16, dtype=np.uint32), sharding)
+    where = sharding.batch_sharded(mesh) if split_positions else sharding.replicated(mesh)
+    positions = jax.device_put(np.arange(16, dtype=np.uint32), where)
     text = (
         jax.jit(lambda resident, positions: resident.batch(positions, 0)).lower(resident, positions).compile().as_text()
     )

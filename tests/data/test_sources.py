@@ -3,12 +3,10 @@
 import json
 import logging
 
-from conftest import write_image
 from etils import epath
+from helpers import write_image
 import numpy as np
 import pytest
-import tensorflow as tf
-import tensorflow_datasets as tfds
 
 from simclr_jax import config as config_lib
 from simclr_jax.data import order
@@ -17,6 +15,8 @@ from simclr_jax.data import sources
 from simclr_jax.data import subsets
 from simclr_jax.data import tfds_source
 from simclr_jax.errors import UserError
+from simclr_jax.runtime.tensorflow import tf
+from simclr_jax.runtime.tensorflow import tfds
 
 SIZE = 12
 

@@ -7,10 +7,10 @@ import shlex
 import subprocess
 import sys
 
-from conftest import COMPILE_FLAGS
-from conftest import REPOSITORY
+from helpers import COMPILE_FLAGS
+from helpers import REPOSITORY
+from helpers import TINY
 import pytest
-from test_pretrain import TINY
 
 from launch import slurm
 from simclr_jax import errors

@@ -10,8 +10,8 @@ import subprocess
 import sys
 import time
 
-from conftest import COMPILE_FLAGS
-from conftest import REPOSITORY
+from helpers import COMPILE_FLAGS
+from helpers import REPOSITORY
 import pytest
 
 from launch import common
@@ -21,7 +21,7 @@ from launch import sweep_runs
 from launch import sweep_table
 from launch import sweep_workers
 from simclr_jax import errors
-from simclr_jax import saved_config
+from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
 
 TEMPERATURES = """

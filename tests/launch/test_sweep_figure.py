@@ -2,8 +2,8 @@
 
 import csv
 
-from conftest import REPOSITORY
 from etils import epath
+from helpers import REPOSITORY
 import numpy as np
 from PIL import Image
 import pytest

@@ -10,8 +10,8 @@ import sys
 import tarfile
 import time
 
-from conftest import COMPILE_FLAGS
-from conftest import REPOSITORY
+from helpers import COMPILE_FLAGS
+from helpers import REPOSITORY
 import pytest
 
 from launch import sweep_backends
@@ -198,7 +198,7 @@ def test_each_run_of_a_sweep_has_a_slice_of_its_own(tmp_path):
 @pytest.mark.heavy
 def test_two_workers_pretrain_through_a_preemption(cloud, tmp_path, monkeypatch):
     """The whole way, as a process of its own: queue, copy of this clone, run, preemption, queue, resume, end."""
-    from test_pretrain import TINY
+    from helpers import TINY
 
     monkeypatch.setenv("XLA_FLAGS", f"--xla_force_host_platform_device_count=2 {COMPILE_FLAGS}")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")

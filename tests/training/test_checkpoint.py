@@ -1,7 +1,7 @@
 """Checkpoints: round trips, what is kept, what is refused, parts."""
 
-from conftest import mesh_of
 from etils import epath
+from helpers import mesh_of
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,13 +1,13 @@
 """Batches on their way to the network: the same views on one and eight devices, from the host, in parts."""
 
-from conftest import mesh_of
+from helpers import mesh_of
 import jax
 import numpy as np
 import pytest
 
 from simclr_jax import config as config_lib
-from simclr_jax import parallel
 from simclr_jax.data.resident import Resident
+from simclr_jax.runtime import sharding
 from simclr_jax.training import inputs
 
 BATCH, SIZE = 16, 16
@@ -28,7 +28,7 @@ def config_of(kind):
 def batch_of(kind, mesh):
     if kind == "resident":
         return Resident.put(IMAGES, np.arange(50, dtype=np.int32), mesh)
-    return parallel.to_global({"views": CROPS, "label": np.arange(BATCH, dtype=np.int32)}, mesh)
+    return sharding.to_global({"views": CROPS, "label": np.arange(BATCH, dtype=np.int32)}, mesh)
 
 
 def look(kind, devices, step=3):

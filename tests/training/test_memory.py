@@ -1,7 +1,7 @@
 """Micro-batches and rematerialisation: the same numbers in less memory."""
 
-from conftest import mesh_of
 from flax import nnx
+from helpers import mesh_of
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +9,10 @@ import optax
 import pytest
 
 from simclr_jax import config as config_lib
-from simclr_jax import config_checks
 from simclr_jax import errors
-from simclr_jax import parallel
+from simclr_jax.config import checks as config_checks
 from simclr_jax.models.networks import SimCLR
+from simclr_jax.runtime import sharding
 from simclr_jax.training import state as state_lib
 from simclr_jax.training import steps
 
@@ -50,7 +50,7 @@ def compiled_step(make_model, config, devices):
     rng = np.random.default_rng(0)
     views = rng.integers(0, 255, (BATCH, 2, SIZE, SIZE, 3), dtype=np.uint8)
     batch = {"views": views, "label": rng.integers(0, 10, BATCH, dtype=np.int32)}
-    return step, state, parallel.to_global(batch, mesh)
+    return step, state, sharding.to_global(batch, mesh)
 
 
 def after_one_step(make_model, config, devices):

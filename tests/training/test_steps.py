@@ -1,6 +1,6 @@
 """The jitted steps: equal on one and eight devices, in float32 to rounding and in float64 to many digits more."""
 
-from conftest import mesh_of
+from helpers import mesh_of
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +9,8 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import optim
-from simclr_jax import parallel
 from simclr_jax.models.networks import SimCLR
+from simclr_jax.runtime import sharding
 from simclr_jax.training import inputs
 from simclr_jax.training import state as state_lib
 from simclr_jax.training import steps
@@ -48,7 +48,7 @@ def set_up(device_count, optimizer, dtype="float32", num_classes=10):
 
 def after_one_step(device_count, optimizer, dtype="float32"):
     step, state, mesh = set_up(device_count, optimizer, dtype)
-    state, metrics = step(state, parallel.to_global(batch_of(), mesh))
+    state, metrics = step(state, sharding.to_global(batch_of(), mesh))
     return jax.device_get((state, metrics))
 
 
@@ -105,7 +105,7 @@ def test_the_state_stays_replicated_is_donated_and_nothing_compiles_twice():
     step, state, mesh = set_up(8, optim.make_optimizer(config_lib.pretrain().optimizer, 0.1))
     first_kernel = state.params["encoder"]["stem_conv"]["kernel"]
     for number in range(3):
-        state, _ = step(state, parallel.to_global(batch_of(number), mesh))
+        state, _ = step(state, sharding.to_global(batch_of(number), mesh))
     assert step._cache_size() == 1
     assert first_kernel.is_deleted()
     assert int(state.step) == 3
@@ -135,7 +135,7 @@ def test_the_online_classifier_changes_nothing_else():
     results = []
     for num_classes in (10, None):
         step, state, mesh = set_up(1, PLAIN, num_classes=num_classes)
-        results.append(jax.device_get(step(state, parallel.to_global(batch_of(), mesh))))
+        results.append(jax.device_get(step(state, sharding.to_global(batch_of(), mesh))))
     (with_it, metrics), (without, _) = results
     assert_trees_close(with_it.params["encoder"], without.params["encoder"], 1e-5)
     assert_trees_close(with_it.params["head"], without.params["head"], 1e-5)
@@ -146,7 +146,7 @@ def test_the_online_classifier_changes_nothing_else():
 def test_views_keep_their_split_over_devices():
     """Merging [batch, 2] must not gather the images: no device holds them all."""
     step, state, mesh = set_up(8, PLAIN)
-    batch = parallel.to_global(batch_of(), mesh)
+    batch = sharding.to_global(batch_of(), mesh)
     text = step.lower(state, batch).compile().as_text()
     gathered = [line for line in text.splitlines() if "all-gather" in line and f",{SIZE},{SIZE},3]" in line]
     assert not gathered

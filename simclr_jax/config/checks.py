@@ -5,8 +5,8 @@ import re
 
 import ml_collections
 
-from simclr_jax import config as config_lib
-from simclr_jax import saved_config
+from simclr_jax.config import fields as all_fields
+from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
 from simclr_jax.errors import listed
 from simclr_jax.errors import nearest
@@ -134,8 +134,8 @@ def check_values(config: ml_collections.ConfigDict, device_count: int) -> None:
         "data.source": ("tfds", "folder", "digits"),
     }.items():
         check(field, flat.get(field) is None or flat[field] in choices, f"one of {', '.join(map(str, choices))}")
-    asked, known = set(value("transforms", config_lib.TRANSFORMS).split()), set(config_lib.TRANSFORMS.split())
-    check("transforms", bool(asked) and asked <= known, f"some of {config_lib.TRANSFORMS!r}, with spaces between")
+    asked, known = set(value("transforms", all_fields.TRANSFORMS).split()), set(all_fields.TRANSFORMS.split())
+    check("transforms", bool(asked) and asked <= known, f"some of {all_fields.TRANSFORMS!r}, with spaces between")
     sk_ratio = value("model.sk_ratio", 0.0)
     check("model.sk_ratio", 0 <= sk_ratio <= 1, "a share in [0, 1]")
     if sk_ratio > 0 and value("model.depth", 50) < 50:

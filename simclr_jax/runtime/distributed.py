@@ -1,5 +1,6 @@
 """How processes find each other: the start and the end of JAX's distributed runtime."""
 
+import hashlib
 import os
 import secrets
 import socket
@@ -22,6 +23,11 @@ VARIABLES = {
 }
 
 
+def is_primary() -> bool:
+    """Whether this process writes what is written once: metrics, pictures, results."""
+    return jax.process_index() == 0
+
+
 def initialize(
     coordinator_address: str | None = None,
     num_processes: int | None = None,
@@ -33,7 +39,7 @@ def initialize(
     Cloud TPU, GKE, SLURM and Open MPI say by themselves who takes part. Elsewhere the three arguments do, or the
     environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. With neither, this process is
     alone; the runtime is started all the same, since its preemption notifier turns SIGTERM, which would kill the
-    process, into the answer of `parallel.Preemption`.
+    process, into the answer of `Preemption`.
 
     Args:
       coordinator_address: HOST:PORT at which process 0 listens, the same on all processes.
@@ -170,3 +176,49 @@ def shutdown() -> None:
     """Waits for the other processes, so that none loses its coordinator; every one of several has to call it."""
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         jax.distributed.shutdown()
+
+
+def check_agreement(**facts: str) -> None:
+    """Refuses to go on where processes were started with different things: another config, another data set.
+
+    Every process has to call it with the same names.
+
+    Raises:
+      UserError: on every process, naming the fact and the processes that differ from process 0.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = [np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], np.uint8) for text in facts.values()]
+    everyones = multihost_utils.process_allgather(np.stack(digests))  # [processes, facts, 16]
+    for number, name in enumerate(facts):
+        differing = np.flatnonzero((everyones[:, number] != everyones[0, number]).any(axis=-1)).tolist()
+        if differing:
+            mine = next(iter(facts[name].splitlines()), "")[:200]
+            raise UserError(
+                f"the processes {differing} have another {name.replace('_', ' ')} than process 0: start all with the "
+                f"same command on the same data. Here (process {jax.process_index()}) it is: {mine}"
+            )
+
+
+def sum_over_processes(value: int) -> int:
+    """The sum of every process's number; all have to call it."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.process_allgather(np.array(value, np.int64)).sum())
+
+
+class Preemption:
+    """Answers whether this run was asked to stop (SIGTERM), the same on every process, at the same call.
+
+    Every process has to call it equally often. Without the distributed runtime (in a notebook, in tests) the answer is
+    always no, and SIGTERM does what it does.
+    """
+
+    def __init__(self):
+        self._calls = 0
+
+    def __call__(self) -> bool:
+        if not jax.distributed.is_initialized():
+            return False
+        self._calls += 1
+        return multihost_utils.reached_preemption_sync_point(self._calls)

@@ -8,14 +8,14 @@ import subprocess
 import sys
 import time
 
-from conftest import COMPILE_FLAGS
-from conftest import REPOSITORY
+from helpers import COMPILE_FLAGS
+from helpers import REPOSITORY
+from helpers import TINY
+from helpers import last_step
+from helpers import outcome
 import jax
 import numpy as np
 import pytest
-from test_pretrain import TINY
-from test_pretrain import last_step
-from test_pretrain import outcome
 
 from simclr_jax import errors
 
@@ -208,7 +208,7 @@ def test_a_workdir_that_is_not_shared_is_refused(tmp_path):
     ],
 )
 def test_incomplete_settings_are_refused(arguments, variables, message, monkeypatch):
-    from simclr_jax import distributed
+    from simclr_jax.runtime import distributed
 
     for name, value in variables.items():
         monkeypatch.setenv(name, value)

@@ -5,15 +5,15 @@ import subprocess
 import sys
 import time
 
-from conftest import COMPILE_FLAGS
-from conftest import REPOSITORY
 from etils import epath
+from helpers import COMPILE_FLAGS
+from helpers import REPOSITORY
+from helpers import TINY
 import pytest
-from test_pretrain import TINY
 
 from simclr_jax import errors
-from simclr_jax import operations
 from simclr_jax import pretrain
+from simclr_jax.runtime import run_monitor
 from simclr_jax.training import loop
 from simclr_jax.training import metrics
 
@@ -37,14 +37,14 @@ def test_a_profile_of_some_steps(tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", ["5", "a:b", "4:3", "0:2", "1:"])
 def test_profile_steps_that_are_none(text):
     with pytest.raises(errors.UserError, match="--profile_steps=100:104"):
-        operations.parse_profile_steps(text)
-    assert operations.parse_profile_steps("3:4") == (3, 4)
+        run_monitor.parse_profile_steps(text)
+    assert run_monitor.parse_profile_steps("3:4") == (3, 4)
 
 
 HANG = """
 import time
-from simclr_jax import operations
-how = operations.Operations(hang_timeout=0.5, hang_exit={exit})
+from simclr_jax.runtime import run_monitor
+how = run_monitor.RunMonitor(hang_timeout=0.5, hang_exit={exit})
 how.arm()
 def waits_for_a_peer():
     time.sleep({seconds})

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from conftest import mesh_of
+from helpers import mesh_of
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -12,9 +12,9 @@ import optax
 import pytest
 
 from simclr_jax import config as config_lib
-from simclr_jax import parallel
 from simclr_jax.errors import UserError
 from simclr_jax.models.networks import SimCLR
+from simclr_jax.runtime import sharding
 from simclr_jax.training import state as state_lib
 from simclr_jax.training import steps
 
@@ -31,7 +31,7 @@ def test_a_mesh_has_the_sizes_that_were_asked_for():
     with pytest.raises(UserError, match=r"fsdp is 3, but has to divide the 8 devices: one of 1, 2, 4, 8"):
         mesh_of(8, fsdp=3)
     with pytest.raises(UserError, match=r"data=2, fsdp=2, .* set config.mesh.data to 4, or to -1"):
-        parallel.make_mesh(ConfigDict({"data": 2, "fsdp": 2}), jax.devices())
+        sharding.make_mesh(ConfigDict({"data": 2, "fsdp": 2}), jax.devices())
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_a_mesh_has_the_sizes_that_were_asked_for():
 )
 def test_only_large_arrays_are_split_along_their_largest_dimension(shape, spec):
     mesh = mesh_of(8, fsdp=4)
-    assert parallel.sharding_of(shape, mesh).spec == PartitionSpec(*spec)
-    assert parallel.sharding_of(shape, mesh_of(8)).spec == PartitionSpec()
+    assert sharding.sharding_of(shape, mesh).spec == PartitionSpec(*spec)
+    assert sharding.sharding_of(shape, mesh_of(8)).spec == PartitionSpec()
 
 
 def test_the_rows_of_all_processes_are_every_row_once_whatever_the_order_of_the_devices():
@@ -55,19 +55,19 @@ def test_the_rows_of_all_processes_are_every_row_once_whatever_the_order_of_the_
         """Of a mesh whose devices 0 to 3 are one process's, and 4 to 7 another's."""
         devices = [Device(number, number // 4) for number in range(8)]
         blocks = {devices[number]: (slice(2 * place, 2 * place + 2),) for place, number in enumerate(order)}
-        return parallel.rows_of_process(blocks, 16, process).tolist()
+        return sharding.rows_of_process(blocks, 16, process).tolist()
 
     assert [rows_of(process, range(8)) for process in (0, 1)] == [list(range(8)), list(range(8, 16))]
     # As the chips of a TPU may be wired: neighbours belong to different hosts.
     mixed = [rows_of(process, (0, 4, 1, 5, 2, 6, 3, 7)) for process in (0, 1)]
     assert mixed == [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]]
-    np.testing.assert_array_equal(parallel.local_rows(mesh_of(8), 32), np.arange(32))
+    np.testing.assert_array_equal(sharding.local_rows(mesh_of(8), 32), np.arange(32))
 
 
 def test_a_batch_arrives_in_its_order():
     batch = {"x": np.arange(48).reshape(16, 3)}
     for mesh in (mesh_of(8), mesh_of(8, fsdp=2), mesh_of(4)):
-        array = parallel.to_global(batch, mesh)["x"]
+        array = sharding.to_global(batch, mesh)["x"]
         np.testing.assert_array_equal(array, batch["x"])
         assert len({shard.data.shape for shard in array.addressable_shards}) == 1
         assert array.addressable_shards[0].data.shape[0] == 16 // mesh.size
@@ -93,7 +93,7 @@ def test_split_parameters_train_as_replicated_ones_do(optimizer):
                 state_lib.graph_of(make_model), transform, lambda count: jnp.float32(0.1), config, mesh
             )
             for _ in range(2):
-                state, metrics = step(state, parallel.to_global(batch, mesh))
+                state, metrics = step(state, sharding.to_global(batch, mesh))
             assert step._cache_size() == 1
             after.append((state, metrics))
         (whole, whole_metrics), (split, split_metrics) = after

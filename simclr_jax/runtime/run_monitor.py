@@ -7,8 +7,8 @@ import time
 from etils import epath
 import jax
 
-from simclr_jax import parallel
 from simclr_jax.errors import UserError
+from simclr_jax.runtime import distributed
 
 log = logging.getLogger("simclr_jax")
 
@@ -16,7 +16,7 @@ log = logging.getLogger("simclr_jax")
 MIN_COMPILE_SECONDS = 0.5
 
 
-class Operations:
+class RunMonitor:
     """Polled after every training step and every evaluation batch.
 
     Args:
@@ -30,7 +30,7 @@ class Operations:
         self, *, profile_steps: tuple[int, int] | None = None, hang_timeout: float = 0.0, hang_exit: bool = False
     ):
         self._profile_steps, self._hang_timeout, self._hang_exit = profile_steps, hang_timeout, hang_exit
-        self._preempted = parallel.Preemption()
+        self._preempted = distributed.Preemption()
         self._armed = 0.0
 
     def poll(self) -> bool:
@@ -53,12 +53,12 @@ class Operations:
 
     def before_step(self, step: int, workdir: epath.Path) -> None:
         """Starts the trace when its first step (counted from 1) is about to run."""
-        if self._profile_steps and step == self._profile_steps[0] and parallel.is_primary():
+        if self._profile_steps and step == self._profile_steps[0] and distributed.is_primary():
             jax.profiler.start_trace(str(workdir / "profile"))
 
     def after_step(self, step: int, output: jax.Array, workdir: epath.Path) -> None:
         """Ends the trace when its last step is done; `output` is anything that this step computed."""
-        if self._profile_steps and step == self._profile_steps[1] and parallel.is_primary():
+        if self._profile_steps and step == self._profile_steps[1] and distributed.is_primary():
             output.block_until_ready()
             jax.profiler.stop_trace()
             log.info("A trace of steps %d to %d is in %s.", *self._profile_steps, workdir / "profile")

@@ -3,13 +3,13 @@
 import importlib.util
 import json
 
-from conftest import REPOSITORY
+from helpers import REPOSITORY
 import numpy as np
 import pytest
 
 from simclr_jax import config as config_lib
-from simclr_jax import config_checks
-from simclr_jax import saved_config
+from simclr_jax.config import checks as config_checks
+from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
 
 SCHEMAS = {

@@ -5,11 +5,11 @@ import os
 import subprocess
 import sys
 
-from conftest import COMPILE_FLAGS
-from conftest import REPOSITORY
 import fake_gcs
+from helpers import COMPILE_FLAGS
+from helpers import REPOSITORY
+from helpers import TINY
 import pytest
-from test_pretrain import TINY
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,9 @@ from absl import logging as absl_logging
 from etils import epath
 from ml_collections import config_flags
 
-from simclr_jax import distributed
 from simclr_jax import errors
-from simclr_jax import operations
-from simclr_jax import parallel
+from simclr_jax.runtime import distributed
+from simclr_jax.runtime import run_monitor
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
@@ -60,7 +59,7 @@ class Binary:
     """A command line: its flags and the function that does the work.
 
     Args:
-      run: called as `run(config, workdir, operations=...)`, or with `--pretrained` as its third argument.
+      run: called as `run(config, workdir, monitor=...)`, or with `--pretrained` as its third argument.
       default_config: name of the file in `configs/` that is used without `--config`; None where one must be given.
       pretrained: whether there is a flag `--pretrained`.
     """
@@ -101,15 +100,15 @@ class Binary:
           UserError: for an unknown flag or field, with the nearest name; for a missing or malformed one.
         """
         parse_flags(argv, values, self._define_flags)
-        operations.parse_profile_steps(values["profile_steps"].value)
+        run_monitor.parse_profile_steps(values["profile_steps"].value)
         if not values["workdir"].value:
             raise errors.UserError("--workdir is missing: the folder for checkpoints, metrics and results.")
 
     def work(self, values: flags.FlagValues = flags.FLAGS) -> dict:
         """Does the work with parsed flags."""
         workdir = epath.Path(values["workdir"].value)
-        how = operations.Operations(
-            profile_steps=operations.parse_profile_steps(values["profile_steps"].value),
+        how = run_monitor.RunMonitor(
+            profile_steps=run_monitor.parse_profile_steps(values["profile_steps"].value),
             hang_timeout=values["hang_timeout"].value,
             hang_exit=values["hang_exit"].value,
         )
@@ -118,7 +117,7 @@ class Binary:
             arguments.append(values["pretrained"].value)
         how.arm()
         try:
-            return self._run(*arguments, operations=how)
+            return self._run(*arguments, monitor=how)
         finally:
             how.disarm()
 
@@ -130,12 +129,12 @@ class Binary:
             values["process_id"].value,
             values["initialization_timeout"].value,
         )
-        if not parallel.is_primary():
+        if not distributed.is_primary():
             log.setLevel(logging.WARNING)  # what happens is told once; what goes wrong, by every process
         cache = values["compilation_cache"].value
         if cache is None:
             cache = str(epath.Path(values["workdir"].value) / "compilation_cache")
-        operations.use_compilation_cache(cache)
+        run_monitor.use_compilation_cache(cache)
         self.work()
 
     def call(self, *arguments: str) -> dict:

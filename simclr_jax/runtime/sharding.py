@@ -1,4 +1,4 @@
-"""Processes, devices, and where arrays live: start-up, mesh, shardings, host batch to global array, preemption.
+"""Where arrays live: mesh, shardings, host batch to global array.
 
 The mesh has two axes, "data" and "fsdp". Batches are split over both. Parameters and optimiser state are replicated
 over "data"; over "fsdp" the large ones are split as well, which saves memory and changes no number. The step is written
@@ -8,13 +8,11 @@ by themselves.
 
 from collections.abc import Sequence
 import functools
-import hashlib
 import math
 from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
@@ -27,11 +25,6 @@ AXES = ("data", "fsdp")
 
 # Smaller arrays (BatchNorm, biases, the head's last layer) are not worth a collective of their own.
 FSDP_MIN_SIZE = 2**16
-
-
-def is_primary() -> bool:
-    """Whether this process writes what is written once: metrics, pictures, results."""
-    return jax.process_index() == 0
 
 
 def make_mesh(mesh: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -152,49 +145,3 @@ def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
         return jax.make_array_from_callback((batch_size, *value.shape[1:]), sharding, block)
 
     return {key: part(value) for key, value in batch.items()}
-
-
-def check_agreement(**facts: str) -> None:
-    """Refuses to go on where processes were started with different things: another config, another data set.
-
-    Every process has to call it with the same names.
-
-    Raises:
-      UserError: on every process, naming the fact and the processes that differ from process 0.
-    """
-    if jax.process_count() == 1:
-        return
-    digests = [np.frombuffer(hashlib.sha256(text.encode()).digest()[:16], np.uint8) for text in facts.values()]
-    everyones = multihost_utils.process_allgather(np.stack(digests))  # [processes, facts, 16]
-    for number, name in enumerate(facts):
-        differing = np.flatnonzero((everyones[:, number] != everyones[0, number]).any(axis=-1)).tolist()
-        if differing:
-            mine = next(iter(facts[name].splitlines()), "")[:200]
-            raise UserError(
-                f"the processes {differing} have another {name.replace('_', ' ')} than process 0: start all with the "
-                f"same command on the same data. Here (process {jax.process_index()}) it is: {mine}"
-            )
-
-
-def sum_over_processes(value: int) -> int:
-    """The sum of every process's number; all have to call it."""
-    if jax.process_count() == 1:
-        return value
-    return int(multihost_utils.process_allgather(np.array(value, np.int64)).sum())
-
-
-class Preemption:
-    """Answers whether this run was asked to stop (SIGTERM), the same on every process, at the same call.
-
-    Every process has to call it equally often. Without the distributed runtime (in a notebook, in tests) the answer is
-    always no, and SIGTERM does what it does.
-    """
-
-    def __init__(self):
-        self._calls = 0
-
-    def __call__(self) -> bool:
-        if not jax.distributed.is_initialized():
-            return False
-        self._calls += 1
-        return multihost_utils.reached_preemption_sync_point(self._calls)

@@ -1,0 +1,101 @@
+"""What several test files share: small data, small runs, meshes."""
+
+import pathlib
+
+from etils import epath
+import jax
+from ml_collections import ConfigDict
+import numpy as np
+import orbax.checkpoint as ocp
+from PIL import Image
+
+from simclr_jax.runtime import sharding
+from simclr_jax.training import metrics
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+SHARED = REPOSITORY.parent / "shared"
+# For processes that tests start: the devices that are there, compiled as here.
+COMPILE_FLAGS = "--xla_backend_optimization_level=0"
+
+
+def mesh_of(count, fsdp=1):
+    """A mesh of the first `count` simulated devices."""
+    return sharding.make_mesh(ConfigDict({"data": -1, "fsdp": fsdp}), jax.devices()[:count])
+
+
+# For evaluations: the digits and a small network, untrained.
+UNTRAINED = (
+    "--config.init=random",
+    "--config.data.source=digits",
+    "--config.data.image_size=8",
+    "--config.data.eval_crop=1.0",
+    "--config.model.depth=18",
+    "--config.model.width=0.125",
+)
+
+
+def pretrain_digits(workdir):
+    """Nine steps of pretraining such a network."""
+    from simclr_jax import pretrain
+
+    pretrain.BINARY.call(
+        f"--config={REPOSITORY}/configs/digits.py",
+        f"--workdir={workdir}",
+        "--config.data.image_size=8",
+        "--config.model.width=0.125",
+        "--config.batch_size=64",
+        "--config.epochs=0.4",
+        "--config.optimizer.warmup_epochs=0.1",
+    )
+
+
+def write_image(path, seed=0, size=(20, 24), mode="RGB", **options):
+    """A small image with some structure, so that JPEG keeps it about right."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 255, (4, 5, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(coarse).resize((size[1], size[0]), Image.BILINEAR).convert(mode).save(path, **options)
+    return path
+
+
+# A run of the digits that takes seconds, for `simclr_jax.pretrain`.
+TINY = (
+    "--config=configs/digits.py",
+    "--config.data.image_size=8",
+    "--config.model.width=0.125",
+    "--config.batch_size=64",
+    "--config.optimizer.warmup_epochs=0.1",
+    "--config.log_every_steps=1",
+)
+# Not the same in two runs.
+TIMED = (
+    "images_per_second",
+    "data_wait_fraction",
+    "ms_step",
+    "ms_data_wait",
+    "ms_checkpoint",
+    "ms_evaluation",
+)
+
+
+def last_step(workdir):
+    path = epath.Path(workdir / "metrics.jsonl")
+    lines = metrics.read_metrics(path) if path.exists() else []
+    return lines[-1]["step"] if lines else 0
+
+
+def outcome(workdir):
+    """All numbers of all steps but the timings, and every array of the last checkpoint."""
+    lines = [
+        {key: value for key, value in line.items() if key not in TIMED}
+        for line in metrics.read_metrics(epath.Path(workdir / "metrics.jsonl"))
+    ]
+    newest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
+    parts = {}
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        for part in ("encoder", "head", "classifier", "optimizer"):
+            # As NumPy, whatever devices it was written from.
+            tree = checkpointer.metadata(newest / part).item_metadata.tree
+            kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            parts[part] = checkpointer.restore(newest / part, args=ocp.args.PyTreeRestore(restore_args=kinds))
+    return lines, int(newest.name), parts
