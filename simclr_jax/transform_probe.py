@@ -21,8 +21,8 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax import device_augment
 from simclr_jax import evaluation
+from simclr_jax.augment import jax_ops
 from simclr_jax.errors import Preempted
 from simclr_jax.runtime import cli
 from simclr_jax.runtime.run_monitor import RunMonitor
@@ -72,20 +72,20 @@ def forms(config: ConfigDict) -> dict[str, list[Form]]:
         return images
 
     def turned(turns: int) -> Form:
-        return lambda images: device_augment.rotate(images, jnp.full(len(images), turns))
+        return lambda images: jax_ops.rotate(images, jnp.full(len(images), turns))
 
     def noisy(images: jax.Array) -> jax.Array:
         # Noise of its own for each image, and the same one whenever it is looked at: its pixels are the seed.
         pixels = jnp.round(images * 255).astype(jnp.uint32).reshape(len(images), -1)
         seeds = jnp.sum(pixels * (2 * jnp.arange(pixels.shape[1], dtype=jnp.uint32) + 1), axis=1)
-        normals = device_augment.normals(seeds, images.shape[1:])
-        return device_augment.clip(device_augment.noise(images, config.noise_deviation, normals))
+        normals = jax_ops.normals(seeds, images.shape[1:])
+        return jax_ops.clip(jax_ops.noise(images, config.noise_deviation, normals))
 
     return {
-        "grayscale": [as_it_is, device_augment.grayscale],
+        "grayscale": [as_it_is, jax_ops.grayscale],
         "rotate": [as_it_is, *(turned(turns) for turns in (1, 2, 3))],
         "noise": [as_it_is, noisy],
-        "sobel": [as_it_is, lambda images: device_augment.clip(device_augment.sobel(images))],
+        "sobel": [as_it_is, lambda images: jax_ops.clip(jax_ops.sobel(images))],
     }
 
 

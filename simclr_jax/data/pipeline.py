@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from simclr_jax import view_draws
-from simclr_jax.data import augment as augmentation
-from simclr_jax.data import crops as crops_lib
+from simclr_jax.augment import family
+from simclr_jax.augment import tf_crops
+from simclr_jax.augment import tf_ops
+from simclr_jax.augment import tf_random
 from simclr_jax.data import order
 from simclr_jax.data.sources import Source
 from simclr_jax.errors import UserError
@@ -107,17 +108,17 @@ def train_batches(
     on_host = augment.get("where", "host") == "host"
 
     def open_views(image, position):
-        return crops_lib.random_crops(image, augment, seed, position, num_views)
+        return tf_crops.random_crops(image, augment, seed, position, num_views)
 
     def finish(crops, positions):
         if not on_host:
-            return augmentation.to_uint8(crops)
-        draws = [order.uniforms(seed, positions, view, view_draws.NUM_DRAWS) for view in range(num_views)]
+            return tf_ops.to_uint8(crops)
+        draws = [tf_random.uniforms(seed, positions, view, family.NUM_DRAWS) for view in range(num_views)]
         if augment.get("one_branch", False):
-            draws[1:] = [tf.fill(tf.shape(draw), view_draws.NEVER) for draw in draws[1:]]
-        views = augmentation.random_views(
+            draws[1:] = [tf.fill(tf.shape(draw), family.NEVER) for draw in draws[1:]]
+        views = tf_ops.random_views(
             tf.reshape(crops, [-1, size, size, 3]),
-            tf.reshape(tf.stack(draws, axis=1), [-1, view_draws.NUM_DRAWS]),
+            tf.reshape(tf.stack(draws, axis=1), [-1, family.NUM_DRAWS]),
             augment,
         )
         return tf.reshape(views, [-1, num_views, size, size, 3])
@@ -149,11 +150,11 @@ def eval_batches(
 
     def open_views(image, position):
         del position
-        return [crops_lib.central_crop(image, crop)]
+        return [tf_crops.central_crop(image, crop)]
 
     def finish(crops, positions):
         del positions
-        return augmentation.to_uint8(crops)
+        return tf_ops.to_uint8(crops)
 
     for batch in _batches(source.ordered, source, open_views, finish, size, share):
         bad_images.check(batch.pop("wanted"), batch["index"], replaced=False)
@@ -224,7 +225,7 @@ def _open(
         for number in range(group_size):
             record = tf.nest.map_structure(lambda values, number=number: values[number], records)
             crops, label, index = open_record(record, source, open_views)
-            crops = tf.stack([crops_lib.resize(crop, size) for crop in crops])
+            crops = tf.stack([tf_crops.resize(crop, size) for crop in crops])
             examples.append({"crops": crops, "label": label, "index": index})
         examples = tf.nest.map_structure(lambda *values: tf.stack(values), *examples)
         return examples | {"position": records["position"], "wanted": _first(records["candidates"])}

@@ -17,7 +17,7 @@ from simclr_jax import errors
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime import run_monitor
 
-CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 log = logging.getLogger("simclr_jax")
 

@@ -9,10 +9,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from simclr_jax import contrastive_metrics
 from simclr_jax.data import pipeline
 from simclr_jax.data.sources import Source
 from simclr_jax.errors import Preempted
+from simclr_jax.objectives import metrics as contrastive_metrics
 from simclr_jax.runtime import sharding
 
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from simclr_jax import device_augment
+from simclr_jax.augment import jax_ops
 from simclr_jax.data.resident import Resident
 from simclr_jax.runtime import sharding
 
@@ -48,9 +48,9 @@ def make_views(config: ConfigDict) -> Callable[[jax.Array, jax.Array], jax.Array
     """A function (images of `read`, their positions) to float views `[batch, 2, size, size, 3]` in [0, 1]."""
     seed, augment, size = config.seed, config.augment, config.data.image_size
     if config.data.resident:
-        return lambda images, where: device_augment.views_from_images(images, where, seed, augment, size, 2)
+        return lambda images, where: jax_ops.views_from_images(images, where, seed, augment, size, 2)
     if augment.where == "device":
-        return lambda crops, where: device_augment.random_views(crops, where, seed, augment)
+        return lambda crops, where: jax_ops.random_views(crops, where, seed, augment)
     return lambda views, where: to_float(views)
 
 

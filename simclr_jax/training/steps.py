@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import optax
 
-from simclr_jax import contrastive_metrics
 from simclr_jax import objectives
+from simclr_jax.objectives import metrics as contrastive_metrics
 from simclr_jax.runtime import sharding
 from simclr_jax.training import inputs
 from simclr_jax.training.inputs import to_float

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from simclr_jax.augment import tf_random
 from simclr_jax.data import order
 from simclr_jax.runtime.tensorflow import tf
 
@@ -43,22 +44,22 @@ def test_pieces_are_consecutive_and_together_everything(hosts):
 
 def test_all_random_streams_differ():
     position = tf.constant(7, tf.int64)
-    seeds = [order.crop_seed(0, position, view) for view in range(4)]
-    seeds += [order.epoch_seed(0, position), order.crop_seed(1, position, 0)]
+    seeds = [tf_random.crop_seed(0, position, view) for view in range(4)]
+    seeds += [order.epoch_seed(0, position), tf_random.crop_seed(1, position, 0)]
     assert len({tuple(seed.numpy()) for seed in seeds}) == len(seeds)
-    draws = [order.uniforms(seed, position[None], view, 13).numpy() for seed in (0, 1, 2, -1) for view in range(2)]
+    draws = [tf_random.uniforms(seed, position[None], view, 13).numpy() for seed in (0, 1, 2, -1) for view in range(2)]
     assert len(np.unique(draws)) == 8 * 13
 
 
 def test_uniform_numbers_are_uniform_independent_and_of_their_position_alone():
     positions = tf.range(10_000, dtype=tf.int64)
-    draws = order.uniforms(0, positions, 0, 13).numpy()
-    np.testing.assert_array_equal(order.uniforms(0, positions[77:80], 0, 13), draws[77:80])
+    draws = tf_random.uniforms(0, positions, 0, 13).numpy()
+    np.testing.assert_array_equal(tf_random.uniforms(0, positions[77:80], 0, 13), draws[77:80])
     assert 0 <= draws.min() < 1e-3
     assert 1 - 1e-3 < draws.max() < 1
     for column in range(13):
         assert stats.kstest(draws[:, column], "uniform").pvalue > 1e-4
-    others = np.concatenate([draws[1:], order.uniforms(0, positions, 1, 13).numpy()[1:]], axis=1)
+    others = np.concatenate([draws[1:], tf_random.uniforms(0, positions, 1, 13).numpy()[1:]], axis=1)
     correlation = np.corrcoef(draws[:-1].T, others.T)
     correlation[np.arange(39), np.arange(39)] = 0
     assert np.max(np.abs(correlation)) < 5 / np.sqrt(len(draws))

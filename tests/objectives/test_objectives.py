@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
-from simclr_jax import contrastive_metrics
 from simclr_jax import objectives
-from simclr_jax import pairwise
+from simclr_jax.objectives import choose
+from simclr_jax.objectives import metrics as contrastive_metrics
+from simclr_jax.objectives import pairwise
 from simclr_jax.runtime import sharding
 
 CASES = [(case, norm, tau) for case in ("rand_4x8", "rand_64x128") for norm in (0, 1) for tau in (0.1, 0.5, 1.0)]
@@ -87,12 +88,12 @@ def test_the_dense_loss_is_the_same_on_eight_devices_and_no_device_holds_all_log
 
 def test_the_faster_form_is_chosen(monkeypatch):
     mesh = mesh_of(8)
-    assert objectives.in_blocks("auto", 4096, mesh)
-    assert not objectives.in_blocks("dense", 4096, mesh)
-    monkeypatch.setattr(objectives, "DENSE_ABOVE_DEVICES", 4)
-    assert not objectives.in_blocks("auto", 4096, mesh)
-    assert objectives.in_blocks("auto", 65536, mesh), "its logits are too large"
-    assert objectives.in_blocks("blocks", 4096, mesh)
+    assert choose.in_blocks("auto", 4096, mesh)
+    assert not choose.in_blocks("dense", 4096, mesh)
+    monkeypatch.setattr(choose, "DENSE_ABOVE_DEVICES", 4)
+    assert not choose.in_blocks("auto", 4096, mesh)
+    assert choose.in_blocks("auto", 65536, mesh), "its logits are too large"
+    assert choose.in_blocks("blocks", 4096, mesh)
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])

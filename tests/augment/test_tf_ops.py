@@ -9,17 +9,17 @@ from scipy import ndimage
 from scipy import stats
 
 from simclr_jax import config as config_lib
-from simclr_jax import view_draws
-from simclr_jax.data import augment
-from simclr_jax.data import crops as crops_lib
-from simclr_jax.data import order
+from simclr_jax.augment import family
+from simclr_jax.augment import tf_crops
+from simclr_jax.augment import tf_ops
+from simclr_jax.augment import tf_random
 from simclr_jax.runtime.tensorflow import tf
 
 OPS = {
-    "contrast": augment.contrast,
-    "saturation": augment.saturation,
-    "brightness_v2": augment.brightness,
-    "hue": augment.hue,
+    "contrast": tf_ops.contrast,
+    "saturation": tf_ops.saturation,
+    "brightness_v2": tf_ops.brightness,
+    "hue": tf_ops.hue,
 }
 
 
@@ -40,11 +40,11 @@ def test_every_op_equals_the_reference(reference):
         if op in OPS:
             result = one(OPS[op], image, float(parameters[0]))
         elif op == "grayscale":
-            result = one(augment.grayscale, image)
+            result = one(tf_ops.grayscale, image)
         elif op == "blur":
             # "ks22" is the tenth of a side of 220: the kernel is 23 wide.
             kernel = 2 * (int(parameters[0].removeprefix("ks")) // 2) + 1
-            result = one(augment.gaussian_blur, image, float(parameters[1].removeprefix("sigma")), kernel_size=kernel)
+            result = one(tf_ops.gaussian_blur, image, float(parameters[1].removeprefix("sigma")), kernel_size=kernel)
         else:
             continue
         np.testing.assert_allclose(result, vectors[key], atol=1e-6, err_msg=key)
@@ -53,12 +53,14 @@ def test_every_op_equals_the_reference(reference):
 
 
 def test_blur_kernels_are_a_tenth_of_the_side():
-    assert [view_draws.blur_kernel_size(side) for side in (224, 96, 32, 16)] == [23, 9, 3, 1]
+    assert [family.blur_kernel_size(side) for side in (224, 96, 32, 16)] == [23, 9, 3, 1]
 
 
 def boxes(shape, area, aspect=(3 / 4, 4 / 3), count=500):
     box = tf.function(
-        lambda position: crops_lib.random_box(tf.constant([*shape, 3]), order.crop_seed(0, position, 0), area, aspect)
+        lambda position: tf_crops.random_box(
+            tf.constant([*shape, 3]), tf_random.crop_seed(0, position, 0), area, aspect
+        )
     )
     return np.array([box(tf.constant(position, tf.int64)).numpy() for position in range(count)])
 
@@ -85,8 +87,8 @@ def test_crops_keep_to_a_configured_area():
 
 
 def test_the_central_box_is_square_and_central():
-    np.testing.assert_array_equal(crops_lib.center_box(tf.constant([100, 200, 3]), 0.875), [6, 56, 88, 88])
-    np.testing.assert_array_equal(crops_lib.center_box(tf.constant([9, 5, 3]), 1.0), [2, 0, 5, 5])
+    np.testing.assert_array_equal(tf_crops.center_box(tf.constant([100, 200, 3]), 0.875), [6, 56, 88, 88])
+    np.testing.assert_array_equal(tf_crops.center_box(tf.constant([9, 5, 3]), 1.0), [2, 0, 5, 5])
 
 
 @pytest.mark.parametrize("format", ["jpeg", "png", "webp", "bmp", "gif"])
@@ -96,12 +98,12 @@ def test_formats_open_as_three_channels_and_crop_as_their_pixels(format, mode):
     file = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(file, format, **({"lossless": True} if format == "webp" else {}))
     encoded = tf.constant(file.getvalue())
-    whole = crops_lib.decode(encoded)
+    whole = tf_crops.decode(encoded)
     assert whole.shape == (40, 30, 3)
     assert whole.dtype == tf.uint8
     box = lambda shape: tf.constant([8, 4, 16, 12])  # noqa: E731
     for boxes in ([box], [box, box]):
-        for crop in crops_lib.open_cropped(encoded, boxes):
+        for crop in tf_crops.open_cropped(encoded, boxes):
             np.testing.assert_allclose(crop, whole[8:24, 4:16], atol=3 if format == "jpeg" else 0)
             np.testing.assert_allclose(crop, pixels[8:24, 4:16], atol=12 if format == "gif" else 4)
 
@@ -119,9 +121,9 @@ IMAGE = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
 
 def view(fields, position=0, seed=0, size=32, image=IMAGE):
     position = tf.constant(position, tf.int64)
-    (crop,) = crops_lib.random_crops(tf.constant(image), fields, seed, position, 1)
-    draws = order.uniforms(seed, position[None], 0, view_draws.NUM_DRAWS)
-    return augment.random_views(crops_lib.resize(crop, size)[None], draws, fields)[0].numpy()
+    (crop,) = tf_crops.random_crops(tf.constant(image), fields, seed, position, 1)
+    draws = tf_random.uniforms(seed, position[None], 0, family.NUM_DRAWS)
+    return tf_ops.random_views(tf_crops.resize(crop, size)[None], draws, fields)[0].numpy()
 
 
 def test_with_everything_off_a_view_is_the_image():
@@ -130,7 +132,7 @@ def test_with_everything_off_a_view_is_the_image():
 
 def test_rounding_loses_at_most_half_a_level_and_clips():
     values = np.array([-0.1, 0.0, 0.5 / 255 + 1e-4, 0.3, 1.0, 1.7], np.float32)
-    np.testing.assert_array_equal(augment.to_uint8(values), [0, 0, 1, 76, 255, 255])
+    np.testing.assert_array_equal(tf_ops.to_uint8(values), [0, 0, 1, 76, 255, 255])
 
 
 def test_flip_and_grayscale_alone():
@@ -150,11 +152,11 @@ def test_probabilities_are_kept():
 def test_each_jitter_op_alone_is_that_op_within_its_range(op):
     bounds = dict.fromkeys(("brightness", "contrast", "saturation", "hue"), 0.0) | {op: 0.4}
     result = view(config(jitter_prob=1.0, strength=0.5, **bounds), position=5).astype(int)
-    function = getattr(augment, op)
+    function = getattr(tf_ops, op)
     low, high = (-0.2, 0.2) if op == "hue" else (0.8, 1.2)
     candidates = np.linspace(low, high, 81, dtype=np.float32)
     errors = [
-        np.abs(augment.to_uint8(one(function, IMAGE / np.float32(255), value)).numpy().astype(int) - result).mean()
+        np.abs(tf_ops.to_uint8(one(function, IMAGE / np.float32(255), value)).numpy().astype(int) - result).mean()
         for value in candidates
     ]
     assert min(errors) < 1.0
@@ -181,7 +183,7 @@ def test_jitter_order_is_random_and_clips_after_each_op():
     orders = [[0.1, 0.2, 0.3, 0.4], [0.9, 0.1, 0.5, 0.2], [0.4, 0.3, 0.2, 0.1], [0.3, 0.4, 0.1, 0.2]]
     jittered = [True, True, True, False]
     planes = tf.transpose(tf.stack([image] * 4), [0, 3, 1, 2])
-    results = augment.jitter(planes, fields, factors, tf.constant(orders), tf.constant(jittered))
+    results = tf_ops.jitter(planes, fields, factors, tf.constant(orders), tf.constant(jittered))
     results = tf.transpose(results, [0, 2, 3, 1])
     for numbers, result in zip(orders[:3], results, strict=False):
         np.testing.assert_allclose(result, apply(np.argsort(numbers)), atol=1e-5)
@@ -193,17 +195,17 @@ def test_ops_in_hsv_are_tensorflows_on_every_colour():
     corners = np.stack(np.meshgrid(*[[-0.1, 0.0, 0.3, 0.5, 1.0, 1.2]] * 3), axis=-1).reshape(1, 12, 18, 3)
     colours = corners[0].astype(np.float32)
     for parameter in (0.0, 0.3, 1.0, 1.8):
-        ours = one(augment.saturation, colours, parameter)
+        ours = one(tf_ops.saturation, colours, parameter)
         np.testing.assert_allclose(ours, tf.image.adjust_saturation(colours, parameter), atol=2e-6)
     for parameter in (-0.2, 0.0, 0.1, 0.5):
-        ours = one(augment.hue, colours, parameter)
+        ours = one(tf_ops.hue, colours, parameter)
         np.testing.assert_allclose(ours, tf.image.adjust_hue(colours, parameter), atol=2e-6)
 
 
 def test_rotations_are_by_quarter_turns_anticlockwise_and_equally_frequent():
     planes = tf.transpose(tf.constant(IMAGE)[None], [0, 3, 1, 2])
     for turns in range(4):
-        turned = tf.transpose(augment.rotate(planes, turns), [0, 2, 3, 1])[0]
+        turned = tf.transpose(tf_ops.rotate(planes, turns), [0, 2, 3, 1])[0]
         np.testing.assert_array_equal(turned, np.rot90(IMAGE, turns))
     views = [view(config(rotate_prob=1.0), position) for position in range(200)]
     counts = [sum(np.array_equal(one, np.rot90(IMAGE, turns)) for one in views) for turns in range(4)]
@@ -216,10 +218,10 @@ def test_sobel_is_the_size_of_scipys_gradients():
     channels = np.moveaxis(image, -1, 0)
     edges = [np.hypot(*(ndimage.sobel(channel, axis, mode="mirror") for axis in (0, 1))) / 4 for channel in channels]
     expected = np.stack(edges, axis=-1)
-    np.testing.assert_allclose(one(augment.sobel, image), expected, atol=1e-6)
+    np.testing.assert_allclose(one(tf_ops.sobel, image), expected, atol=1e-6)
     step = np.zeros((8, 8, 3), np.float32)
     step[:, 4:] = 1
-    np.testing.assert_allclose(one(augment.sobel, step)[:, 3:5], 1, atol=1e-6)
+    np.testing.assert_allclose(one(tf_ops.sobel, step)[:, 3:5], 1, atol=1e-6)
     expected = np.clip(expected, 0, 1) * 255
     np.testing.assert_allclose(view(config(sobel_prob=1.0)), expected, atol=0.51)
 
@@ -248,7 +250,7 @@ def test_cutout_is_a_grey_square_somewhere():
         touched += cut[..., 0] > 0
     assert np.all(touched.reshape(4, 8, 4, 8).sum(axis=(1, 3)) > 0)
     planes = tf.zeros([1, 3, 10, 10])
-    cut = augment.cutout(planes, tf.constant([1]), tf.constant([5]), 3)[0, 0].numpy()
+    cut = tf_ops.cutout(planes, tf.constant([1]), tf.constant([5]), 3)[0, 0].numpy()
     expected = np.zeros((10, 10))
     expected[0:4, 2:8] = 0.5
     np.testing.assert_array_equal(cut, expected)
@@ -258,7 +260,7 @@ def test_on_one_branch_the_other_is_a_crop_that_both_have():
     image = np.random.default_rng(3).integers(0, 255, (60, 80, 3), dtype=np.uint8)
 
     def crops(fields, position):
-        return crops_lib.random_crops(tf.constant(image), fields, 0, tf.constant(position, tf.int64), 2)
+        return tf_crops.random_crops(tf.constant(image), fields, 0, tf.constant(position, tf.int64), 2)
 
     for position in range(20):
         first, second = crops(config(one_branch=True), position)

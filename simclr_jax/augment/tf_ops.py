@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from simclr_jax import view_draws
-from simclr_jax.data import order
+from simclr_jax.augment import family
+from simclr_jax.augment import tf_random
 from simclr_jax.runtime.tensorflow import tf
 
 # --- Photometric operations on planes [n, 3, height, width], with explicit parameters [n] ---------------------------
@@ -132,7 +132,7 @@ def cutout(planes: tf.Tensor, top: tf.Tensor, left: tf.Tensor, reach: int) -> tf
 
     rows, columns = inside(top, planes.shape[2]), inside(left, planes.shape[3])
     cut = tf.cast(rows[:, None, :, None] & columns[:, None, None, :], tf.float32)
-    return planes + cut * (view_draws.CUTOUT_VALUE - planes)
+    return planes + cut * (family.CUTOUT_VALUE - planes)
 
 
 def clip(images: tf.Tensor) -> tf.Tensor:
@@ -196,7 +196,7 @@ def random_views(crops: tf.Tensor, draws: tf.Tensor, augment: ConfigDict) -> tf.
 
     Args:
       crops: float32 `[n, size, size, 3]`, of `resize`.
-      draws: float32 `[n, NUM_DRAWS]`, of `order.uniforms`; see `view_draws`.
+      draws: float32 `[n, NUM_DRAWS]`, of `tf_random.uniforms`; see `family`.
       augment: `config.augment`. Fields of ops that it lacks (a supervised config has crop and flip only) are off.
 
     Returns:
@@ -212,24 +212,24 @@ def random_views(crops: tf.Tensor, draws: tf.Tensor, augment: ConfigDict) -> tf.
         return draws[:, place] < augment[f"{name}_prob"]
 
     if wanted("flip"):
-        planes = _apply_some(planes, chosen(view_draws.FLIP, "flip"), lambda some, rows: flip(some))
+        planes = _apply_some(planes, chosen(family.FLIP, "flip"), lambda some, rows: flip(some))
     if wanted("rotate"):
-        turns = tf.cast(draws[:, view_draws.TURNS] * 4.0, tf.int32)  # 0 to 3
-        turned = chosen(view_draws.ROTATE, "rotate") & (turns > 0)
+        turns = tf.cast(draws[:, family.TURNS] * 4.0, tf.int32)  # 0 to 3
+        turned = chosen(family.ROTATE, "rotate") & (turns > 0)
         ops = [lambda some, rows, turns=turns: rotate(some, turns) for turns in (1, 2, 3)]
         planes = _apply_each(planes, tf.where(turned, turns - 1, 3), ops)
     if wanted("jitter") and augment.strength > 0:
-        factors, sequence = draws[:, view_draws.FACTORS], draws[:, view_draws.ORDER]
-        planes = jitter(planes, augment, factors, sequence, chosen(view_draws.JITTER, "jitter"))
+        factors, sequence = draws[:, family.FACTORS], draws[:, family.ORDER]
+        planes = jitter(planes, augment, factors, sequence, chosen(family.JITTER, "jitter"))
     if wanted("grayscale"):
-        planes = _apply_some(planes, chosen(view_draws.GRAYSCALE, "grayscale"), lambda some, rows: grayscale(some))
+        planes = _apply_some(planes, chosen(family.GRAYSCALE, "grayscale"), lambda some, rows: grayscale(some))
     planes = clip(planes)
     if wanted("sobel"):
-        planes = _apply_some(planes, chosen(view_draws.SOBEL, "sobel"), lambda some, rows: clip(sobel(some)))
-    kernel_size = view_draws.blur_kernel_size(size)
+        planes = _apply_some(planes, chosen(family.SOBEL, "sobel"), lambda some, rows: clip(sobel(some)))
+    kernel_size = family.blur_kernel_size(size)
     if wanted("blur") and kernel_size > 1:
         low, high = augment.blur_sigma
-        sigma = low + draws[:, view_draws.SIGMA] * (high - low)
+        sigma = low + draws[:, family.SIGMA] * (high - low)
 
         def blur(some, rows):
             # The convolution refuses to work on nothing.
@@ -237,22 +237,22 @@ def random_views(crops: tf.Tensor, draws: tf.Tensor, augment: ConfigDict) -> tf.
                 tf.size(rows) > 0, lambda: gaussian_blur(some, tf.gather(sigma, rows), kernel_size), lambda: some
             )
 
-        planes = _apply_some(planes, chosen(view_draws.BLUR, "blur"), blur)
+        planes = _apply_some(planes, chosen(family.BLUR, "blur"), blur)
     if wanted("noise"):
-        keys = tf.cast(draws[:, view_draws.NOISE_KEY] * view_draws.NOISE_KEYS, tf.int64)
+        keys = tf.cast(draws[:, family.NOISE_KEY] * family.NOISE_KEYS, tf.int64)
 
         def add_noise(some, rows):
-            normals = order.normals(tf.gather(keys, rows), 3 * size * size)
+            normals = tf_random.normals(tf.gather(keys, rows), 3 * size * size)
             return clip(noise(some, augment.noise_deviation, tf.reshape(normals, tf.shape(some))))
 
-        planes = _apply_some(planes, chosen(view_draws.NOISE, "noise"), add_noise)
+        planes = _apply_some(planes, chosen(family.NOISE, "noise"), add_noise)
     if wanted("cutout"):
-        reach = view_draws.cutout_reach(size, augment.cutout_side)
-        down, right = (draws[:, place] for place in (view_draws.CUTOUT_DOWN, view_draws.CUTOUT_RIGHT))
+        reach = family.cutout_reach(size, augment.cutout_side)
+        down, right = (draws[:, place] for place in (family.CUTOUT_DOWN, family.CUTOUT_RIGHT))
 
         def cut(some, rows):
             top, left = (tf.cast(tf.gather(share, rows) * size, tf.int32) for share in (down, right))
             return cutout(some, top, left, reach)
 
-        planes = _apply_some(planes, chosen(view_draws.CUTOUT, "cutout"), cut)
+        planes = _apply_some(planes, chosen(family.CUTOUT, "cutout"), cut)
     return to_uint8(tf.transpose(planes, [0, 2, 3, 1]))

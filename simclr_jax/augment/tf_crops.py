@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from simclr_jax.data import order
+from simclr_jax.augment import tf_random
 from simclr_jax.runtime.tensorflow import tf
 
 
@@ -101,7 +101,7 @@ def random_crops(image: tf.Tensor, augment: ConfigDict, seed: int, position: tf.
     Returns:
       uint8 `[crop height, crop width, 3]` for each view.
     """
-    own = [order.crop_seed(seed, position, view) for view in range(num_views)]
+    own = [tf_random.crop_seed(seed, position, view) for view in range(num_views)]
 
     def box(shape, seed):
         return random_box(shape, seed, augment.crop_area, augment.crop_aspect)
@@ -114,7 +114,7 @@ def random_crops(image: tf.Tensor, augment: ConfigDict, seed: int, position: tf.
         return lambda shape: center_box(shape, 1.0)
 
     def box_in_common(shape, again):
-        common = box(shape, order.shared_crop_seed(seed, position))
+        common = box(shape, tf_random.shared_crop_seed(seed, position))
         if not again:
             return common
         within = box(tf.concat([common[2:], [3]], axis=0), own[0])

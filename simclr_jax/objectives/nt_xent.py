@@ -5,23 +5,17 @@ blocks of them about, over devices too, so memory grows with B times the width o
 beside it: on very many devices a ring has many short turns, and gathering the embeddings once is faster.
 """
 
-from collections.abc import Callable
 import functools
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from simclr_jax import pairwise
+from simclr_jax.objectives import pairwise
 
 # Below this, exp(-2 * bound) is a normal float32 by a wide margin.
 SAFE_BOUND = 30.0
-
-# Where the plain form is faster by the TPU compiler's model (docs/performance.md), as long as its logits are small.
-DENSE_ABOVE_DEVICES = 16
-DENSE_LOGITS_BYTES = 2**29
 
 
 def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
@@ -80,100 +74,6 @@ def nt_xent_dense(z: jax.Array, temperature: float, normalize: bool = True) -> j
     rows = z.reshape(2 * pairs, dim)
     logits = jnp.where(jnp.eye(2 * pairs, dtype=bool), -jnp.inf, exact_dot(rows, rows.T) / temperature)
     return (jnp.sum(jax.nn.logsumexp(logits, axis=-1)) - 2 * jnp.sum(z[:, 0] * z[:, 1]) / temperature) / pairs
-
-
-# --- The objectives that the paper compares with (section 5.2, table 2) ---------------------------------------------
-#
-# Each view has its positive and, as in NT-Xent, all views of all other images as negatives. The paper does not say how
-# a view's negatives are put together where none is mined: here they are averaged, so that they weigh as much as the
-# positive. Everything is summed over both views and averaged over images, as NT-Xent is.
-
-
-def nt_logistic(z: jax.Array, temperature: float, normalize: bool = True, semi_hard: bool = False) -> jax.Array:
-    """NT-Logistic: -log sigmoid(s+ / temperature) - log sigmoid(-s- / temperature).
-
-    Args:
-      z, temperature, normalize: as for `nt_xent`.
-      semi_hard: of a view's negatives only the most similar one that is less similar than the positive counts, if
-        there is one (Schroff et al. 2015, arXiv 1503.03832). No gradient goes through the choice.
-
-    Returns:
-      A scalar, the mean over images of the sum over both views.
-    """
-    z = prepare(z, temperature, normalize)
-    positive, similarity, negative = _similarities(z)
-    if semi_hard:
-        hardest, found = _hardest(similarity, negative & (similarity < positive[:, None]))
-        apart = jnp.where(found, jax.nn.softplus(hardest / temperature), 0)
-    else:
-        apart = _mean(jax.nn.softplus(similarity / temperature), negative)
-    return 2 * jnp.mean(jax.nn.softplus(-positive / temperature) + apart)
-
-
-def margin_triplet(z: jax.Array, margin: float, normalize: bool = True, semi_hard: bool = False) -> jax.Array:
-    """The margin triplet loss: max(s- - s+ + margin, 0).
-
-    Args:
-      z, normalize: as for `nt_xent`.
-      margin: m, a positive number.
-      semi_hard: of a view's negatives only the most similar one that is less similar than the positive counts, if it is
-        within the margin (Schroff et al. 2015, arXiv 1503.03832). No gradient goes through the choice.
-
-    Returns:
-      A scalar, the mean over images of the sum over both views.
-    """
-    if not margin > 0:
-        raise ValueError(f"the margin must be positive, but is {margin}.")
-    positive, similarity, negative = _similarities(prepare(z, 1.0, normalize))
-    excess = similarity - positive[:, None] + margin
-    if semi_hard:
-        hardest, found = _hardest(excess, negative & (similarity < positive[:, None]))
-        return 2 * jnp.mean(jnp.where(found, jax.nn.relu(hardest), 0))
-    return 2 * jnp.mean(_mean(jax.nn.relu(excess), negative))
-
-
-def _similarities(z: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Of `[pairs, 2, dim]`: of each view the positive's, `[views]`; of all views, and which are negatives, `[views, views]`."""
-    rows = z.reshape(-1, z.shape[-1])
-    image = jnp.arange(len(rows)) // 2
-    positive = jnp.repeat(jnp.sum(z[:, 0] * z[:, 1], axis=-1), 2)
-    return positive, exact_dot(rows, rows.T), image[:, None] != image
-
-
-def _hardest(values: jax.Array, allowed: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """In each row the greatest value that is allowed, and whether there is one."""
-    index = jnp.argmax(jnp.where(allowed, values, -jnp.inf), axis=1)
-    return jnp.take_along_axis(values, index[:, None], axis=1)[:, 0], jnp.any(allowed, axis=1)
-
-
-def _mean(values: jax.Array, counted: jax.Array) -> jax.Array:
-    """Of each row, over what is counted; 0 where nothing is."""
-    return jnp.sum(jnp.where(counted, values, 0), axis=1) / jnp.maximum(jnp.sum(counted, axis=1), 1)
-
-
-def make_objective(loss: ConfigDict, pairs: int, mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-    """The objective of a config, as a function of the embeddings `[pairs, 2, dim]`, which are split over the mesh.
-
-    Args:
-      loss: `config.loss`.
-      pairs: images in the global batch.
-      mesh: over all of whose devices the embeddings are split.
-    """
-    if loss.name == "nt_logistic":
-        return lambda z: nt_logistic(z, loss.temperature, loss.normalize, loss.semi_hard)
-    if loss.name == "margin_triplet":
-        return lambda z: margin_triplet(z, loss.margin, loss.normalize, loss.semi_hard)
-    if in_blocks(loss.method, pairs, mesh):
-        return lambda z: nt_xent(z, loss.temperature, loss.normalize, mesh)
-    return lambda z: nt_xent_dense(z, loss.temperature, loss.normalize)
-
-
-def in_blocks(method: str, pairs: int, mesh: Mesh) -> bool:
-    """Whether similarities are computed block by block: `config.loss.method`, or with "auto" what is faster."""
-    if method == "auto":
-        logits_bytes = 4 * (2 * pairs) ** 2 / mesh.size
-        return mesh.size <= DENSE_ABOVE_DEVICES or logits_bytes >= DENSE_LOGITS_BYTES
-    return method == "blocks"
 
 
 # --- The sum over all others, in blocks -----------------------------------------------------------------------------

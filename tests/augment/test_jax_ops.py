@@ -13,12 +13,12 @@ import pytest
 from scipy import stats
 
 from simclr_jax import config as config_lib
-from simclr_jax import device_augment
-from simclr_jax import device_crops
-from simclr_jax import view_draws
-from simclr_jax.data import augment
-from simclr_jax.data import crops as crops_lib
-from simclr_jax.data import order
+from simclr_jax.augment import family
+from simclr_jax.augment import jax_crops
+from simclr_jax.augment import jax_ops
+from simclr_jax.augment import tf_crops
+from simclr_jax.augment import tf_ops
+from simclr_jax.augment import tf_random
 from simclr_jax.runtime import sharding
 from simclr_jax.runtime.tensorflow import tf
 
@@ -58,13 +58,13 @@ def test_every_op_equals_the_reference(reference):
     for key in vectors:
         _, op, *parameters = (*key.split("/"), "")
         if op in names:
-            result = getattr(device_augment, names[op])(vectors["im"][None], np.float32([parameters[0]]))
+            result = getattr(jax_ops, names[op])(vectors["im"][None], np.float32([parameters[0]]))
         elif op == "grayscale":
-            result = device_augment.grayscale(vectors["im"][None])
+            result = jax_ops.grayscale(vectors["im"][None])
         elif op == "blur":
             kernel = 2 * (int(parameters[0].removeprefix("ks")) // 2) + 1
             sigma = np.float32([parameters[1].removeprefix("sigma")])
-            result = device_augment.gaussian_blur(vectors["im"][None], kernel, sigma)
+            result = jax_ops.gaussian_blur(vectors["im"][None], kernel, sigma)
         else:
             continue
         np.testing.assert_allclose(result[0], vectors[key], atol=2e-6, err_msg=key)
@@ -74,7 +74,7 @@ def test_every_op_equals_the_reference(reference):
 
 @pytest.mark.parametrize("op", OPS)
 def test_colour_ops_equal_tensorflows(op):
-    function = jax.jit(getattr(device_augment, op))
+    function = jax.jit(getattr(jax_ops, op))
     low, high = (-1.0, 1.0) if op == "hue" else (0.0, 1.8)
     for parameters in np.linspace(low, high, 24).astype(np.float32).reshape(4, 6):
         expected = each(TENSORFLOWS[op], IMAGES, parameters)
@@ -83,22 +83,22 @@ def test_colour_ops_equal_tensorflows(op):
 
 def test_saturation_of_a_colour_is_at_most_full_and_grey_stays_grey():
     images = np.float32([[[[1, 0.5, 0], [0.8, 0.4, 0.6], [0.3, 0.3, 0.3], [0, 0, 0]]]])
-    result = device_augment.saturation(images, np.float32([10]))[0, 0]
+    result = jax_ops.saturation(images, np.float32([10]))[0, 0]
     np.testing.assert_allclose(result, [[1, 0.5, 0], [0.8, 0, 0.4], [0.3] * 3, [0] * 3], atol=1e-6)
 
 
 @pytest.mark.parametrize(("op", "nothing"), zip(OPS, (1, 1, 1, 0), strict=True))
 def test_the_parameter_that_changes_nothing_changes_nothing(op, nothing):
     images = np.clip(IMAGES, 0, 1)
-    result = jax.jit(getattr(device_augment, op))(images, np.full(len(images), nothing, np.float32))
+    result = jax.jit(getattr(jax_ops, op))(images, np.full(len(images), nothing, np.float32))
     np.testing.assert_allclose(result, images, atol=1e-6)
 
 
 def test_grayscale_flip_and_clip_equal_tensorflows():
     gray = tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(IMAGES))
-    np.testing.assert_allclose(device_augment.grayscale(IMAGES), gray, atol=1e-6)
-    np.testing.assert_array_equal(device_augment.flip(IMAGES), tf.image.flip_left_right(IMAGES))
-    np.testing.assert_array_equal(device_augment.clip(IMAGES), tf.clip_by_value(IMAGES, 0, 1))
+    np.testing.assert_allclose(jax_ops.grayscale(IMAGES), gray, atol=1e-6)
+    np.testing.assert_array_equal(jax_ops.flip(IMAGES), tf.image.flip_left_right(IMAGES))
+    np.testing.assert_array_equal(jax_ops.clip(IMAGES), tf.clip_by_value(IMAGES, 0, 1))
 
 
 def convolved(image, kernel_size, sigma):
@@ -114,7 +114,7 @@ def convolved(image, kernel_size, sigma):
 def test_blur_equals_tensorflows_with_a_sigma_for_each_image(kernel_size):
     sigma = np.float32([0.1, 0.3, 0.7, 1.0, 1.6, 2.0])
     expected = each(lambda image, sigma: convolved(image, kernel_size, sigma), IMAGES, sigma)
-    result = jax.jit(device_augment.gaussian_blur, static_argnums=1)(IMAGES, kernel_size, sigma)
+    result = jax.jit(jax_ops.gaussian_blur, static_argnums=1)(IMAGES, kernel_size, sigma)
     np.testing.assert_allclose(result, expected, atol=2e-6)
 
 
@@ -127,15 +127,15 @@ def on_host(op, images, *parameters):
 def test_rotation_sobel_noise_and_cutout_equal_the_hosts():
     square = IMAGES[:, :32]
     turns = np.array([0, 1, 2, 3, 1, 3], np.int32)
-    expected = [on_host(augment.rotate, square[i : i + 1], turns[i])[0] for i in range(6)]
-    np.testing.assert_array_equal(jax.jit(device_augment.rotate)(square, turns), expected)
-    np.testing.assert_allclose(jax.jit(device_augment.sobel)(IMAGES), on_host(augment.sobel, IMAGES), atol=1e-6)
+    expected = [on_host(tf_ops.rotate, square[i : i + 1], turns[i])[0] for i in range(6)]
+    np.testing.assert_array_equal(jax.jit(jax_ops.rotate)(square, turns), expected)
+    np.testing.assert_allclose(jax.jit(jax_ops.sobel)(IMAGES), on_host(tf_ops.sobel, IMAGES), atol=1e-6)
     normals = RNG.normal(size=IMAGES.shape).astype(np.float32)
-    expected = on_host(lambda planes: augment.noise(planes, 0.2, tf.transpose(normals, [0, 3, 1, 2])), IMAGES)
-    np.testing.assert_allclose(device_augment.noise(IMAGES, 0.2, normals), expected, atol=1e-6)
+    expected = on_host(lambda planes: tf_ops.noise(planes, 0.2, tf.transpose(normals, [0, 3, 1, 2])), IMAGES)
+    np.testing.assert_allclose(jax_ops.noise(IMAGES, 0.2, normals), expected, atol=1e-6)
     top, left = np.array([0, 5, 20, 39, 39, 12], np.int32), np.array([0, 31, 9, 31, 0, 16], np.int32)
-    expected = on_host(augment.cutout, IMAGES, tf.constant(top), tf.constant(left), 8)
-    np.testing.assert_allclose(device_augment.cutout(IMAGES, top, left, 8), expected, atol=1e-6)
+    expected = on_host(tf_ops.cutout, IMAGES, tf.constant(top), tf.constant(left), 8)
+    np.testing.assert_allclose(jax_ops.cutout(IMAGES, top, left, 8), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("off", [(), ("contrast", "hue"), OPS])
@@ -154,7 +154,7 @@ def test_jitter_is_tensorflows_ops_in_each_images_order(off):
                 image = tf.clip_by_value(TENSORFLOWS[OPS[number]](image, own[number]), 0, 1)
         return image
 
-    result = jax.jit(lambda *draws: device_augment.jitter(images, fields, *draws))(factors, orders)
+    result = jax.jit(lambda *draws: jax_ops.jitter(images, fields, *draws))(factors, orders)
     np.testing.assert_allclose(result, each(jittered, images, parameters, orders), atol=1e-5)
 
 
@@ -163,7 +163,7 @@ def test_jitter_is_tensorflows_ops_in_each_images_order(off):
 
 def host_boxes(shape, area, aspect, count):
     def box(position):
-        return crops_lib.random_box(tf.constant([*shape, 3]), order.crop_seed(2, position, 0), area, aspect)
+        return tf_crops.random_box(tf.constant([*shape, 3]), tf_random.crop_seed(2, position, 0), area, aspect)
 
     (boxes,) = tf.data.Dataset.range(count).map(box).batch(count).as_numpy_iterator()
     return boxes
@@ -171,7 +171,7 @@ def host_boxes(shape, area, aspect, count):
 
 def device_boxes(shape, area, aspect, count):
     draws = np.random.default_rng(1).uniform(size=(count, 202)).astype(np.float32)
-    return np.asarray(jax.jit(lambda draws: device_crops.random_boxes(draws, *shape, area, aspect))(draws))
+    return np.asarray(jax.jit(lambda draws: jax_crops.random_boxes(draws, *shape, area, aspect))(draws))
 
 
 @pytest.mark.parametrize(
@@ -226,11 +226,11 @@ def test_crop_and_resize_equals_tensorflows(height, width, size):
     boxes = np.stack([top, left, tall, wide], axis=1).astype(np.int32)
     boxes[0] = 0, 0, height, width
     expected = each(
-        lambda image, box: crops_lib.resize(image[box[0] : box[0] + box[2], box[1] : box[1] + box[3]], size),
+        lambda image, box: tf_crops.resize(image[box[0] : box[0] + box[2], box[1] : box[1] + box[3]], size),
         images,
         boxes,
     )
-    result = jax.jit(device_crops.crop_and_resize, static_argnums=2)(images, boxes, size)
+    result = jax.jit(jax_crops.crop_and_resize, static_argnums=2)(images, boxes, size)
     np.testing.assert_allclose(result, expected, atol=5e-6)
     assert result.max() > 1, "cubic weights go beyond the values that they weigh"
 
@@ -239,9 +239,9 @@ def test_crop_and_resize_equals_tensorflows(height, width, size):
 def test_without_a_crop_a_view_is_the_central_square_as_on_the_host(height, width, size):
     images = RNG.integers(0, 256, (3, height, width, 3), dtype=np.uint8)
     fields = config(crop=False)
-    top, left, side, _ = crops_lib.center_box(tf.constant([height, width, 3]), 1.0).numpy()
-    expected = each(lambda image: crops_lib.resize(image[top : top + side, left : left + side], size), images)
-    views = device_crops.resized_crops(images, jnp.arange(3), 0, fields, size, 2)
+    top, left, side, _ = tf_crops.center_box(tf.constant([height, width, 3]), 1.0).numpy()
+    expected = each(lambda image: tf_crops.resize(image[top : top + side, left : left + side], size), images)
+    views = jax_crops.resized_crops(images, jnp.arange(3), 0, fields, size, 2)
     assert views.shape == (3, 2, size, size, 3)
     for view in range(2):
         np.testing.assert_allclose(views[:, view], expected, atol=2e-6)
@@ -266,9 +266,7 @@ POSITIONS = np.arange(24, dtype=np.uint32) + 2**31
 def compiled(text, size, num_views):
     fields = ConfigDict(json.loads(text))
     return jax.jit(
-        lambda images, positions, seed: device_augment.views_from_images(
-            images, positions, seed, fields, size, num_views
-        )
+        lambda images, positions, seed: jax_ops.views_from_images(images, positions, seed, fields, size, num_views)
     )
 
 
@@ -288,7 +286,7 @@ def test_with_everything_off_a_view_is_the_image():
 
 
 def test_the_draws_have_their_distributions_and_are_independent():
-    draws = np.asarray(device_crops.uniforms(0, jnp.arange(2000), 2, device_crops.REST, 13)).reshape(4000, 13)
+    draws = np.asarray(jax_crops.uniforms(0, jnp.arange(2000), 2, jax_crops.REST, 13)).reshape(4000, 13)
     for column in draws.T:
         assert stats.kstest(column, "uniform").pvalue > 1e-3
     both = np.concatenate(
@@ -341,9 +339,9 @@ def test_a_view_is_the_hosts_for_the_same_draws(more):
     fields.update(more)
     crops = RNG.uniform(-0.05, 1.05, (16, 2, 32, 32, 3)).astype(np.float32)
     positions = jnp.arange(16)
-    draws = device_crops.uniforms(3, positions, 2, device_crops.REST, view_draws.NUM_DRAWS).reshape(32, -1)
-    expected = augment.random_views(crops.reshape(32, 32, 32, 3), tf.constant(draws), fields)
-    result = jax.jit(lambda crops: device_augment._finish(crops, positions, 3, fields))(crops)
+    draws = jax_crops.uniforms(3, positions, 2, jax_crops.REST, family.NUM_DRAWS).reshape(32, -1)
+    expected = tf_ops.random_views(crops.reshape(32, 32, 32, 3), tf.constant(draws), fields)
+    result = jax.jit(lambda crops: jax_ops._finish(crops, positions, 3, fields))(crops)
     # The host's are rounded to uint8.
     np.testing.assert_allclose(result.reshape(expected.shape) * 255, expected, atol=0.5 + 5e-3)
 
@@ -395,9 +393,7 @@ def test_crops_from_the_host_get_the_same_second_half():
     fields = config_lib.pretrain().augment
     fields.crop = False
     crops = np.repeat(PIXELS[:, None], 2, axis=1)
-    result = jax.jit(lambda crops, positions: device_augment.random_views(crops, positions, 0, fields))(
-        crops, POSITIONS
-    )
+    result = jax.jit(lambda crops, positions: jax_ops.random_views(crops, positions, 0, fields))(crops, POSITIONS)
     np.testing.assert_allclose(result, whole(fields), atol=1e-5)
 
 
@@ -412,7 +408,7 @@ def test_a_supervised_config_has_crop_and_flip_alone():
 def test_what_is_off_is_not_computed():
     def text(fields):
         return str(
-            jax.make_jaxpr(lambda images: device_augment.views_from_images(images, POSITIONS, 0, fields, 20, 2))(PIXELS)
+            jax.make_jaxpr(lambda images: jax_ops.views_from_images(images, POSITIONS, 0, fields, 20, 2))(PIXELS)
         )
 
     assert "dot_general" not in text(config(jitter_prob=0.8, grayscale_prob=0.2, flip_prob=0.5))
@@ -425,7 +421,7 @@ def test_what_is_off_is_not_computed():
 def test_devices_make_their_own_views_without_a_word_to_each_other(fsdp):
     fields = config_lib.pretrain().augment
     split = sharding.batch_sharded(mesh_of(8, fsdp))
-    run = jax.jit(lambda images, positions: device_augment.views_from_images(images, positions, 0, fields, 20, 2))
+    run = jax.jit(lambda images, positions: jax_ops.views_from_images(images, positions, 0, fields, 20, 2))
     arguments = jax.device_put((PIXELS, POSITIONS), split)
     compiled = run.lower(*arguments).compile()
     assert not any(f"{name}(" in compiled.as_text() for name in COLLECTIVES)

@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
-from simclr_jax import view_draws
-from simclr_jax.device_crops import EXACT
-from simclr_jax.device_crops import REST
-from simclr_jax.device_crops import resized_crops
-from simclr_jax.device_crops import uniforms
+from simclr_jax.augment import family
+from simclr_jax.augment.jax_crops import EXACT
+from simclr_jax.augment.jax_crops import REST
+from simclr_jax.augment.jax_crops import resized_crops
+from simclr_jax.augment.jax_crops import uniforms
 
 
 def _for_pixels(parameter: jax.Array) -> jax.Array:
@@ -157,7 +157,7 @@ def cutout(images: jax.Array, top: jax.Array, left: jax.Array, reach: int) -> ja
 
     rows, columns = inside(top, images.shape[1]), inside(left, images.shape[2])
     cut = rows[:, :, None, None] & columns[:, None, :, None]
-    return jnp.where(cut, view_draws.CUTOUT_VALUE, images)
+    return jnp.where(cut, family.CUTOUT_VALUE, images)
 
 
 def clip(images: jax.Array) -> jax.Array:
@@ -202,10 +202,10 @@ def jitter(images: jax.Array, augment: ConfigDict, factors: jax.Array, order: ja
 def _finish(views: jax.Array, positions: jax.Array, seed: int, augment: ConfigDict) -> jax.Array:
     """All of the family behind the crop: float32 `[n, num_views, size, size, 3]` to the same, in [0, 1]."""
     num_images, num_views, size = views.shape[:3]
-    draws = uniforms(seed, positions, num_views, REST, view_draws.NUM_DRAWS)
+    draws = uniforms(seed, positions, num_views, REST, family.NUM_DRAWS)
     if augment.get("one_branch", False):
-        draws = draws.at[:, 1:].set(view_draws.NEVER)
-    draws = draws.reshape(num_images * num_views, view_draws.NUM_DRAWS)
+        draws = draws.at[:, 1:].set(family.NEVER)
+    draws = draws.reshape(num_images * num_views, family.NUM_DRAWS)
     images = views.reshape(num_images * num_views, *views.shape[2:])
 
     def wanted(name: str) -> bool:
@@ -218,31 +218,31 @@ def _finish(views: jax.Array, positions: jax.Array, seed: int, augment: ConfigDi
         return (draws[:, place] * size).astype(jnp.int32)
 
     if wanted("flip"):
-        images = some(view_draws.FLIP, "flip", flip(images))
+        images = some(family.FLIP, "flip", flip(images))
     if wanted("rotate"):
-        turns = (draws[:, view_draws.TURNS] * 4.0).astype(jnp.int32)
-        images = some(view_draws.ROTATE, "rotate", rotate(images, turns))
+        turns = (draws[:, family.TURNS] * 4.0).astype(jnp.int32)
+        images = some(family.ROTATE, "rotate", rotate(images, turns))
     if wanted("jitter") and augment.strength > 0:
-        jittered = jitter(images, augment, draws[:, view_draws.FACTORS], draws[:, view_draws.ORDER])
-        images = some(view_draws.JITTER, "jitter", jittered)
+        jittered = jitter(images, augment, draws[:, family.FACTORS], draws[:, family.ORDER])
+        images = some(family.JITTER, "jitter", jittered)
     if wanted("grayscale"):
-        images = some(view_draws.GRAYSCALE, "grayscale", grayscale(images))
+        images = some(family.GRAYSCALE, "grayscale", grayscale(images))
     images = clip(images)
     if wanted("sobel"):
-        images = some(view_draws.SOBEL, "sobel", clip(sobel(images)))
-    kernel_size = view_draws.blur_kernel_size(size)
+        images = some(family.SOBEL, "sobel", clip(sobel(images)))
+    kernel_size = family.blur_kernel_size(size)
     if wanted("blur") and kernel_size > 1:
         low, high = augment.blur_sigma
-        sigma = low + draws[:, view_draws.SIGMA] * (high - low)
-        images = some(view_draws.BLUR, "blur", clip(gaussian_blur(images, kernel_size, sigma)))
+        sigma = low + draws[:, family.SIGMA] * (high - low)
+        images = some(family.BLUR, "blur", clip(gaussian_blur(images, kernel_size, sigma)))
     if wanted("noise"):
-        keys = (draws[:, view_draws.NOISE_KEY] * view_draws.NOISE_KEYS).astype(jnp.uint32)
+        keys = (draws[:, family.NOISE_KEY] * family.NOISE_KEYS).astype(jnp.uint32)
         noisy = noise(images, augment.noise_deviation, normals(keys, images.shape[1:]))
-        images = some(view_draws.NOISE, "noise", clip(noisy))
+        images = some(family.NOISE, "noise", clip(noisy))
     if wanted("cutout"):
-        reach = view_draws.cutout_reach(size, augment.cutout_side)
-        cut = cutout(images, pixel(view_draws.CUTOUT_DOWN), pixel(view_draws.CUTOUT_RIGHT), reach)
-        images = some(view_draws.CUTOUT, "cutout", cut)
+        reach = family.cutout_reach(size, augment.cutout_side)
+        cut = cutout(images, pixel(family.CUTOUT_DOWN), pixel(family.CUTOUT_RIGHT), reach)
+        images = some(family.CUTOUT, "cutout", cut)
     return images.reshape(views.shape)
 
 
