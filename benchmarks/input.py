@@ -99,7 +99,7 @@ def ours_device(options: dict) -> dict:
 
 
 def ours_memory(options: dict) -> dict:
-    from simclr_jax.data.sources import RandomAccess
+    from simclr_jax.data.sources.base import RandomAccess
     from simclr_jax.runtime.tensorflow import tf
 
     files = sorted(str(path) for path in pathlib.Path(options["folder"]).rglob("*.jpg"))

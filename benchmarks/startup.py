@@ -44,9 +44,9 @@ def checkpoint(options: dict) -> dict:
     import numpy as np
 
     from simclr_jax import config as config_lib
-    from simclr_jax import optim
     from simclr_jax.models.networks import SimCLR
     from simclr_jax.runtime import sharding
+    from simclr_jax.training import optim
     from simclr_jax.training import state as state_lib
     from simclr_jax.training.checkpoint import Checkpoints
 

@@ -70,9 +70,9 @@ def ours(options: dict, **changes) -> dict:
     import numpy as np
 
     from configs import cifar10
-    from simclr_jax import optim
     from simclr_jax.models.networks import SimCLR
     from simclr_jax.runtime import sharding
+    from simclr_jax.training import optim
     from simclr_jax.training import state as state_lib
     from simclr_jax.training import steps
 

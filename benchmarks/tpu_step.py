@@ -111,7 +111,7 @@ def compiled(options: dict, make_step) -> dict:
     import jax
 
     jax.config.update("jax_platforms", "cpu")
-    from simclr_jax import tpu_compiler
+    from simclr_jax.tpu import compiler as tpu_compiler
 
     topology = tpu_compiler.topology(options["topology"])
     step, arguments = make_step(topology.devices, options["images"] * topology.chips)

@@ -20,8 +20,8 @@ from absl import flags
 import yaml
 
 from launch import common
-from simclr_jax import tpu_chips
 from simclr_jax.errors import UserError
+from simclr_jax.tpu import chips as tpu_chips
 
 VERBS = ("submit", "status", "logs", "delete")
 

@@ -16,7 +16,7 @@ from typing import Any
 from etils import epath
 
 from launch.sweep_runs import Run
-from simclr_jax import pictures
+from simclr_jax.reporting import pictures
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@
 
 The teacher is a network that `simclr_jax.finetune` has trained on a few labels. The training images need no labels, and
 those that they have are not looked at. Data and network that are not given are those of --pretrained, or else the teacher's.
-Writes config.json, metrics.jsonl, checkpoints/ and results.json, with the teacher's own accuracy as `teacher_top1`.
+Writes config.json, writers.jsonl, checkpoints/ and results.json, with the teacher's own accuracy as `teacher_top1`.
 """
 
 import logging
@@ -17,18 +17,20 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax import evaluation
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
+from simclr_jax.evaluation import metrics
+from simclr_jax.evaluation import supervised
+from simclr_jax.evaluation.setup import Setup
+from simclr_jax.evaluation.setup import make_parts
+from simclr_jax.evaluation.setup import set_up
 from simclr_jax.models.networks import Classifier
 from simclr_jax.runtime import cli
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import checkpoint
-from simclr_jax.training import evaluate
-from simclr_jax.training import metrics
 from simclr_jax.training import state as state_lib
 from simclr_jax.training import steps
-from simclr_jax.training import supervised
+from simclr_jax.workdir import writers
 
 log = logging.getLogger("simclr_jax")
 
@@ -49,14 +51,14 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
     if pretrained is None:
         saved_config.inherit(config, teacher_config)
     schema = config_lib.distill()
-    setup = evaluation.set_up(config, workdir, pretrained, schema, monitor, train_labels=False)
+    setup = set_up(config, workdir, pretrained, schema, monitor, train_labels=False)
     teacher = load_teacher(path, teacher_config, setup)
 
     def teachers(model, images):
         return model(images, train=False)
 
     outputs = setup.outputs(steps.make_forward(teacher.graph, teachers, setup.mesh), *teacher.variables, setup.test)
-    of_teacher = evaluate.accuracy(outputs.values, outputs.labels)
+    of_teacher = metrics.accuracy(outputs.values, outputs.labels)
     log.info("The teacher, %s: %.1f %% top-1.", path, 100 * of_teacher["top1"])
     training = supervised.ClassifierTraining(setup, frozen=False, name="distill", teacher=teacher)
     results = training.run(np.arange(setup.train.num_examples), config.seed, workdir)
@@ -66,7 +68,7 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
         "teacher_top1": of_teacher["top1"],
         "teacher_top5": of_teacher["top5"],
     }
-    metrics.write_results(workdir, results)
+    writers.write_results(workdir, results)
     log.info(
         "The student: %.1f %% top-1 of %d test images (its teacher %.1f %%).",
         100 * results["top1"],
@@ -92,7 +94,7 @@ def find_teacher(teacher: str) -> epath.Path:
     return checkpoint.find(str(draws[0]) if draws else teacher, flag="--config.teacher")
 
 
-def load_teacher(path: epath.Path, config: ConfigDict, setup: evaluation.Setup) -> supervised.Teacher:
+def load_teacher(path: epath.Path, config: ConfigDict, setup: Setup) -> supervised.Teacher:
     """The classifier in a checkpoint of `simclr_jax.finetune`."""
 
     pretrain_config = None
@@ -100,7 +102,7 @@ def load_teacher(path: epath.Path, config: ConfigDict, setup: evaluation.Setup) 
         pretrain_config = checkpoint.load_config(checkpoint.find(config.pretrained, "the teacher's config.pretrained"))
 
     def make_model(rngs):
-        encoder, head = evaluation.make_parts(config, pretrain_config, rngs)
+        encoder, head = make_parts(config, pretrain_config, rngs)
         return Classifier(encoder, setup.num_classes, head=head, frozen=False, rngs=rngs)
 
     variables = state_lib.abstract_variables(make_model, setup.mesh)

@@ -6,7 +6,7 @@
 
 With several `config.label_seeds`, one run for each draw of the labels, in `draw_SEED/`; results.json has mean and
 spread. Started again, finished draws are kept and an interrupted one continues. Each draw's folder has labels.json (the
-chosen examples), metrics.jsonl, checkpoints/ and results.json.
+chosen examples), writers.jsonl, checkpoints/ and results.json.
 """
 
 import logging
@@ -15,21 +15,22 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from simclr_jax import config as config_lib
-from simclr_jax import evaluation
+from simclr_jax.evaluation import label_subsets
+from simclr_jax.evaluation import supervised
+from simclr_jax.evaluation.setup import set_up
 from simclr_jax.runtime import cli
 from simclr_jax.runtime.run_monitor import RunMonitor
-from simclr_jax.training import metrics
-from simclr_jax.training import supervised
+from simclr_jax.workdir import writers
 
 log = logging.getLogger("simclr_jax")
 
 
 def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
     """Fine-tunes for every draw of the labels and returns what stands in results.json."""
-    setup = evaluation.set_up(config, workdir, pretrained, config_lib.finetune(), monitor)
+    setup = set_up(config, workdir, pretrained, config_lib.finetune(), monitor)
     training = supervised.ClassifierTraining(setup, frozen=False, name="finetune")
-    results = evaluation.run_draws(setup, training.run) | {"init": config.init}
-    metrics.write_results(workdir, results)
+    results = label_subsets.run_draws(setup, training.run) | {"init": config.init}
+    writers.write_results(workdir, results)
     log.info(
         "%s on %d labels: %.1f %% top-1 (+- %.1f over %d draws) of %d test images.",
         "Fine-tuned" if config.init == "pretrained" else "Trained from scratch",

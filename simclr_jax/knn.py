@@ -16,16 +16,18 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax import evaluation
 from simclr_jax import objectives
-from simclr_jax import pictures
 from simclr_jax.data import pipeline
 from simclr_jax.data import sources
+from simclr_jax.evaluation import forward
+from simclr_jax.evaluation import label_subsets
+from simclr_jax.evaluation.setup import Setup
+from simclr_jax.evaluation.setup import set_up
+from simclr_jax.reporting import pictures
 from simclr_jax.runtime import cli
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime.run_monitor import RunMonitor
-from simclr_jax.training import evaluate
-from simclr_jax.training import metrics
+from simclr_jax.workdir import writers
 
 log = logging.getLogger("simclr_jax")
 
@@ -37,7 +39,7 @@ SHOWN_NEIGHBOURS = 8
 
 def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
     """Votes, draws the map, and returns what stands in results.json."""
-    setup = evaluation.set_up(config, workdir, pretrained, config_lib.knn(), monitor)
+    setup = set_up(config, workdir, pretrained, config_lib.knn(), monitor)
     train, test = setup.features(setup.train), setup.features(setup.test)
 
     def evaluate_draw(rows: np.ndarray, seed: int, folder: epath.Path) -> dict:
@@ -54,7 +56,7 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
         unreadable = train.unreadable + test.unreadable
         return setup.judge(votes, test, folder) | {"step": setup.pretrained_step, "bad_images": unreadable}
 
-    results = evaluation.run_draws(setup, evaluate_draw) | {"features": config.features, "init": config.init}
+    results = label_subsets.run_draws(setup, evaluate_draw) | {"features": config.features, "init": config.init}
     if distributed.is_primary():
         shown = np.random.default_rng(config.seed).permutation(len(test.values))
         if config.map_points:
@@ -62,16 +64,14 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
             pictures.embedding_map(test.values[points], test.labels[points], setup.test.class_names, picture)
         if config.shown_images:
             _show_neighbours(setup, train, test, shown[: config.shown_images])
-    metrics.write_results(workdir, results)
+    writers.write_results(workdir, results)
     log.info(
         "%d-NN of %s: %.1f %% top-1 of %d.", config.neighbours, config.features, 100 * results["top1"], results["n"]
     )
     return results
 
 
-def _show_neighbours(
-    setup: evaluation.Setup, train: evaluate.Outputs, test: evaluate.Outputs, rows: np.ndarray
-) -> None:
+def _show_neighbours(setup: Setup, train: forward.Outputs, test: forward.Outputs, rows: np.ndarray) -> None:
     """Draws some test images, each beside the training images that are nearest to it, to neighbours.png."""
     if not all(isinstance(source, sources.RandomAccess) for source in (setup.train, setup.test)):
         log.info("No neighbours.png: single images of a data set that is streamed cannot be looked up.")

@@ -18,26 +18,28 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax import evaluation
-from simclr_jax import logistic_regression
+from simclr_jax.evaluation import label_subsets
+from simclr_jax.evaluation import logistic_regression
+from simclr_jax.evaluation import supervised
+from simclr_jax.evaluation.setup import Setup
+from simclr_jax.evaluation.setup import set_up
 from simclr_jax.runtime import cli
 from simclr_jax.runtime.run_monitor import RunMonitor
-from simclr_jax.training import metrics
-from simclr_jax.training import supervised
+from simclr_jax.workdir import writers
 
 log = logging.getLogger("simclr_jax")
 
 
 def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
     """Probes the encoder and returns what stands in results.json."""
-    setup = evaluation.set_up(config, workdir, pretrained, config_lib.linear_probe(), monitor)
+    setup = set_up(config, workdir, pretrained, config_lib.linear_probe(), monitor)
     if config.protocol == "sgd":
         training = supervised.ClassifierTraining(setup, frozen=True, name="linear probe")
-        results = evaluation.run_draws(setup, training.run)
+        results = label_subsets.run_draws(setup, training.run)
     else:
         results = _lbfgs(setup)
     results |= {"protocol": config.protocol, "features": config.features, "init": config.init}
-    metrics.write_results(workdir, results)
+    writers.write_results(workdir, results)
     log.info(
         "Linear probe (%s) of %s: %.1f %% top-1, %.1f %% top-5 of %d test images.",
         config.protocol,
@@ -49,7 +51,7 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
     return results
 
 
-def _lbfgs(setup: evaluation.Setup) -> dict:
+def _lbfgs(setup: Setup) -> dict:
     train, test = setup.features(setup.train), setup.features(setup.test)
 
     def probe(rows: np.ndarray, seed: int, folder: epath.Path) -> dict:
@@ -61,7 +63,7 @@ def _lbfgs(setup: evaluation.Setup) -> dict:
         results = setup.judge(scores, test, folder)
         return results | {"l2": l2, "step": setup.pretrained_step, "bad_images": train.unreadable + test.unreadable}
 
-    return evaluation.run_draws(setup, probe)
+    return label_subsets.run_draws(setup, probe)
 
 
 BINARY = cli.Binary(run, default_config="linear_probe.py", pretrained=True)

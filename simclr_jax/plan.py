@@ -29,8 +29,6 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax import optim
-from simclr_jax import tpu_compiler
 from simclr_jax.config import checks as config_checks
 from simclr_jax.data import sources
 from simclr_jax.errors import EXIT_COMPILER_CRASHED
@@ -38,7 +36,9 @@ from simclr_jax.errors import UserError
 from simclr_jax.models.networks import SimCLR
 from simclr_jax.runtime import cli
 from simclr_jax.runtime import sharding
+from simclr_jax.tpu import compiler as tpu_compiler
 from simclr_jax.training import inputs
+from simclr_jax.training import optim
 from simclr_jax.training import state as state_lib
 from simclr_jax.training import steps
 
@@ -73,9 +73,9 @@ def training_set(config: ConfigDict, num_examples: int | None, num_classes: int)
         return KNOWN[config.data.name]
     try:
         if config.data.source == "tfds":
-            from simclr_jax.data import tfds_source
+            from simclr_jax.data.sources import tfds
 
-            if not tfds_source.find_builder(config.data.name, config.data.root).is_prepared():
+            if not tfds.find_builder(config.data.name, config.data.root).is_prepared():
                 raise UserError(f"TFDS {config.data.name} is not prepared here.")  # no reason to download it
         source = sources.open_source(config.data, "train")
     except UserError as error:

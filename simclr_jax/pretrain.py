@@ -4,7 +4,7 @@
 
 Started again with the same workdir, it continues from the newest checkpoint and ends exactly as if it had not been
 interrupted. Writes to the workdir: config.json, views.png (augmented pairs of the first batch; look at it before a long
-run), metrics.jsonl, tensorboard/, checkpoints/, curves.png, results.json.
+run), writers.jsonl, tensorboard/, checkpoints/, curves.png, results.json.
 """
 
 import itertools
@@ -16,26 +16,26 @@ import jax
 from ml_collections import ConfigDict
 
 from simclr_jax import config as config_lib
-from simclr_jax import optim
-from simclr_jax import pictures
 from simclr_jax.config import checks as config_checks
 from simclr_jax.config import saved as saved_config
 from simclr_jax.data import pipeline
 from simclr_jax.data import sources
 from simclr_jax.data.resident import Resident
 from simclr_jax.errors import UserError
+from simclr_jax.evaluation import metrics
 from simclr_jax.models.networks import SimCLR
+from simclr_jax.reporting import pictures
 from simclr_jax.runtime import cli
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime import sharding
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import checkpoint
-from simclr_jax.training import evaluate
 from simclr_jax.training import inputs
 from simclr_jax.training import loop
-from simclr_jax.training import metrics
+from simclr_jax.training import optim
 from simclr_jax.training import state as state_lib
 from simclr_jax.training import steps
+from simclr_jax.workdir import writers
 
 log = logging.getLogger("simclr_jax")
 
@@ -86,7 +86,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
     state = checkpoints.restore(state)
     start_step = int(state.step)
     distributed.check_agreement(step=str(start_step))
-    metrics.write_atomically(workdir / "config.json", saved_config.to_json(config))
+    writers.write_atomically(workdir / "config.json", saved_config.to_json(config))
     log.info(
         "Pretraining a ResNet-%d (%gx) on %d images of %s: %d steps of %d images on %d %s device(s)%s.",
         config.model.depth,
@@ -129,7 +129,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
     )
 
     def test_accuracy(state: state_lib.TrainState) -> dict[str, float]:
-        outputs = evaluate.outputs_of(
+        outputs = forward.outputs_of(
             forward,
             state.params,
             state.batch_stats,
@@ -139,10 +139,10 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
             mesh=mesh,
             stop=monitor.poll,
         )
-        return evaluate.accuracy(outputs.values, outputs.labels)
+        return metrics.accuracy(outputs.values, outputs.labels)
 
     # Training.
-    writer = metrics.MetricsWriter(workdir, start_step)
+    writer = writers.MetricsWriter(workdir, start_step)
     state = loop.fit(
         state,
         steps.make_pretrain_step(graph, optimizer, schedule, config, mesh),
@@ -176,10 +176,10 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
     monitor.disarm()
     if not distributed.is_primary():
         return results
-    lines = metrics.read_metrics(workdir / "metrics.jsonl")
+    lines = writers.read_metrics(workdir / "metrics.jsonl")
     pictures.curves(lines, workdir / "curves.png")
     results |= {key: lines[-1][key] for key in ("loss", "contrastive_top1", "contrastive_top5", "contrastive_entropy")}
-    metrics.write_results(workdir, results)
+    writers.write_results(workdir, results)
     online = "" if results["top1"] is None else f"; online linear classifier {results['top1']:.1%} on the test split"
     log.info(
         "Pretrained in %.0f s: loss %.4f%s. The encoder is in %s.", results["seconds"], results["loss"], online, workdir

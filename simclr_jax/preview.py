@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax import pictures
 from simclr_jax.config import checks as config_checks
 from simclr_jax.data import order
 from simclr_jax.data import pipeline
 from simclr_jax.data import sources
+from simclr_jax.reporting import pictures
 from simclr_jax.runtime import cli
 from simclr_jax.runtime.run_monitor import RunMonitor
 

@@ -22,14 +22,14 @@ from etils import epath
 import numpy as np
 
 from simclr_jax import errors
-from simclr_jax import files
-from simclr_jax import pictures
-from simclr_jax import predictions
-from simclr_jax import workdirs
 from simclr_jax.errors import UserError
+from simclr_jax.reporting import pictures
 from simclr_jax.runtime import cli
-from simclr_jax.training import metrics
-from simclr_jax.workdirs import Run
+from simclr_jax.workdir import files
+from simclr_jax.workdir import predictions
+from simclr_jax.workdir import runs as saved_runs
+from simclr_jax.workdir import writers
+from simclr_jax.workdir.runs import SavedRun
 
 log = logging.getLogger("simclr_jax")
 
@@ -52,22 +52,22 @@ def _percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f}"
 
 
-def _top1(run: Run | None) -> str:
+def _top1(run: SavedRun | None) -> str:
     if run is None or run.results is None:
         return ""
     spread = run.results.get("top1_std") or 0.0
     return _percent(run.results["top1"]) + (f" &plusmn; {100 * spread:.1f}" if spread else "")
 
 
-def _labels(run: Run) -> str:
+def _labels(run: SavedRun) -> str:
     draws = (run.results or {}).get("draws") or []
     return f"{draws[0]['labels']:,}" + (f" &times; {len(draws)} draws" if len(draws) > 1 else "") if draws else ""
 
 
-def _results(runs: list[Run]) -> str:
+def _results(runs: list[SavedRun]) -> str:
     runs = [run for run in runs if run.kind not in OTHER_TABLES]
     rows = []
-    pairs = workdirs.baselines(runs)
+    pairs = saved_runs.baselines(runs)
     for run, other in pairs:
         gain = ""
         if run.results and other and other.results:
@@ -90,7 +90,7 @@ def _results(runs: list[Run]) -> str:
     return _section("Results", text + _table(header, rows))
 
 
-def _transfer(runs: list[Run]) -> str:
+def _transfer(runs: list[SavedRun]) -> str:
     rows = []
     for run in (run for run in runs if run.kind == "transfer" and run.results):
         data = run.config["data.name"] or run.config["data.root"] or run.config["data.source"]
@@ -103,7 +103,7 @@ def _transfer(runs: list[Run]) -> str:
     return _section("Transfer", _table(header, rows)) if rows else ""
 
 
-def _transforms(runs: list[Run]) -> str:
+def _transforms(runs: list[SavedRun]) -> str:
     probes = [run for run in runs if run.kind == "transform probe" and run.results]
     if not probes:
         return ""
@@ -115,7 +115,7 @@ def _transforms(runs: list[Run]) -> str:
     return _section("Transformations", text + _table(["run", "features", *names], rows))
 
 
-def _pretraining(runs: list[Run]) -> str:
+def _pretraining(runs: list[SavedRun]) -> str:
     rows = []
     for run in (run for run in runs if run.kind == "pretraining"):
         config, last = run.config, next((line for line in reversed(run.metrics) if "loss" in line), {})
@@ -145,14 +145,14 @@ def _pretraining(runs: list[Run]) -> str:
     return _section("Pretraining", _table(header, rows))
 
 
-def _curves(runs: list[Run]) -> str:
+def _curves(runs: list[SavedRun]) -> str:
     parts = []
-    for kind in workdirs.KINDS.values():
+    for kind in saved_runs.KINDS.values():
         lines = {}
         for run in (run for run in runs if run.kind == kind):
             folders = [run.path, *run.draws()[:1]]
             read = [
-                metrics.read_metrics(path / "metrics.jsonl") for path in folders if (path / "metrics.jsonl").exists()
+                writers.read_metrics(path / "metrics.jsonl") for path in folders if (path / "metrics.jsonl").exists()
             ]
             longest = max(read, key=len, default=[])
             if len(longest) > 1:
@@ -162,7 +162,7 @@ def _curves(runs: list[Run]) -> str:
     return _section("Training curves", "".join(parts)) if parts else ""
 
 
-def _pictures(runs: list[Run]) -> str:
+def _pictures(runs: list[SavedRun]) -> str:
     shown = {
         "views.png": ("Augmented views", "Pairs that the network had to match."),
         "neighbours.png": (
@@ -173,7 +173,7 @@ def _pictures(runs: list[Run]) -> str:
     }
     sections = []
     for name, (title, text) in shown.items():
-        found: dict[bytes, list[Run]] = {}  # runs with the same picture show it once
+        found: dict[bytes, list[SavedRun]] = {}  # runs with the same picture show it once
         for run in runs:
             if (run.path / name).exists():
                 found.setdefault((run.path / name).read_bytes(), []).append(run)
@@ -188,7 +188,7 @@ def _pictures(runs: list[Run]) -> str:
     return "".join(sections)
 
 
-def _confusions(runs: list[Run]) -> str:
+def _confusions(runs: list[SavedRun]) -> str:
     parts = []
     for run in runs:
         files_there = [path for path in run.draws() if (path / predictions.NAME).exists()]
@@ -231,9 +231,9 @@ def _worst(counts: np.ndarray, names: list[str], number: int = 20) -> str:
     return text + _table(["class", "taken for", "images", "% of the class"], rows)
 
 
-def _configs(runs: list[Run]) -> str:
+def _configs(runs: list[SavedRun]) -> str:
     parts = []
-    for kind in workdirs.KINDS.values():
+    for kind in saved_runs.KINDS.values():
         mine = [run for run in runs if run.kind == kind]
         if not mine:
             continue
@@ -260,11 +260,11 @@ def _escape(text: Any) -> str:
     return html.escape(str(text))
 
 
-def _anchor(run: Run) -> str:
+def _anchor(run: SavedRun) -> str:
     return "config-" + _escape(run.name)
 
 
-def _link(run: Run) -> str:
+def _link(run: SavedRun) -> str:
     return f'<a href="#{_anchor(run)}">{_escape(run.name)}</a>'
 
 
@@ -288,7 +288,7 @@ code { font-size: .9em } summary { cursor: pointer; color: #1a5fb4 } details { m
 """
 
 
-def page(runs: list[Run], title: str) -> str:
+def page(runs: list[SavedRun], title: str) -> str:
     """The whole document."""
     sections = (_results, _transfer, _transforms, _pretraining, _curves, _pictures, _confusions, _configs)
     made = datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z")
@@ -302,9 +302,9 @@ def page(runs: list[Run], title: str) -> str:
     )
 
 
-def write(folders: list[str], output: str, title: str | None = None) -> list[Run]:
+def write(folders: list[str], output: str, title: str | None = None) -> list[SavedRun]:
     """Writes the page about all runs in some folders, and returns them."""
-    runs = workdirs.find(folders)
+    runs = saved_runs.find(folders)
     target = epath.Path(output)
     if not target.parent.is_dir():
         raise UserError(f"--output={output}: there is no folder {target.parent}.")

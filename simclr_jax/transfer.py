@@ -26,18 +26,20 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax import evaluation
-from simclr_jax import logistic_regression
 from simclr_jax.config import saved as saved_config
 from simclr_jax.data import sources
 from simclr_jax.errors import UserError
+from simclr_jax.evaluation import logistic_regression
+from simclr_jax.evaluation import metrics
+from simclr_jax.evaluation import supervised
+from simclr_jax.evaluation.setup import Setup
+from simclr_jax.evaluation.setup import check_labels
+from simclr_jax.evaluation.setup import set_up
 from simclr_jax.runtime import cli
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.runtime.tensorflow import tf
-from simclr_jax.training import evaluate
-from simclr_jax.training import metrics
-from simclr_jax.training import supervised
+from simclr_jax.workdir import writers
 
 log = logging.getLogger("simclr_jax")
 
@@ -53,7 +55,7 @@ class Parts:
 
 def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
     """Chooses, trains, tests, and returns what stands in results.json."""
-    setup = evaluation.set_up(config, workdir, pretrained, config_lib.transfer(), monitor, multi_label=True)
+    setup = set_up(config, workdir, pretrained, config_lib.transfer(), monitor, multi_label=True)
     _check_metric(config, setup.test)
     parts = _split(setup)
     results = (_lbfgs if config.protocol == "lbfgs" else _finetune)(setup, parts)
@@ -67,7 +69,7 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
         "val_images": len(parts.val),
         "seconds": time.monotonic() - setup.began,
     }
-    metrics.write_results(workdir, results)
+    writers.write_results(workdir, results)
     log.info(
         "Transfer (%s) to %s: %s %.1f %% on %d test images, %.1f %% on the validation images.",
         config.protocol,
@@ -87,7 +89,7 @@ def _check_metric(config: ConfigDict, test: sources.Source) -> None:
         raise UserError(f"config.metric is {config.metric!r}, but the images of {test.name} have {kind}: take {right}.")
 
 
-def _split(setup: evaluation.Setup) -> Parts:
+def _split(setup: Setup) -> Parts:
     """Training and validation images.
 
     Raises:
@@ -113,7 +115,7 @@ def _split(setup: evaluation.Setup) -> Parts:
     data = config.data.copy_and_resolve_references()
     data.train_split = config.data.val_split
     val = sources.open_source(data, "train")
-    evaluation.check_labels(val, multi_label=True)
+    check_labels(val, multi_label=True)
     sources.check_same_classes(train, val)
     joined = sources.join(train, val)
     rows = np.arange(joined.num_examples)
@@ -123,11 +125,11 @@ def _split(setup: evaluation.Setup) -> Parts:
 def measure_of(metric: str) -> Callable[[np.ndarray, np.ndarray], float]:
     """The function (scores `[n, classes]`, labels) to a share in [0, 1] that a name stands for."""
     if metric == "map11":
-        return evaluate.mean_average_precision
-    return lambda scores, labels: evaluate.accuracy(scores, labels)[metric]
+        return metrics.mean_average_precision
+    return lambda scores, labels: metrics.accuracy(scores, labels)[metric]
 
 
-def _lbfgs(setup: evaluation.Setup, parts: Parts) -> dict:
+def _lbfgs(setup: Setup, parts: Parts) -> dict:
     config, measure = setup.config, measure_of(setup.config.metric)
     seen, test = setup.features(parts.source), setup.features(setup.test)
     found: list[float] = []
@@ -150,7 +152,7 @@ def _lbfgs(setup: evaluation.Setup, parts: Parts) -> dict:
     return setup.judge(scores, test, setup.workdir) | chosen | {"bad_images": seen.unreadable + test.unreadable}
 
 
-def _finetune(setup: evaluation.Setup, parts: Parts) -> dict:
+def _finetune(setup: Setup, parts: Parts) -> dict:
     train, val = parts.source.subset(parts.train), parts.source.subset(parts.val)
     grid = setup.config.grid
     pairs = list(itertools.product(grid.learning_rates, grid.weight_decays))
@@ -168,7 +170,7 @@ def _finetune(setup: evaluation.Setup, parts: Parts) -> dict:
 
 
 def _train(
-    setup: evaluation.Setup,
+    setup: Setup,
     train: sources.RandomAccess,
     test: sources.Source,
     rate: float,
@@ -196,7 +198,7 @@ def _train(
     momentum = max(1 - 10 / steps_per_epoch, 0.9)
     training = supervised.ClassifierTraining(part, frozen=False, name=folder.name, bn_momentum=momentum)
     results = training.run(np.arange(train.num_examples), config.seed, folder)
-    metrics.write_results(folder, results)
+    writers.write_results(folder, results)
     return results
 
 

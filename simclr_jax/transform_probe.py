@@ -21,12 +21,12 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax import evaluation
 from simclr_jax.augment import jax_ops
 from simclr_jax.errors import Preempted
+from simclr_jax.evaluation.setup import set_up
 from simclr_jax.runtime import cli
 from simclr_jax.runtime.run_monitor import RunMonitor
-from simclr_jax.training import metrics
+from simclr_jax.workdir import writers
 
 log = logging.getLogger("simclr_jax")
 
@@ -36,7 +36,7 @@ Form = Callable[[jax.Array], jax.Array]
 def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
     """Asks all questions and returns what stands in results.json."""
     began = time.monotonic()
-    setup = evaluation.set_up(config, workdir, pretrained, config_lib.transform_probe(), monitor, train_labels=False)
+    setup = set_up(config, workdir, pretrained, config_lib.transform_probe(), monitor, train_labels=False)
     setup.write_config()
     number = min(config.train_images, setup.train.num_examples)
     rows = np.sort(np.random.default_rng(config.seed).permutation(setup.train.num_examples)[:number])
@@ -61,7 +61,7 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
         "step": setup.pretrained_step,
         "seconds": time.monotonic() - began,
     }
-    metrics.write_results(workdir, results)
+    writers.write_results(workdir, results)
     return results
 
 

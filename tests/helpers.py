@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 from PIL import Image
 
 from simclr_jax.runtime import sharding
-from simclr_jax.training import metrics
+from simclr_jax.workdir import writers
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared"
@@ -80,7 +80,7 @@ TIMED = (
 
 def last_step(workdir):
     path = epath.Path(workdir / "metrics.jsonl")
-    lines = metrics.read_metrics(path) if path.exists() else []
+    lines = writers.read_metrics(path) if path.exists() else []
     return lines[-1]["step"] if lines else 0
 
 
@@ -88,7 +88,7 @@ def outcome(workdir):
     """All numbers of all steps but the timings, and every array of the last checkpoint."""
     lines = [
         {key: value for key, value in line.items() if key not in TIMED}
-        for line in metrics.read_metrics(epath.Path(workdir / "metrics.jsonl"))
+        for line in writers.read_metrics(epath.Path(workdir / "metrics.jsonl"))
     ]
     newest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
     parts = {}

@@ -14,18 +14,19 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import errors
-from simclr_jax import evaluation
 from simclr_jax import finetune
 from simclr_jax import knn
 from simclr_jax import linear_probe
-from simclr_jax import logistic_regression
-from simclr_jax import pictures
-from simclr_jax import predictions
+from simclr_jax.evaluation import label_subsets
+from simclr_jax.evaluation import logistic_regression
+from simclr_jax.evaluation import metrics
+from simclr_jax.evaluation import supervised
+from simclr_jax.evaluation.setup import set_up
+from simclr_jax.reporting import pictures
 from simclr_jax.runtime import run_monitor
 from simclr_jax.training import checkpoint
-from simclr_jax.training import evaluate
-from simclr_jax.training import metrics
-from simclr_jax.training import supervised
+from simclr_jax.workdir import predictions
+from simclr_jax.workdir import writers
 
 FEW_L2 = ("--config.lbfgs.l2_values=4", "--config.lbfgs.max_iterations=50")
 
@@ -46,7 +47,7 @@ def pretrained(tmp_path_factory):
 def setup_of(tmp_path, pretrained, schema=config_lib.linear_probe, **fields):
     config = schema()
     config.update(fields)
-    return evaluation.set_up(config, epath.Path(tmp_path), str(pretrained), schema(), run_monitor.RunMonitor())
+    return set_up(config, epath.Path(tmp_path), str(pretrained), schema(), run_monitor.RunMonitor())
 
 
 def assert_trees_equal(some, others):
@@ -102,7 +103,7 @@ def test_lbfgs_probe(tmp_path, pretrained):
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["data"]["source"] == "digits"
     assert written["pretrained"].endswith("checkpoints/9")
-    (line,) = metrics.read_metrics(epath.Path(tmp_path / "metrics.jsonl"))
+    (line,) = writers.read_metrics(epath.Path(tmp_path / "metrics.jsonl"))
     assert (line["step"], line["top1"]) == (9, results["top1"])
     assert list((tmp_path / "tensorboard").iterdir())
 
@@ -116,7 +117,7 @@ def test_sgd_probe_trains_the_classifier_only(tmp_path, pretrained, features):
         f"--config.features={features}",
     )
     assert results["step"] == 1437 // 64 + 1
-    lines = metrics.read_metrics(epath.Path(tmp_path / "draw_0" / "metrics.jsonl"))
+    lines = writers.read_metrics(epath.Path(tmp_path / "draw_0" / "metrics.jsonl"))
     assert lines[-1]["grad_norm"] > 0
     setup = setup_of(tmp_path / "other", pretrained, features=features)
     assert set(setup.params) == ({"encoder"} if features == "h" else {"encoder", "head"})
@@ -216,7 +217,7 @@ def test_knn_writes_pictures_and_predictions(tmp_path, pretrained, monkeypatch):
 
 def test_the_mean_over_classes_counts_each_class_alike():
     right, labels = np.array([1, 1, 1, 0, 0], bool), np.array([0, 0, 0, 0, 3])
-    assert evaluate.mean_per_class(right, labels) == pytest.approx((3 / 4 + 0) / 2)
+    assert metrics.mean_per_class(right, labels) == pytest.approx((3 / 4 + 0) / 2)
 
 
 def test_knn_with_few_labels(tmp_path, pretrained):
@@ -263,7 +264,7 @@ def test_finetune_draws_resume_and_write_their_labels(tmp_path, pretrained, monk
 def test_finetuning_moves_the_encoder_and_its_statistics(tmp_path, pretrained):
     setup = setup_of(tmp_path, pretrained, config_lib.finetune, batch_size=64, epochs=0.1, labels_per_class=5)
     training = supervised.ClassifierTraining(setup, frozen=False, name="test")
-    evaluation.run_draws(setup, training.run)
+    label_subsets.run_draws(setup, training.run)
     path = checkpoint.find(str(tmp_path / "draw_0"))
     params, batch_stats = checkpoint.load_parts(path, setup.params, setup.batch_stats)
     assert np.any(params["encoder"]["stem_conv"]["kernel"] != setup.params["encoder"]["stem_conv"]["kernel"])
@@ -274,7 +275,7 @@ def test_finetuning_from_the_middle_of_the_head_trains_the_layers_up_to_there(tm
     fields = {"batch_size": 64, "epochs": 0.1, "labels_per_class": 5, "features": "g1"}
     setup = setup_of(tmp_path, pretrained, config_lib.finetune, **fields)
     training = supervised.ClassifierTraining(setup, frozen=False, name="test")
-    evaluation.run_draws(setup, training.run)
+    label_subsets.run_draws(setup, training.run)
     params, _ = checkpoint.load_parts(checkpoint.find(str(tmp_path / "draw_0")), setup.params, setup.batch_stats)
     before, after = setup.params["head"], params["head"]
     assert np.any(after["dense1"]["kernel"] != before["dense1"]["kernel"])

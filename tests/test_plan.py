@@ -11,8 +11,8 @@ import pytest
 from simclr_jax import config as config_lib
 from simclr_jax import errors
 from simclr_jax import plan
-from simclr_jax import tpu_chips
-from simclr_jax import tpu_compiler
+from simclr_jax.tpu import chips as tpu_chips
+from simclr_jax.tpu import compiler as tpu_compiler
 
 DIGITS = f"--config={REPOSITORY}/configs/digits.py"
 TINY = (DIGITS, "--config.data.image_size=8", "--config.model.width=0.125", "--config.batch_size=64")

@@ -13,12 +13,12 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import errors
-from simclr_jax import pictures
-from simclr_jax import predictions
 from simclr_jax import report
 from simclr_jax.config import saved as saved_config
-from simclr_jax.training import evaluate
-from simclr_jax.training import metrics
+from simclr_jax.evaluation import metrics
+from simclr_jax.reporting import pictures
+from simclr_jax.workdir import predictions
+from simclr_jax.workdir import writers
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 # Without these it would ask the network for this and that by itself.
@@ -40,11 +40,11 @@ def evaluated(workdir, config, seed=0, classes=3, draws=1, **results):
         scores = rng.normal(size=(30, classes)) + 2 * np.eye(classes)[labels]
         names = NAMES if classes == 3 else [f"class {number}" for number in range(classes)]
         predictions.write(folder, np.arange(30), labels, np.argmax(scores, axis=1), names)
-        each.append(evaluate.accuracy(scores, labels) | {"labels": 12, "seed": draw})
+        each.append(metrics.accuracy(scores, labels) | {"labels": 12, "seed": draw})
     means = {key: float(np.mean([one[key] for one in each])) for key in ("top1", "top5", "mean_per_class")}
     spread = float(np.std([one["top1"] for one in each]))
-    metrics.write_atomically(workdir / "config.json", saved_config.to_json(config))
-    metrics.write_results(workdir, means | {"top1_std": spread, "n": 30, "draws": each} | results)
+    writers.write_atomically(workdir / "config.json", saved_config.to_json(config))
+    writers.write_results(workdir, means | {"top1_std": spread, "n": 30, "draws": each} | results)
     return means
 
 
@@ -59,12 +59,12 @@ def runs(tmp_path):
         config.data.source = "digits"
         config.model.depth = 18
         config.loss.temperature = temperature
-        metrics.write_atomically(workdir / "config.json", saved_config.to_json(config))
+        writers.write_atomically(workdir / "config.json", saved_config.to_json(config))
         lines = [{"step": step, "loss": 10 - step / 20, "contrastive_top1": step / 200} for step in range(20, 101, 20)]
-        metrics.write_atomically(workdir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+        writers.write_atomically(workdir / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
         views = np.random.default_rng(0).integers(0, 255, (8, 2, 8, 8, 3)).astype(np.uint8)
         pictures.contact_sheet(views, workdir / "views.png")
-    metrics.write_results(
+    writers.write_results(
         top / "first" / "pretrain", {"top1": 0.5, "top5": 0.9, "loss": 5.0, "seconds": 12.0, "step": 100}
     )
     found = {}

@@ -12,12 +12,12 @@ from configs import transfer as transfer_config
 from simclr_jax import config as config_lib
 from simclr_jax import errors
 from simclr_jax import linear_probe
-from simclr_jax import logistic_regression
 from simclr_jax import transfer
 from simclr_jax.data import sources
+from simclr_jax.evaluation import logistic_regression
+from simclr_jax.evaluation import metrics
 from simclr_jax.runtime import cli
 from simclr_jax.runtime.tensorflow import tfds
-from simclr_jax.training import evaluate
 
 CONFIG = f"--config={cli.CONFIGS / 'transfer.py'}"
 FEW_L2 = ("--config.lbfgs.l2_values=4", "--config.lbfgs.max_iterations=50", "--config.batch_size=32")
@@ -98,10 +98,10 @@ def test_eleven_points_by_their_definition():
     labels = np.array([1, 0, 1, -1, 0, 1])[:, None]
     # Ranks of what counts: hit, miss, hit, miss, hit; precisions 1, 2/3, 3/5 at recalls 1/3, 2/3, 1.
     expected = (4 * 1 + 3 * (2 / 3) + 4 * (3 / 5)) / 11
-    assert evaluate.mean_average_precision(scores, labels) == pytest.approx(expected)
+    assert metrics.mean_average_precision(scores, labels) == pytest.approx(expected)
     # A class that no example is of is left out; a perfect one has 1.
     both = np.stack([labels[:, 0], np.zeros(6, int), [1, 1, 1, 0, 0, 0]], axis=1)
-    assert evaluate.mean_average_precision(np.repeat(scores, 3, 1), both) == pytest.approx((expected + 1) / 2)
+    assert metrics.mean_average_precision(np.repeat(scores, 3, 1), both) == pytest.approx((expected + 1) / 2)
 
 
 def test_classes_are_regressed_one_by_one_and_what_does_not_count_is_left_out():
@@ -116,7 +116,7 @@ def test_classes_are_regressed_one_by_one_and_what_does_not_count_is_left_out():
 
     def measure(scores, found):
         asked.append(len(found))
-        return evaluate.mean_average_precision(scores, found)
+        return metrics.mean_average_precision(scores, found)
 
     classifier, l2 = logistic_regression.fit(
         features, labels, lbfgs, seed=0, held_out=np.arange(150, 200), measure=measure
@@ -124,7 +124,7 @@ def test_classes_are_regressed_one_by_one_and_what_does_not_count_is_left_out():
     assert asked == [50] * 5
     assert l2 in np.geomspace(1e-6, 1e5, 5)
     scores = logistic_regression.scores(classifier, features, 3)
-    assert evaluate.mean_average_precision(scores, labels) > 0.99
+    assert metrics.mean_average_precision(scores, labels) > 0.99
     # As if those examples were not there: the second class by itself.
     alone = logistic_regression.OneByOne(1, C=1 / l2, max_iter=10000).fit(features[~spoilt], labels[~spoilt, 1:2])
     assert np.mean((alone.decision_function(features)[:, 0] > 0) == (scores[:, 1] > 0)) > 0.97

@@ -16,7 +16,7 @@ from simclr_jax.augment import tf_crops
 from simclr_jax.augment import tf_ops
 from simclr_jax.augment import tf_random
 from simclr_jax.data import order
-from simclr_jax.data.sources import Source
+from simclr_jax.data.sources.base import Source
 from simclr_jax.errors import UserError
 from simclr_jax.runtime import sharding
 from simclr_jax.runtime.tensorflow import tf

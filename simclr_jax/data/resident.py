@@ -19,7 +19,7 @@ from simclr_jax.errors import UserError
 from simclr_jax.runtime import sharding
 
 if TYPE_CHECKING:
-    from simclr_jax.data.sources import RandomAccess
+    from simclr_jax.data.sources.base import RandomAccess
 
 # Keeps the order apart from what else is drawn with a run's seed.
 _SHUFFLE = 0x73687566

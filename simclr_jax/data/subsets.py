@@ -6,7 +6,7 @@ import logging
 from etils import epath
 import numpy as np
 
-from simclr_jax.data.sources import Source
+from simclr_jax.data.sources.base import Source
 from simclr_jax.errors import UserError
 
 log = logging.getLogger("simclr_jax")

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from simclr_jax.objectives import in_blocks
 from simclr_jax.objectives import pairwise
+from simclr_jax.objectives.choose import in_blocks
 from simclr_jax.objectives.nt_xent import exact_dot
 from simclr_jax.objectives.nt_xent import prepare
 

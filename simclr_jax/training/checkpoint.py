@@ -15,10 +15,10 @@ import ml_collections
 import orbax.checkpoint as ocp
 
 from simclr_jax import config as config_lib
-from simclr_jax import files
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
 from simclr_jax.training.state import TrainState
+from simclr_jax.workdir import files
 
 FOLDER = "checkpoints"
 

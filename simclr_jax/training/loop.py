@@ -16,10 +16,10 @@ from simclr_jax.errors import Preempted
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training.checkpoint import Checkpoints
 from simclr_jax.training.inputs import Batch
-from simclr_jax.training.metrics import MetricsWriter
-from simclr_jax.training.metrics import Progress
 from simclr_jax.training.state import TrainState
 from simclr_jax.training.steps import StepFn
+from simclr_jax.workdir.writers import MetricsWriter
+from simclr_jax.workdir.writers import Progress
 
 log = logging.getLogger("simclr_jax")
 

@@ -70,7 +70,7 @@ def make_pretrain_step(
 
     Args:
       graph: of a `SimCLR` model.
-      optimizer, schedule: from `simclr_jax.optim`.
+      optimizer, schedule: from `simclr_jax.training.optim`.
       config: of the run. `microbatches` has to divide the images on each device.
       mesh: over which the batch is split.
 
@@ -212,7 +212,7 @@ def make_distillation_step(
     Args:
       graph, teacher_graph: of the student and of the teacher.
       temperature: of both distributions over the classes.
-      optimizer, schedule: from `simclr_jax.optim`.
+      optimizer, schedule: from `simclr_jax.training.optim`.
       mesh: over which the batch is split.
 
     Returns:

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from simclr_jax.data import digits
-from simclr_jax.data import folder
 from simclr_jax.data import resident
 from simclr_jax.data.resident import Resident
 from simclr_jax.data.resident import as_arrays
 from simclr_jax.data.resident import permuted
+from simclr_jax.data.sources import digits
+from simclr_jax.data.sources import folder
 from simclr_jax.errors import UserError
 from simclr_jax.runtime import sharding
 

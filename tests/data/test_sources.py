@@ -13,7 +13,7 @@ from simclr_jax.data import order
 from simclr_jax.data import pipeline
 from simclr_jax.data import sources
 from simclr_jax.data import subsets
-from simclr_jax.data import tfds_source
+from simclr_jax.data.sources import tfds as tfds_source
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.tensorflow import tf
 from simclr_jax.runtime.tensorflow import tfds

@@ -15,7 +15,7 @@ from simclr_jax import errors
 from simclr_jax import pretrain
 from simclr_jax.runtime import run_monitor
 from simclr_jax.training import loop
-from simclr_jax.training import metrics
+from simclr_jax.workdir import writers
 
 
 def test_a_profile_of_some_steps(tmp_path, monkeypatch):
@@ -26,7 +26,7 @@ def test_a_profile_of_some_steps(tmp_path, monkeypatch):
     traces = list((tmp_path / "profile").rglob("*.xplane.pb"))
     assert len(traces) == 1
     assert traces[0].stat().st_size > 10_000
-    lines = metrics.read_metrics(epath.Path(tmp_path / "metrics.jsonl"))
+    lines = writers.read_metrics(epath.Path(tmp_path / "metrics.jsonl"))
     tested = {line["step"]: line["test_top1"] for line in lines if "test_top1" in line}
     assert tested.keys() == {3, 6}
     evaluating = {line["step"] for line in lines if line["ms_evaluation"] > 0}

@@ -8,10 +8,10 @@ import optax
 import pytest
 
 from simclr_jax import config as config_lib
-from simclr_jax import optim
 from simclr_jax.models.networks import SimCLR
 from simclr_jax.runtime import sharding
 from simclr_jax.training import inputs
+from simclr_jax.training import optim
 from simclr_jax.training import state as state_lib
 from simclr_jax.training import steps
 

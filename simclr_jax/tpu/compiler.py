@@ -11,8 +11,8 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from simclr_jax import tpu_chips
 from simclr_jax.errors import UserError
+from simclr_jax.tpu import chips as tpu_chips
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4}

@@ -8,10 +8,10 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from simclr_jax import files
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
-from simclr_jax.training import metrics
+from simclr_jax.workdir import files
+from simclr_jax.workdir import writers
 
 # Field of the config that only this kind of run has.
 KINDS = {
@@ -30,7 +30,7 @@ NOT_RUNS = ("checkpoints", "compilation_cache", "tensorboard", "profile")
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class SavedRun:
     """One workdir."""
 
     name: str  # the part of its path that tells it from the others
@@ -42,14 +42,14 @@ class Run:
     @functools.cached_property
     def metrics(self) -> list[dict[str, Any]]:
         path = self.path / "metrics.jsonl"
-        return metrics.read_metrics(path) if path.exists() else []
+        return writers.read_metrics(path) if path.exists() else []
 
     def draws(self) -> list[epath.Path]:
         """Folders of its label draws."""
         return sorted(path for path in self.path.iterdir() if path.name.startswith("draw_"))
 
 
-def find(workdirs: list[str]) -> list[Run]:
+def find(workdirs: list[str]) -> list[SavedRun]:
     """All runs at or below some folders, by their paths.
 
     Raises:
@@ -86,20 +86,20 @@ def _short(paths: list[str]) -> list[str]:
     return ["/".join(part[common:]) for part in parts]
 
 
-def _read(name: str, path: epath.Path) -> Run:
+def _read(name: str, path: epath.Path) -> SavedRun:
     config = saved_config.flatten(ConfigDict(json.loads((path / "config.json").read_text())))
     tops = {key.partition(".")[0] for key in config}
     kind = next((kind for field, kind in KINDS.items() if field in tops), None)
     if kind is None:
         raise UserError(f"{path}/config.json is of no program here: it has none of {', '.join(KINDS)}.")
     results = path / "results.json"
-    return Run(name, path, config, kind, json.loads(results.read_text()) if results.exists() else None)
+    return SavedRun(name, path, config, kind, json.loads(results.read_text()) if results.exists() else None)
 
 
-def baselines(runs: list[Run]) -> list[tuple[Run, Run | None]]:
+def baselines(runs: list[SavedRun]) -> list[tuple[SavedRun, SavedRun | None]]:
     """The evaluations of pretrained encoders with those of untrained ones that are like them, where there are any."""
 
-    def key(run: Run) -> str:
+    def key(run: SavedRun) -> str:
         rest = {field: value for field, value in run.config.items() if field not in OF_THE_BASELINE}
         return json.dumps([run.kind, rest], sort_keys=True)
 

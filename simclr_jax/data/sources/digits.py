@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from simclr_jax.data.sources import RandomAccess
+from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.runtime.tensorflow import tf
 
 CLASS_NAMES = tuple(str(digit) for digit in range(10))

@@ -7,8 +7,8 @@ import io
 from etils import epath
 import numpy as np
 
-from simclr_jax import files
 from simclr_jax.runtime import distributed
+from simclr_jax.workdir import files
 
 NAME = "predictions.npz"
 

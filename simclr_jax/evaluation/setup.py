@@ -14,13 +14,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
-from simclr_jax import files
-from simclr_jax import predictions
 from simclr_jax.config import checks as config_checks
 from simclr_jax.config import saved as saved_config
 from simclr_jax.data import sources
-from simclr_jax.data import subsets
 from simclr_jax.errors import UserError
+from simclr_jax.evaluation import forward
+from simclr_jax.evaluation import metrics
 from simclr_jax.models.heads import ProjectionHead
 from simclr_jax.models.networks import make_encoder
 from simclr_jax.models.networks import make_head
@@ -29,10 +28,11 @@ from simclr_jax.runtime import distributed
 from simclr_jax.runtime import sharding
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import checkpoint
-from simclr_jax.training import evaluate
-from simclr_jax.training import metrics
 from simclr_jax.training import state as state_lib
 from simclr_jax.training import steps
+from simclr_jax.workdir import files
+from simclr_jax.workdir import predictions
+from simclr_jax.workdir import writers
 
 log = logging.getLogger("simclr_jax")
 
@@ -62,7 +62,7 @@ class Setup:
 
     def write_config(self) -> None:
         """`config.json`; a training writes it when it knows that the checkpoints in the workdir are of this config."""
-        metrics.write_atomically(self.workdir / "config.json", saved_config.to_json(self.config))
+        writers.write_atomically(self.workdir / "config.json", saved_config.to_json(self.config))
 
     def make_parts(self, rngs: nnx.Rngs) -> tuple[ResNet, ProjectionHead | None]:
         return make_parts(self.config, self.pretrain_config, rngs)
@@ -74,25 +74,25 @@ class Setup:
 
     def features(
         self, source: sources.Source, change: Callable[[jax.Array], jax.Array] | None = None
-    ) -> evaluate.Outputs:
+    ) -> forward.Outputs:
         """The frozen encoder's h, or the head's output, of every readable example, seen without augmentation.
 
         `change` is done to the images first, float32 `[batch, size, size, 3]` in [0, 1].
         """
         return self.outputs(self._forward(change), self.params, self.batch_stats, source)
 
-    def judge(self, scores: np.ndarray, test: evaluate.Outputs, folder: epath.Path) -> dict[str, Any]:
+    def judge(self, scores: np.ndarray, test: forward.Outputs, folder: epath.Path) -> dict[str, Any]:
         """The accuracy of class scores `[n, classes]` for the test examples; what was predicted goes to a file in `folder`.
 
         Where examples may have several classes, the mean average precision `map11`, and no file.
         """
         if test.labels.ndim == 2:
-            return {"map11": evaluate.mean_average_precision(scores, test.labels), "n": len(test.labels)}
+            return {"map11": metrics.mean_average_precision(scores, test.labels), "n": len(test.labels)}
         predictions.write(folder, test.index, test.labels, np.argmax(scores, axis=1), self.test.class_names)
-        return evaluate.accuracy(scores, test.labels)
+        return metrics.accuracy(scores, test.labels)
 
-    def outputs(self, forward: Callable, params: Any, batch_stats: Any, source: sources.Source) -> evaluate.Outputs:
-        return evaluate.outputs_of(
+    def outputs(self, forward: Callable, params: Any, batch_stats: Any, source: sources.Source) -> forward.Outputs:
+        return forward.outputs_of(
             forward,
             params,
             batch_stats,
@@ -257,50 +257,3 @@ def _variables(config: ConfigDict, pretrain_config: ConfigDict | None, path: epa
     if config.init == "random":
         return state_lib.init_variables(make_model, seed, mesh)
     return checkpoint.load_parts(path, *state_lib.abstract_variables(make_model, mesh))
-
-
-def run_draws(setup: Setup, evaluate_draw: Callable[[np.ndarray, int, epath.Path], dict[str, Any]]) -> dict[str, Any]:
-    """Evaluates once for every draw of the labels, and sums up.
-
-    Args:
-      setup: its config has `label_seeds`, `label_fraction` and `labels_per_class`.
-      evaluate_draw: called with the rows of the training source whose labels may be used, the seed of the draw, and its
-        folder `draw_SEED` in the workdir. Returns what `Setup.judge` does, and `step`.
-
-    Returns:
-      Means over draws; `top1_std`, the sample standard deviation of top-1 over draws, 0 for a single one; `seconds` of
-      all; and each draw's results in `draws`. A draw's results are also in its folder's results.json, the means in
-      metrics.jsonl and TensorBoard.
-    """
-    config, draws = setup.config, []
-    for seed in config.label_seeds:
-        began = time.monotonic()
-        folder = setup.workdir / f"draw_{seed}"
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = subsets.labelled_rows(
-            setup.train,
-            fraction=config.label_fraction,
-            per_class=config.labels_per_class,
-            seed=seed,
-            ids_file=folder / "labels.json" if distributed.is_primary() else None,
-        )
-        results = evaluate_draw(rows, seed, folder)
-        setup.write_config()
-        results |= {"seed": seed, "labels": len(rows), "seconds": time.monotonic() - began}
-        metrics.write_results(folder, results)
-        draws.append(results)
-    top1 = np.array([draw["top1"] for draw in draws])
-    results = {
-        "top1": float(top1.mean()),
-        "top5": float(np.mean([draw["top5"] for draw in draws])),
-        "mean_per_class": float(np.mean([draw["mean_per_class"] for draw in draws])),
-        "n": draws[0]["n"],
-        "seconds": time.monotonic() - setup.began,
-        "step": draws[0]["step"],
-        "top1_std": float(top1.std(ddof=1)) if len(draws) > 1 else 0.0,
-        "draws": draws,
-    }
-    writer = metrics.MetricsWriter(setup.workdir)
-    writer.write(results["step"], {key: results[key] for key in ("top1", "top5", "top1_std")})
-    writer.close()
-    return results

@@ -14,8 +14,8 @@ from etils import epath
 from tensorboardX import SummaryWriter
 from tqdm.auto import tqdm
 
-from simclr_jax import files
 from simclr_jax.runtime import distributed
+from simclr_jax.workdir import files
 
 log = logging.getLogger("simclr_jax")
 

@@ -8,8 +8,8 @@ import optax
 import pytest
 
 from simclr_jax import config as config_lib
-from simclr_jax import optim
 from simclr_jax.errors import UserError
+from simclr_jax.training import optim
 
 
 def nested(names, value):

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax.data import order
-from simclr_jax.data.sources import RandomAccess
+from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.tensorflow import tf
 from simclr_jax.runtime.tensorflow import tfds

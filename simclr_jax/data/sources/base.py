@@ -1,4 +1,4 @@
-"""Where images come from: one small interface, and `open_source`, which finds the source that a config names.
+"""What a source of images is: one small interface, and its form with random access.
 
 A source hands out *records*: for every position of a sequence a few candidates, of which the pipeline takes the first
 that can be read. So an unreadable image is replaced, always by the same other one, and no position is ever lost.
@@ -11,7 +11,6 @@ import functools
 import hashlib
 from typing import Protocol
 
-from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax.data import order
@@ -134,26 +133,6 @@ def join(first: RandomAccess, second: RandomAccess) -> RandomAccess:
         all_labels=None if first.all_labels is None else np.concatenate([source.all_labels for source in sources]),
         ids=[source.describe(index) for source in sources for index in range(source.num_examples)],
     )
-
-
-def open_source(data: ConfigDict, split: str) -> Source:
-    """The source of `config.data` for its "train" or "test" split.
-
-    Raises:
-      UserError: where the data is missing, empty or not prepared; before any image is read.
-    """
-    # Each source's module is imported only when it is asked for: TFDS alone takes a second.
-    if data.source == "digits":
-        from simclr_jax.data import digits
-
-        return digits.open_digits(split)
-    if data.source == "folder":
-        from simclr_jax.data import folder
-
-        return folder.open_folder(data, split)
-    from simclr_jax.data import tfds_source
-
-    return tfds_source.open_tfds(data, split)
 
 
 def identity(source: Source) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from simclr_jax import files
+from simclr_jax.workdir import files
 
 
 def new_figure(width: float, height: float):

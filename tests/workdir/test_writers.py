@@ -5,29 +5,29 @@ import json
 from etils import epath
 import numpy as np
 
-from simclr_jax import pictures
-from simclr_jax.training import evaluate
-from simclr_jax.training import metrics
+from simclr_jax.evaluation import metrics
+from simclr_jax.reporting import pictures
+from simclr_jax.workdir import writers
 
 
 def test_a_continued_run_writes_every_step_once(tmp_path):
     workdir = epath.Path(tmp_path)
-    writer = metrics.MetricsWriter(workdir)
+    writer = writers.MetricsWriter(workdir)
     for step in (10, 20, 30):
         writer.write(step, {"loss": step / 10})
     writer.close()
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "lo')  # cut off by a kill
-    writer = metrics.MetricsWriter(workdir, step=20)
+    writer = writers.MetricsWriter(workdir, step=20)
     writer.write(30, {"loss": 3.5})
     writer.close()
-    lines = metrics.read_metrics(workdir / "metrics.jsonl")
+    lines = writers.read_metrics(workdir / "metrics.jsonl")
     assert [(line["step"], line["loss"]) for line in lines] == [(10, 1.0), (20, 2.0), (30, 3.5)]
     assert list((tmp_path / "tensorboard").iterdir())
 
 
 def test_results_are_valid_json_whatever_they_hold(tmp_path):
-    metrics.write_results(epath.Path(tmp_path), {"top1": float("nan"), "draws": [{"l2": float("inf")}], "n": 3})
+    writers.write_results(epath.Path(tmp_path), {"top1": float("nan"), "draws": [{"l2": float("inf")}], "n": 3})
 
     def refuse(text):
         raise AssertionError(text)
@@ -38,7 +38,7 @@ def test_results_are_valid_json_whatever_they_hold(tmp_path):
 
 def test_accuracy_counts_top_1_and_top_5():
     scores = np.array([[9, 5, 4, 3, 2, 1], [9, 5, 4, 3, 2, 1], [9, 5, 4, 3, 2, 1], [9, 5, 4, 3, 2, 1]], np.float32)
-    result = evaluate.accuracy(scores, np.array([0, 1, 4, 5], np.int32))
+    result = metrics.accuracy(scores, np.array([0, 1, 4, 5], np.int32))
     assert result == {"top1": 0.25, "top5": 0.75, "mean_per_class": 0.25, "n": 4}
 
 

@@ -11,19 +11,19 @@ import jax
 import numpy as np
 import optax
 
-from simclr_jax import optim
 from simclr_jax.data import pipeline
-from simclr_jax.evaluation import Setup
+from simclr_jax.evaluation.setup import Setup
 from simclr_jax.models.heads import LinearClassifier
 from simclr_jax.models.networks import Classifier
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime import sharding
 from simclr_jax.training import inputs
 from simclr_jax.training import loop
-from simclr_jax.training import metrics
+from simclr_jax.training import optim
 from simclr_jax.training import state as state_lib
 from simclr_jax.training import steps
 from simclr_jax.training.checkpoint import Checkpoints
+from simclr_jax.workdir import writers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ class ClassifierTraining:
         return optimizer, step_fn, total_steps
 
     def run(self, rows: np.ndarray, seed: int, workdir: epath.Path) -> dict[str, Any]:
-        """Trains on some rows of the training source and tests; for `evaluation.run_draws`.
+        """Trains on some rows of the training source and tests; for `label_subsets.run_draws`.
 
         Continues where an earlier call in the same workdir stopped.
         """
@@ -123,7 +123,7 @@ class ClassifierTraining:
         batches = inputs.global_batches(batches, setup.mesh)
         if self.teacher is not None:
             batches = ((batch, self.teacher.variables) for batch in batches)
-        writer = metrics.MetricsWriter(workdir, start_step)
+        writer = writers.MetricsWriter(workdir, start_step)
         state = loop.fit(
             state,
             step_fn,

@@ -6,7 +6,7 @@ import os
 from ml_collections import ConfigDict
 import numpy as np
 
-from simclr_jax.data.sources import RandomAccess
+from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.tensorflow import tf
 

@@ -1,0 +1,11 @@
+"""Where images come from: TFDS, a folder, or the embedded digits, behind one interface."""
+
+from simclr_jax.data.sources.base import CANDIDATES
+from simclr_jax.data.sources.base import RandomAccess
+from simclr_jax.data.sources.base import Source
+from simclr_jax.data.sources.base import check_same_classes
+from simclr_jax.data.sources.base import identity
+from simclr_jax.data.sources.base import join
+from simclr_jax.data.sources.open import open_source
+
+__all__ = ["CANDIDATES", "RandomAccess", "Source", "check_same_classes", "identity", "join", "open_source"]

@@ -1,0 +1,25 @@
+"""Opens the source that a config names."""
+
+from ml_collections import ConfigDict
+
+from simclr_jax.data.sources.base import Source
+
+
+def open_source(data: ConfigDict, split: str) -> Source:
+    """The source of `config.data` for its "train" or "test" split.
+
+    Raises:
+      UserError: where the data is missing, empty or not prepared; before any image is read.
+    """
+    # Each source's module is imported only when it is asked for: TFDS alone takes a second.
+    if data.source == "digits":
+        from simclr_jax.data.sources import digits
+
+        return digits.open_digits(split)
+    if data.source == "folder":
+        from simclr_jax.data.sources import folder
+
+        return folder.open_folder(data, split)
+    from simclr_jax.data.sources import tfds
+
+    return tfds.open_tfds(data, split)

@@ -1,0 +1,60 @@
+"""Run a network once over every example of a source."""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+import numpy as np
+
+from simclr_jax.data import pipeline
+from simclr_jax.data.sources.base import Source
+from simclr_jax.errors import Preempted
+from simclr_jax.runtime import sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What a network says of the readable examples of a source, in the order of the source."""
+
+    values: np.ndarray  # float32 [n, ...]
+    labels: np.ndarray  # int32 [n], or [n, classes] where an example may have several
+    index: np.ndarray  # int64 [n]: the number in the source
+    unreadable: int
+
+
+def outputs_of(
+    forward: Callable,
+    params: Any,
+    batch_stats: Any,
+    source: Source,
+    *,
+    data: ConfigDict,
+    batch_size: int,
+    mesh: Mesh,
+    stop: Callable[[], bool],
+) -> Outputs:
+    """Runs `forward` (of `steps.make_forward`) over a source; each example counts exactly once, on however many hosts.
+
+    Raises:
+      Preempted: if the run is asked to stop meanwhile; whatever was trained is saved already.
+    """
+    steps = -(-source.num_examples // batch_size)
+    share = pipeline.local_share(mesh, batch_size, num_steps=steps)
+    bad_images = pipeline.BadImages(source, data.max_bad_fraction)
+    batches = pipeline.eval_batches(
+        source, size=data.image_size, crop=data.eval_crop, share=share, bad_images=bad_images
+    )
+    parts = []
+    for batch in batches:
+        results = jax.device_get(forward(params, batch_stats, sharding.to_global(batch, mesh)))
+        mask = results.pop("mask")
+        parts.append({key: value[mask] for key, value in results.items()})
+        if stop():
+            raise Preempted("asked to stop during an evaluation; the same command runs it again.")
+    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    ranked = np.argsort(joined["index"])
+    joined = {key: value[ranked] for key, value in joined.items()}
+    return Outputs(joined["output"], joined["label"], joined["index"], source.num_examples - len(ranked))
