@@ -8,10 +8,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from simclr_jax.objectives import pairwise
 from simclr_jax.objectives.choose import in_blocks
 from simclr_jax.objectives.nt_xent import exact_dot
 from simclr_jax.objectives.nt_xent import prepare
+from simclr_jax.objectives.pairwise import all_pairs
+from simclr_jax.objectives.pairwise import merge_sums
+from simclr_jax.objectives.pairwise import scaled_sum
 
 
 def contrastive_metrics(
@@ -47,12 +49,12 @@ def contrastive_metrics(
         lower_index = others["number"] < own["number"][:, None]
         bar = jnp.where(lower_index, own["surely_less"][:, None], own["surely_more"][:, None])
         before = jnp.sum((logits >= bar) & (others["number"] != own["number"][:, None]), axis=1, dtype=jnp.int32)
-        greatest, total = pairwise.scaled_sum(logits, 1, None)
+        greatest, total = scaled_sum(logits, 1, None)
         shares = jnp.exp(logits - greatest[:, None])
         weighted = jnp.sum(jnp.where(others["real"], shares * logits, 0), axis=1)
         return _merge(found, (greatest, total, weighted, before))
 
-    greatest, total, weighted, before = pairwise.all_pairs(
+    greatest, total, weighted, before = all_pairs(
         rows,
         nothing,
         meet=lambda own, others, found, theirs: (look(own, others, found), look(others, own, theirs)),
@@ -82,7 +84,7 @@ def contrastive_metrics_dense(z: jax.Array, temperature: float, normalize: bool 
 
 
 def _merge(one: tuple[jax.Array, ...], other: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    return *pairwise.merge_sums(one[:3], other[:3]), one[3] + other[3]
+    return *merge_sums(one[:3], other[:3]), one[3] + other[3]
 
 
 def make_contrastive_metrics(loss: ConfigDict, pairs: int, mesh: Mesh) -> Callable[[jax.Array], dict[str, jax.Array]]:

@@ -12,7 +12,10 @@ from jax import lax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from simclr_jax.objectives import pairwise
+from simclr_jax.objectives.pairwise import all_pairs
+from simclr_jax.objectives.pairwise import is_padded
+from simclr_jax.objectives.pairwise import merge_sums
+from simclr_jax.objectives.pairwise import scaled_sum
 
 # Below this, exp(-2 * bound) is a normal float32 by a wide margin.
 SAFE_BOUND = 30.0
@@ -98,27 +101,27 @@ def logsumexp_of_others(x: jax.Array, temperature: float, bound: float | None, m
 
 def _forward(x, temperature, bound, mesh):
     num_rows = x.shape[0]
-    padded = pairwise.is_padded(num_rows, mesh.size if mesh else 1)
+    padded = is_padded(num_rows, mesh.size if mesh else 1)
     lowest = bound if bound is not None else float(jnp.finfo(x.dtype).min)
-    sums = functools.partial(pairwise.scaled_sum, bound=bound)
+    sums = functools.partial(scaled_sum, bound=bound)
 
     def meet(own, others, found, found_by_others):
         logits = exact_dot(own["x"], others["x"].T) / temperature
         if padded:
             logits = jnp.where(own["real"][:, None] & others["real"], logits, -jnp.inf)
-        return pairwise.merge_sums(found, sums(logits, 1)), pairwise.merge_sums(found_by_others, sums(logits, 0))
+        return merge_sums(found, sums(logits, 1)), merge_sums(found_by_others, sums(logits, 0))
 
     def meet_itself(own, found):
         logits = exact_dot(own["x"], own["x"].T) / temperature
         itself = jnp.eye(len(logits), dtype=bool)
-        return pairwise.merge_sums(found, sums(jnp.where(itself | ~own["real"], -jnp.inf, logits), 1))
+        return merge_sums(found, sums(jnp.where(itself | ~own["real"], -jnp.inf, logits), 1))
 
-    greatest, total = pairwise.all_pairs(
+    greatest, total = all_pairs(
         {"x": x, "real": jnp.ones(num_rows, bool)},
         (jnp.full(num_rows, lowest, x.dtype), jnp.zeros(num_rows, x.dtype)),
         meet=meet,
         meet_itself=meet_itself,
-        merge=pairwise.merge_sums,
+        merge=merge_sums,
         mesh=mesh,
     )
     return greatest + jnp.log(total), (x, greatest, total)
@@ -147,7 +150,7 @@ def _backward(temperature, bound, mesh, saved, cotangent):
         weights = both_ways(own, own)
         return found + exact_dot(jnp.where(jnp.eye(len(weights), dtype=bool), 0, weights), own["x"])
 
-    gradient = pairwise.all_pairs(rows, jnp.zeros_like(x), meet=meet, meet_itself=meet_itself, merge=jnp.add, mesh=mesh)
+    gradient = all_pairs(rows, jnp.zeros_like(x), meet=meet, meet_itself=meet_itself, merge=jnp.add, mesh=mesh)
     return (gradient / temperature,)
 
 

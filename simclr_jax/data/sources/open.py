@@ -13,13 +13,13 @@ def open_source(data: ConfigDict, split: str) -> Source:
     """
     # Each source's module is imported only when it is asked for: TFDS alone takes a second.
     if data.source == "digits":
-        from simclr_jax.data.sources import digits
+        from simclr_jax.data.sources.digits import open_digits
 
-        return digits.open_digits(split)
+        return open_digits(split)
     if data.source == "folder":
-        from simclr_jax.data.sources import folder
+        from simclr_jax.data.sources.folder import open_folder
 
-        return folder.open_folder(data, split)
-    from simclr_jax.data.sources import tfds
+        return open_folder(data, split)
+    from simclr_jax.data.sources.tfds import open_tfds
 
-    return tfds.open_tfds(data, split)
+    return open_tfds(data, split)
