@@ -19,8 +19,8 @@ from simclr_jax import config as config_lib
 from simclr_jax import objectives
 from simclr_jax.data import pipeline
 from simclr_jax.data import sources
-from simclr_jax.evaluation import forward
 from simclr_jax.evaluation import label_subsets
+from simclr_jax.evaluation.forward import Outputs
 from simclr_jax.evaluation.setup import Setup
 from simclr_jax.evaluation.setup import set_up
 from simclr_jax.reporting import pictures
@@ -71,7 +71,7 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
     return results
 
 
-def _show_neighbours(setup: Setup, train: forward.Outputs, test: forward.Outputs, rows: np.ndarray) -> None:
+def _show_neighbours(setup: Setup, train: Outputs, test: Outputs, rows: np.ndarray) -> None:
     """Draws some test images, each beside the training images that are nearest to it, to neighbours.png."""
     if not all(isinstance(source, sources.RandomAccess) for source in (setup.train, setup.test)):
         log.info("No neighbours.png: single images of a data set that is streamed cannot be looked up.")

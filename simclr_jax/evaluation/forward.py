@@ -25,7 +25,7 @@ class Outputs:
     unreadable: int
 
 
-def outputs_of(
+def run_over(
     forward: Callable,
     params: Any,
     batch_stats: Any,

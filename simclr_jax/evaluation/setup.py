@@ -18,8 +18,9 @@ from simclr_jax.config import checks as config_checks
 from simclr_jax.config import saved as saved_config
 from simclr_jax.data import sources
 from simclr_jax.errors import UserError
-from simclr_jax.evaluation import forward
 from simclr_jax.evaluation import metrics
+from simclr_jax.evaluation.forward import Outputs
+from simclr_jax.evaluation.forward import run_over
 from simclr_jax.models.heads import ProjectionHead
 from simclr_jax.models.networks import make_encoder
 from simclr_jax.models.networks import make_head
@@ -72,16 +73,14 @@ class Setup:
         graph = state_lib.graph_of(lambda rngs: _Features(*self.make_parts(rngs)))
         return steps.make_forward(graph, lambda model, images: model(change(images) if change else images), self.mesh)
 
-    def features(
-        self, source: sources.Source, change: Callable[[jax.Array], jax.Array] | None = None
-    ) -> forward.Outputs:
+    def features(self, source: sources.Source, change: Callable[[jax.Array], jax.Array] | None = None) -> Outputs:
         """The frozen encoder's h, or the head's output, of every readable example, seen without augmentation.
 
         `change` is done to the images first, float32 `[batch, size, size, 3]` in [0, 1].
         """
         return self.outputs(self._forward(change), self.params, self.batch_stats, source)
 
-    def judge(self, scores: np.ndarray, test: forward.Outputs, folder: epath.Path) -> dict[str, Any]:
+    def judge(self, scores: np.ndarray, test: Outputs, folder: epath.Path) -> dict[str, Any]:
         """The accuracy of class scores `[n, classes]` for the test examples; what was predicted goes to a file in `folder`.
 
         Where examples may have several classes, the mean average precision `map11`, and no file.
@@ -91,8 +90,8 @@ class Setup:
         predictions.write(folder, test.index, test.labels, np.argmax(scores, axis=1), self.test.class_names)
         return metrics.accuracy(scores, test.labels)
 
-    def outputs(self, forward: Callable, params: Any, batch_stats: Any, source: sources.Source) -> forward.Outputs:
-        return forward.outputs_of(
+    def outputs(self, forward: Callable, params: Any, batch_stats: Any, source: sources.Source) -> Outputs:
+        return run_over(
             forward,
             params,
             batch_stats,
