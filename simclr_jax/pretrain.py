@@ -23,6 +23,7 @@ from simclr_jax.data import sources
 from simclr_jax.data.resident import Resident
 from simclr_jax.errors import UserError
 from simclr_jax.evaluation import metrics
+from simclr_jax.evaluation.forward import run_over
 from simclr_jax.models.networks import SimCLR
 from simclr_jax.reporting import pictures
 from simclr_jax.runtime import cli
@@ -129,7 +130,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
     )
 
     def test_accuracy(state: state_lib.TrainState) -> dict[str, float]:
-        outputs = forward.outputs_of(
+        outputs = run_over(
             forward,
             state.params,
             state.batch_stats,
