@@ -7,7 +7,7 @@
 
 The teacher is a network that `simclr_jax.finetune` has trained on a few labels. The training images need no labels, and
 those that they have are not looked at. Data and network that are not given are those of --pretrained, or else the teacher's.
-Writes config.json, writers.jsonl, checkpoints/ and results.json, with the teacher's own accuracy as `teacher_top1`.
+Writes config.json, metrics.jsonl, checkpoints/ and results.json, with the teacher's own accuracy as `teacher_top1`.
 """
 
 import logging
@@ -49,9 +49,11 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
             "simclr_jax.finetune."
         )
     if pretrained is None:
+        config = config.copy_and_resolve_references()
         saved_config.inherit(config, teacher_config)
     schema = config_lib.distill()
     setup = set_up(config, workdir, pretrained, schema, monitor, train_labels=False)
+    config = setup.config
     teacher = load_teacher(path, teacher_config, setup)
 
     def teachers(model, images):

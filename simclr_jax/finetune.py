@@ -6,7 +6,7 @@
 
 With several `config.label_seeds`, one run for each draw of the labels, in `draw_SEED/`; results.json has mean and
 spread. Started again, finished draws are kept and an interrupted one continues. Each draw's folder has labels.json (the
-chosen examples), writers.jsonl, checkpoints/ and results.json.
+chosen examples), metrics.jsonl, checkpoints/ and results.json.
 """
 
 import logging
@@ -28,8 +28,9 @@ log = logging.getLogger("simclr_jax")
 def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
     """Fine-tunes for every draw of the labels and returns what stands in results.json."""
     setup = set_up(config, workdir, pretrained, config_lib.finetune(), monitor)
+    config = setup.config
     training = supervised.ClassifierTraining(setup, frozen=False, name="finetune")
-    results = label_subsets.run_draws(setup, training.run) | {"init": config.init}
+    results = label_subsets.evaluate_each(setup, training.run) | {"init": config.init}
     writers.write_results(workdir, results)
     log.info(
         "%s on %d labels: %.1f %% top-1 (+- %.1f over %d draws) of %d test images.",

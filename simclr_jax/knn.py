@@ -40,6 +40,7 @@ SHOWN_NEIGHBOURS = 8
 def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
     """Votes, draws the map, and returns what stands in results.json."""
     setup = set_up(config, workdir, pretrained, config_lib.knn(), monitor)
+    config = setup.config
     train, test = setup.features(setup.train), setup.features(setup.test)
 
     def evaluate_draw(rows: np.ndarray, seed: int, folder: epath.Path) -> dict:
@@ -54,9 +55,9 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
             temperature=config.temperature,
         )
         unreadable = train.unreadable + test.unreadable
-        return setup.judge(votes, test, folder) | {"step": setup.pretrained_step, "bad_images": unreadable}
+        return setup.score(votes, test, folder) | {"step": setup.pretrained_step, "bad_images": unreadable}
 
-    results = label_subsets.run_draws(setup, evaluate_draw) | {"features": config.features, "init": config.init}
+    results = label_subsets.evaluate_each(setup, evaluate_draw) | {"features": config.features, "init": config.init}
     if distributed.is_primary():
         shown = np.random.default_rng(config.seed).permutation(len(test.values))
         if config.map_points:

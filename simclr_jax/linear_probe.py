@@ -33,9 +33,10 @@ log = logging.getLogger("simclr_jax")
 def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
     """Probes the encoder and returns what stands in results.json."""
     setup = set_up(config, workdir, pretrained, config_lib.linear_probe(), monitor)
+    config = setup.config
     if config.protocol == "sgd":
         training = supervised.ClassifierTraining(setup, frozen=True, name="linear probe")
-        results = label_subsets.run_draws(setup, training.run)
+        results = label_subsets.evaluate_each(setup, training.run)
     else:
         results = _lbfgs(setup)
     results |= {"protocol": config.protocol, "features": config.features, "init": config.init}
@@ -60,10 +61,10 @@ def _lbfgs(setup: Setup) -> dict:
             train.values[readable], train.labels[readable], setup.config.lbfgs, seed=seed, stop=setup.monitor.poll
         )
         scores = logistic_regression.scores(classifier, test.values, setup.num_classes)
-        results = setup.judge(scores, test, folder)
+        results = setup.score(scores, test, folder)
         return results | {"l2": l2, "step": setup.pretrained_step, "bad_images": train.unreadable + test.unreadable}
 
-    return label_subsets.run_draws(setup, probe)
+    return label_subsets.evaluate_each(setup, probe)
 
 
 BINARY = cli.Binary(run, default_config="linear_probe.py", pretrained=True)

@@ -56,6 +56,7 @@ class Parts:
 def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
     """Chooses, trains, tests, and returns what stands in results.json."""
     setup = set_up(config, workdir, pretrained, config_lib.transfer(), monitor, multi_label=True)
+    config = setup.config
     _check_metric(config, setup.test)
     parts = _split(setup)
     results = (_lbfgs if config.protocol == "lbfgs" else _finetune)(setup, parts)
@@ -149,7 +150,7 @@ def _lbfgs(setup: Setup, parts: Parts) -> dict:
     )
     scores = logistic_regression.scores(classifier, test.values, setup.num_classes)
     chosen = {"l2": l2, "val": max(found, default=float("nan")), "step": setup.pretrained_step}
-    return setup.judge(scores, test, setup.workdir) | chosen | {"bad_images": seen.unreadable + test.unreadable}
+    return setup.score(scores, test, setup.workdir) | chosen | {"bad_images": seen.unreadable + test.unreadable}
 
 
 def _finetune(setup: Setup, parts: Parts) -> dict:

@@ -37,6 +37,7 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
     """Asks all questions and returns what stands in results.json."""
     began = time.monotonic()
     setup = set_up(config, workdir, pretrained, config_lib.transform_probe(), monitor, train_labels=False)
+    config = setup.config
     setup.write_config()
     number = min(config.train_images, setup.train.num_examples)
     rows = np.sort(np.random.default_rng(config.seed).permutation(setup.train.num_examples)[:number])

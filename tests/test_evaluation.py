@@ -264,7 +264,7 @@ def test_finetune_draws_resume_and_write_their_labels(tmp_path, pretrained, monk
 def test_finetuning_moves_the_encoder_and_its_statistics(tmp_path, pretrained):
     setup = setup_of(tmp_path, pretrained, config_lib.finetune, batch_size=64, epochs=0.1, labels_per_class=5)
     training = supervised.ClassifierTraining(setup, frozen=False, name="test")
-    label_subsets.run_draws(setup, training.run)
+    label_subsets.evaluate_each(setup, training.run)
     path = checkpoint.find(str(tmp_path / "draw_0"))
     params, batch_stats = checkpoint.load_parts(path, setup.params, setup.batch_stats)
     assert np.any(params["encoder"]["stem_conv"]["kernel"] != setup.params["encoder"]["stem_conv"]["kernel"])
@@ -275,7 +275,7 @@ def test_finetuning_from_the_middle_of_the_head_trains_the_layers_up_to_there(tm
     fields = {"batch_size": 64, "epochs": 0.1, "labels_per_class": 5, "features": "g1"}
     setup = setup_of(tmp_path, pretrained, config_lib.finetune, **fields)
     training = supervised.ClassifierTraining(setup, frozen=False, name="test")
-    label_subsets.run_draws(setup, training.run)
+    label_subsets.evaluate_each(setup, training.run)
     params, _ = checkpoint.load_parts(checkpoint.find(str(tmp_path / "draw_0")), setup.params, setup.batch_stats)
     before, after = setup.params["head"], params["head"]
     assert np.any(after["dense1"]["kernel"] != before["dense1"]["kernel"])

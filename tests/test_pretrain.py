@@ -21,6 +21,7 @@ import pytest
 
 from simclr_jax import errors
 from simclr_jax import pretrain
+from simclr_jax.training import steps
 from simclr_jax.workdir import writers
 
 
@@ -158,7 +159,7 @@ def test_a_run_leaves_all_that_is_promised(tmp_path):
 
 @pytest.mark.usefixtures("at_repository")
 def test_a_non_finite_loss_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    make_step = pretrain.steps.make_pretrain_step
+    make_step = steps.make_pretrain_step
 
     def make_failing_step(*args):
         step = make_step(*args)
@@ -166,11 +167,12 @@ def test_a_non_finite_loss_names_the_step_and_keeps_the_last_good_checkpoint(tmp
         def failing(state, batch):
             number = int(state.step)
             state, values = step(state, batch)
-            return state, values | {"loss": values["loss"] + (np.float32("nan") if number == 6 else 0)}
+            added = jax.device_put(np.float32("nan" if number == 6 else 0), values["loss"].sharding)
+            return state, values | {"loss": values["loss"] + added}
 
         return failing
 
-    monkeypatch.setattr(pretrain.steps, "make_pretrain_step", make_failing_step)
+    monkeypatch.setattr(steps, "make_pretrain_step", make_failing_step)
     with pytest.raises(errors.NonFiniteLoss, match=r"loss is nan in step 7; the checkpoint of step 5 is kept"):
         call(tmp_path, "--config.epochs=0.5", "--config.checkpoint.every_steps=5", "--config.log_every_steps=4")
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["5"]

@@ -1,4 +1,4 @@
-"""What the evaluations of a pretrained encoder share: linear_probe, finetune and knn begin here."""
+"""Set up an evaluation of a pretrained encoder: resolve the config, open the data, load the network."""
 
 from collections.abc import Callable
 import dataclasses
@@ -80,7 +80,7 @@ class Setup:
         """
         return self.outputs(self._forward(change), self.params, self.batch_stats, source)
 
-    def judge(self, scores: np.ndarray, test: Outputs, folder: epath.Path) -> dict[str, Any]:
+    def score(self, scores: np.ndarray, test: Outputs, folder: epath.Path) -> dict[str, Any]:
         """The accuracy of class scores `[n, classes]` for the test examples; what was predicted goes to a file in `folder`.
 
         Where examples may have several classes, the mean average precision `map11`, and no file.
@@ -150,15 +150,54 @@ def set_up(
     train_labels: bool = True,
     multi_label: bool = False,
 ) -> Setup:
-    """Checks the config, opens data and checkpoint, and loads the encoder (or initialises it, `config.init="random"`).
+    """Resolves the config, opens the data, and loads the encoder (or initialises it, `config.init="random"`).
 
-    Unset fields of `config.data` and `config.model` are filled, in place, from the pretraining config. Training images need
-    labels unless `train_labels` is False, and one for each unless `multi_label` is True.
+    `config` itself is not changed: the resolved one is `Setup.config`.
+
+    Args:
+      config: of the evaluation. Unset fields of `data` and `model` are taken from the pretraining config.
+      workdir: of the evaluation.
+      pretrained: a pretraining workdir or one checkpoint in it.
+      schema: all fields of this kind of evaluation.
+      monitor: of the run.
+      train_labels: whether training images need labels.
+      multi_label: whether an image may have several labels.
 
     Raises:
-      UserError: for whatever the user can mend; before anything is computed.
+      UserError: for anything that the user can correct; before anything is computed.
     """
     began = time.monotonic()
+    config, path, pretrain_config = _resolve(config, workdir, pretrained, schema)
+    train, test = _open_data(config, train_labels, multi_label)
+    mesh = sharding.make_mesh(config.mesh)
+    params, batch_stats = _load_encoder(config, pretrain_config, path, mesh)
+    distributed.check_agreement(
+        config=saved_config.to_json(config), training_set=sources.identity(train), test_set=sources.identity(test)
+    )
+    workdir.mkdir(parents=True, exist_ok=True)
+    distributed.check_shared(workdir)
+    is_pretrained = config.init == "pretrained"
+    origin = f"the encoder of {path}" if is_pretrained else "an untrained encoder (config.init=random)"
+    log.info("Evaluating %s on %s.", origin, train.name)
+    return Setup(
+        config=config,
+        workdir=workdir,
+        train=train,
+        test=test,
+        mesh=mesh,
+        monitor=monitor,
+        pretrain_config=pretrain_config,
+        pretrained_step=checkpoint.step_of(path) if is_pretrained else 0,
+        params=params,
+        batch_stats=batch_stats,
+        began=began,
+    )
+
+
+def _resolve(
+    config: ConfigDict, workdir: epath.Path, pretrained: str | None, schema: ConfigDict
+) -> tuple[ConfigDict, epath.Path | None, ConfigDict | None]:
+    """The config with every field filled in and checked, the checkpoint, and the config of its pretraining."""
     config_checks.check_fields(config, schema)
     if pretrained is None and config.init == "pretrained":
         raise UserError(
@@ -171,26 +210,15 @@ def set_up(
             f"--workdir={workdir} is the pretraining run's own: its config and results would be overwritten."
         )
     if path and config.init == "pretrained":
-        for field in ("depth", "width", "stem", "sk_ratio"):
-            given, saved = config.model[field], pretrain_config.model[field]
-            if given is not None and given != saved:
-                raise UserError(
-                    f"config.model.{field} is {given!r}, but the encoder in {path} has {saved!r}: leave it unset."
-                )
+        _check_same_network(config, pretrain_config, path)
+    config = config.copy_and_resolve_references()
     saved_config.inherit(config, pretrain_config)
     config.pretrained = str(path) if path else None
     if config.model.sk_ratio is None:
         config.model.sk_ratio = 0.0
-    config_checks.require(
-        config,
-        "data.source",
-        "data.image_size",
-        "data.eval_crop",
-        "model.depth",
-        "model.width",
-        "model.stem",
-        hint="set it, or give a pretraining run to take it from with --pretrained.",
-    )
+    needed = ("data.source", "data.image_size", "data.eval_crop", "model.depth", "model.width", "model.stem")
+    hint = "set it, or give a pretraining run to take it from with --pretrained."
+    config_checks.require(config, *needed, hint=hint)
     config_checks.check_values(config, jax.device_count())
     if config.features != "h":
         if pretrain_config is None:
@@ -198,33 +226,19 @@ def set_up(
                 f"config.features={config.features!r} needs --pretrained: the projection head is the pretraining run's."
             )
         _output_layer(config.features, pretrain_config.head)
-    train, test = _sources(config, train_labels, multi_label)
-
-    mesh = sharding.make_mesh(config.mesh)
-    params, batch_stats = _variables(config, pretrain_config, path, mesh)
-    distributed.check_agreement(
-        config=saved_config.to_json(config), training_set=sources.identity(train), test_set=sources.identity(test)
-    )
-    workdir.mkdir(parents=True, exist_ok=True)
-    distributed.check_shared(workdir)
-    origin = f"the encoder of {path}" if config.init == "pretrained" else "an untrained encoder (config.init=random)"
-    log.info("Evaluating %s on %s.", origin, train.name)
-    return Setup(
-        config=config,
-        workdir=workdir,
-        train=train,
-        test=test,
-        mesh=mesh,
-        monitor=monitor,
-        pretrain_config=pretrain_config,
-        pretrained_step=checkpoint.step_of(path) if config.init == "pretrained" else 0,
-        params=params,
-        batch_stats=batch_stats,
-        began=began,
-    )
+    return config, path, pretrain_config
 
 
-def _sources(config: ConfigDict, train_labels: bool, multi_label: bool) -> tuple[sources.Source, sources.Source]:
+def _check_same_network(config: ConfigDict, pretrain_config: ConfigDict, path: epath.Path) -> None:
+    for field in ("depth", "width", "stem", "sk_ratio"):
+        given, saved = config.model[field], pretrain_config.model[field]
+        if given is not None and given != saved:
+            raise UserError(
+                f"config.model.{field} is {given!r}, but the encoder in {path} has {saved!r}: leave it unset."
+            )
+
+
+def _open_data(config: ConfigDict, train_labels: bool, multi_label: bool) -> tuple[sources.Source, sources.Source]:
     train = sources.open_source(config.data, "train")
     if train_labels:
         check_labels(train, multi_label=multi_label)
@@ -248,7 +262,7 @@ def check_labels(source: sources.Source, *, multi_label: bool) -> None:
         )
 
 
-def _variables(config: ConfigDict, pretrain_config: ConfigDict | None, path: epath.Path | None, mesh: Mesh):
+def _load_encoder(config: ConfigDict, pretrain_config: ConfigDict | None, path: epath.Path | None, mesh: Mesh):
     def make_model(rngs):
         return _Features(*make_parts(config, pretrain_config, rngs))
 

@@ -1,6 +1,7 @@
 """Training a classifier on an encoder, frozen (linear probe, SGD protocol) or not (fine-tuning, from scratch), by labels or by
 what a teacher says of the images (distillation)."""
 
+from collections.abc import Iterator
 import dataclasses
 import functools
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import optax
 
 from simclr_jax.data import pipeline
+from simclr_jax.data.sources import Source
 from simclr_jax.evaluation.setup import Setup
 from simclr_jax.models.heads import LinearClassifier
 from simclr_jax.models.networks import Classifier
@@ -23,7 +25,8 @@ from simclr_jax.training import optim
 from simclr_jax.training import state as state_lib
 from simclr_jax.training import steps
 from simclr_jax.training.checkpoint import Checkpoints
-from simclr_jax.workdir import writers
+from simclr_jax.training.recipe import Optimization
+from simclr_jax.training.recipe import make_optimization
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,76 +79,75 @@ class ClassifierTraining:
         self.forward = steps.make_forward(self.graph, lambda model, images: model(images, train=False), setup.mesh)
         self.recipe = functools.cache(self._recipe)
 
-    def _recipe(self, num_examples: int):
-        """Optimiser, jitted step and number of steps for a training set of this size."""
-        config = self.setup.config
-        total_steps = optim.total_steps(num_examples, config.batch_size, config.epochs)
-        total_steps = max(total_steps, config.get("min_steps", 0))
-        schedule = optim.make_schedule(
-            config.optimizer, batch_size=config.batch_size, num_examples=num_examples, steps=total_steps
-        )
-        optimizer = optim.make_optimizer(config.optimizer, schedule, mask=optim.kernels)
+    def _recipe(self, num_examples: int) -> tuple[Optimization, steps.StepFn]:
+        """Optimisation and jitted step for a training set of this size."""
+        config, mesh = self.setup.config, self.setup.mesh
+        min_steps = config.get("min_steps", 0)
+        recipe = make_optimization(config, num_examples, mask=optim.kernel_mask, min_steps=min_steps)
         if self.frozen:
-            optimizer = _only_classifier(optimizer)
+            recipe = recipe._replace(optimizer=_only_classifier(recipe.optimizer))
         if self.teacher is None:
-            step_fn = steps.make_classifier_step(self.graph, optimizer, schedule, self.setup.mesh)
-        else:
-            step_fn = steps.make_distillation_step(
-                self.graph, self.teacher.graph, config.temperature, optimizer, schedule, self.setup.mesh
-            )
-        return optimizer, step_fn, total_steps
+            return recipe, steps.make_classifier_step(self.graph, recipe.optimizer, recipe.schedule, mesh)
+        step_fn = steps.make_distillation_step(
+            self.graph, self.teacher.graph, config.temperature, recipe.optimizer, recipe.schedule, mesh
+        )
+        return recipe, step_fn
 
     def run(self, rows: np.ndarray, seed: int, workdir: epath.Path) -> dict[str, Any]:
-        """Trains on some rows of the training source and tests; for `label_subsets.run_draws`.
+        """Trains on some rows of the training source and tests; for `label_subsets.evaluate_each`.
 
         Continues where an earlier call in the same workdir stopped.
+
+        Args:
+          rows: of the training source, int `[labels]`.
+          seed: of the classifier's initial weights, the order and the augmentation.
+          workdir: for checkpoints and metrics.
         """
         setup, config = self.setup, self.setup.config
         train = setup.train if len(rows) == setup.train.num_examples else setup.train.subset(rows)
-        optimizer, step_fn, total_steps = self.recipe(train.num_examples)
-        state = state_lib.new_state(
-            setup.params | {"classifier": self.init_classifier(seed)}, setup.batch_stats, optimizer, setup.mesh
-        )
-        checkpoints = Checkpoints(workdir, config)
-        state = checkpoints.restore(state)
-        setup.write_config()
-        start_step = int(state.step)
+        recipe, step_fn = self.recipe(train.num_examples)
+        params = setup.params | {"classifier": self.init_classifier(seed)}
+        state = state_lib.new_state(params, setup.batch_stats, recipe.optimizer, setup.mesh)
         bad_images = pipeline.BadImages(train, config.data.max_bad_fraction)
-        batches = pipeline.train_batches(
+        with Checkpoints(workdir, config) as checkpoints:
+            state = checkpoints.restore(state)
+            setup.write_config()
+            state = loop.fit(
+                loop.TrainingRun(
+                    name=self.name,
+                    config=config,
+                    workdir=workdir,
+                    state=state,
+                    step_fn=step_fn,
+                    total_steps=recipe.total_steps,
+                    batches=self._batches(train, int(state.step), seed, bad_images),
+                    checkpoints=checkpoints,
+                    monitor=setup.monitor,
+                    bad_images=bad_images,
+                )
+            )
+        outputs = setup.outputs(self.forward, state.params, state.batch_stats, setup.test)
+        return setup.score(outputs.values, outputs, workdir) | {
+            "step": recipe.total_steps,
+            "bad_images": distributed.sum_over_processes(bad_images.count) + outputs.unreadable,
+        }
+
+    def _batches(
+        self, train: Source, start_step: int, seed: int, bad_images: pipeline.BadImages
+    ) -> Iterator[dict[str, jax.Array] | tuple[dict[str, jax.Array], Any]]:
+        """Global batches of single views; with a teacher, each beside the teacher's variables."""
+        config, mesh = self.setup.config, self.setup.mesh
+        host_batches = pipeline.train_batches(
             train,
             config.augment,
             num_views=1,
             size=config.data.image_size,
-            share=pipeline.local_share(setup.mesh, config.batch_size, start_step),
+            share=pipeline.local_share(mesh, config.batch_size, start_step),
             seed=seed,
             bad_images=bad_images,
         )
-        batches = inputs.global_batches(batches, setup.mesh)
-        if self.teacher is not None:
-            batches = ((batch, self.teacher.variables) for batch in batches)
-        writer = writers.MetricsWriter(workdir, start_step)
-        state = loop.fit(
-            state,
-            step_fn,
-            batches,
-            start_step=start_step,
-            total_steps=total_steps,
-            batch_size=config.batch_size,
-            log_every=config.log_every_steps,
-            checkpoint_every=config.checkpoint.every_steps,
-            checkpoints=checkpoints,
-            writer=writer,
-            bad_images=bad_images,
-            monitor=setup.monitor,
-            name=self.name,
-        )
-        writer.close()
-        checkpoints.close()
-        outputs = setup.outputs(self.forward, state.params, state.batch_stats, setup.test)
-        return setup.judge(outputs.values, outputs, workdir) | {
-            "step": total_steps,
-            "bad_images": distributed.sum_over_processes(bad_images.count) + outputs.unreadable,
-        }
+        for batch in inputs.global_batches(host_batches, mesh):
+            yield batch if self.teacher is None else (batch, self.teacher.variables)
 
 
 def _only_classifier(optimizer):

@@ -1,5 +1,7 @@
 """What keeps a long run in hand: stopping on request, a watchdog for hangs, a profile, the cache of compiled programs."""
 
+from collections.abc import Iterator
+import contextlib
 import faulthandler
 import logging
 import time
@@ -51,17 +53,45 @@ class RunMonitor:
         faulthandler.cancel_dump_traceback_later()
         self._armed = 0.0
 
-    def before_step(self, step: int, workdir: epath.Path) -> None:
-        """Starts the trace when its first step (counted from 1) is about to run."""
-        if self._profile_steps and step == self._profile_steps[0] and distributed.is_primary():
-            jax.profiler.start_trace(str(workdir / "profile"))
+    @contextlib.contextmanager
+    def profile(self, workdir: epath.Path) -> Iterator["Profile"]:
+        """Traces `profile_steps` of the loop inside the `with` block, and ends the trace however the loop ends."""
+        profile = Profile(self._profile_steps if distributed.is_primary() else None, workdir / "profile")
+        try:
+            yield profile
+        finally:
+            profile.stop()
 
-    def after_step(self, step: int, output: jax.Array, workdir: epath.Path) -> None:
+
+class Profile:
+    """A trace of some training steps.
+
+    Args:
+      steps: (first, last), counted from 1; None for no trace.
+      folder: where it is written.
+    """
+
+    def __init__(self, steps: tuple[int, int] | None, folder: epath.Path):
+        self._steps, self._folder, self._running = steps, folder, False
+
+    def before_step(self, step: int) -> None:
+        """Starts the trace when its first step is about to run."""
+        if self._steps and step == self._steps[0]:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+
+    def after_step(self, step: int, output: jax.Array) -> None:
         """Ends the trace when its last step is done; `output` is anything that this step computed."""
-        if self._profile_steps and step == self._profile_steps[1] and distributed.is_primary():
+        if self._running and step == self._steps[1]:
             output.block_until_ready()
+            self.stop()
+
+    def stop(self) -> None:
+        """Writes the trace, if one is running."""
+        if self._running:
+            self._running = False
             jax.profiler.stop_trace()
-            log.info("A trace of steps %d to %d is in %s.", *self._profile_steps, workdir / "profile")
+            log.info("A trace of steps %d to %d is in %s.", *self._steps, self._folder)
 
 
 def parse_profile_steps(text: str | None) -> tuple[int, int] | None:

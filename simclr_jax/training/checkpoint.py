@@ -101,7 +101,14 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def close(self) -> None:
+        """Waits for all saves."""
         self._manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 def find(pretrained: str, flag: str = "--pretrained") -> epath.Path:

@@ -6,6 +6,7 @@ set, of which a step picks its part. Where each augmentation is done is the only
 
 from collections.abc import Callable
 from collections.abc import Iterator
+import itertools
 from typing import Any
 
 import jax
@@ -15,10 +16,30 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax.augment import jax_ops
+from simclr_jax.data import pipeline
+from simclr_jax.data import sources
 from simclr_jax.data.resident import Resident
 from simclr_jax.runtime import sharding
 
 Batch = dict[str, jax.Array] | Resident
+
+
+def open_batches(
+    config: ConfigDict, source: sources.Source, mesh: Mesh, start_step: int, bad_images: pipeline.BadImages
+) -> Iterator[Batch]:
+    """The endless global batches of a pretraining run, from `start_step` on."""
+    if config.data.resident:
+        return itertools.repeat(Resident.load(source, mesh))
+    host_batches = pipeline.train_batches(
+        source,
+        config.augment,
+        num_views=2,
+        size=config.data.image_size,
+        share=pipeline.local_share(mesh, config.batch_size, start_step),
+        seed=config.seed,
+        bad_images=bad_images,
+    )
+    return global_batches(host_batches, mesh)
 
 
 def global_batches(batches: Iterator[dict[str, np.ndarray]], mesh: Mesh) -> Iterator[dict[str, jax.Array]]:

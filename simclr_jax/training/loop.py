@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from collections.abc import Iterator
-import contextlib
-import logging
+import dataclasses
 import math
-import time
 
+from etils import epath
 import jax
+from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax.data.pipeline import BadImages
@@ -18,149 +18,138 @@ from simclr_jax.training.checkpoint import Checkpoints
 from simclr_jax.training.inputs import Batch
 from simclr_jax.training.state import TrainState
 from simclr_jax.training.steps import StepFn
+from simclr_jax.training.timing import Timing
 from simclr_jax.workdir.writers import MetricsWriter
 from simclr_jax.workdir.writers import Progress
 
-log = logging.getLogger("simclr_jax")
-
-# Beyond this share of the time spent waiting for data, the user is told.
-INPUT_BOUND = 0.3
+# More steps in flight would fill the device with batches.
+STEPS_IN_FLIGHT = 2
 
 
-class Timing:
-    """Where the time of the steps since the last report went."""
+@dataclasses.dataclass
+class TrainingRun:
+    """What the loop needs to know about a training.
 
-    def __init__(self, step: int):
-        self._step, self._time = step, time.monotonic()
-        self._seconds = {"data_wait": 0.0, "checkpoint": 0.0, "evaluation": 0.0}
-        self._reports, self._warned = 0, False
-
-    @contextlib.contextmanager
-    def of(self, part: str) -> Iterator[None]:
-        before = time.monotonic()
-        yield
-        self._seconds[part] += time.monotonic() - before
-
-    def report(self, step: int, batch_size: int) -> dict[str, float]:
-        """Images per second and milliseconds per step, all in all and of each part; begins anew."""
-        now, steps = time.monotonic(), step - self._step
-        seconds = now - self._time
-        waiting = self._seconds["data_wait"] / seconds
-        parts = {f"ms_{part}": 1000 * spent / steps for part, spent in self._seconds.items()}
-        whole = 1000 * seconds / steps
-        self._reports += 1
-        if waiting > INPUT_BOUND and self._reports > 1 and not self._warned:  # the first one fills buffers and compiles
-            self._warned = True
-            log.warning(
-                "Input-bound: %.0f %% of the time went into waiting for data (%.0f of %.0f ms a step). More CPU cores, a "
-                "faster disk or smaller stored images would speed this run up.",
-                100 * waiting,
-                parts["ms_data_wait"],
-                whole,
-            )
-        self._step, self._time = step, now
-        self._seconds = dict.fromkeys(self._seconds, 0.0)
-        return {
-            "images_per_second": steps * batch_size / seconds,
-            "data_wait_fraction": waiting,
-            "ms_step": whole - sum(parts.values()),
-            **parts,
-        }
-
-
-def fit(
-    state: TrainState,
-    step_fn: StepFn,
-    batches: Iterator[Batch],
-    *,
-    start_step: int,
-    total_steps: int,
-    batch_size: int,
-    log_every: int,
-    checkpoint_every: int,
-    checkpoints: Checkpoints,
-    writer: MetricsWriter,
-    bad_images: BadImages | None,
-    monitor: RunMonitor,
-    name: str,
-    evaluate: Callable[[TrainState], dict[str, float]] | None = None,
-    evaluate_every: int = 0,
-) -> TrainState:
-    """Runs `step_fn` from `start_step` to `total_steps`.
-
-    Nothing is fetched from the device between logging steps, and at most two steps are in flight.
-
-    Args:
-      state, step_fn: see `training.steps`; the state is donated.
-      batches: global batches, the first one that of `start_step`.
-      batch_size: global, for the images per second.
-      log_every, checkpoint_every: in steps; the last step is logged and saved in any case.
+    Attributes:
+      name: of the run, for the progress bar and the profile.
+      config: `batch_size`, `log_every_steps`, `checkpoint.every_steps` and perhaps `evaluate_every_steps`.
+      workdir: for metrics and profile.
+      state: the state to start from; its step number says where. The loop donates it.
+      step_fn: see `training.steps`.
+      total_steps: the last step is logged and saved in any case.
+      batches: global batches, the first one that of the first step.
       checkpoints: where to save.
-      bad_images: what could not be read so far; None where nothing is read any more.
       monitor: polled after every step.
-      name: of the run, for the progress bar.
-      evaluate: its metrics are logged with those of every `evaluate_every`-th step (0: never), but for the last.
+      bad_images: the images that could not be read so far; None where the run reads no images.
+      evaluate: its metrics are logged with those of every `config.evaluate_every_steps`-th step, except the last.
+    """
+
+    name: str
+    config: ConfigDict
+    workdir: epath.Path
+    state: TrainState
+    step_fn: StepFn
+    total_steps: int
+    batches: Iterator[Batch]
+    checkpoints: Checkpoints
+    monitor: RunMonitor
+    bad_images: BadImages | None = None
+    evaluate: Callable[[TrainState], dict[str, float]] | None = None
+
+    def is_evaluating(self, step: int) -> bool:
+        """Whether to evaluate after this step. The last step is evaluated by the caller."""
+        every = self.config.get("evaluate_every_steps", 0)
+        return bool(self.evaluate and every and step % every == 0 and step != self.total_steps)
+
+    def is_logging(self, step: int) -> bool:
+        return step % self.config.log_every_steps == 0 or step == self.total_steps or self.is_evaluating(step)
+
+    def is_saving(self, step: int) -> bool:
+        return step % self.config.checkpoint.every_steps == 0 or step == self.total_steps or self.is_evaluating(step)
+
+
+def fit(run: TrainingRun) -> TrainState:
+    """Runs `run.step_fn` from the state's step to `run.total_steps` and returns the last state.
+
+    Between logging steps the loop fetches nothing from the device, and an implicit transfer is an error. Metrics, saves
+    and profile are complete on disk however the loop ends.
 
     Raises:
       NonFiniteLoss: names the first step whose loss or gradient was not finite. That step is not saved.
       Preempted: after the state was saved.
     """
-    progress = Progress(name, start_step, total_steps, batch_size)
+    start_step = int(run.state.step)
+    try:
+        with (
+            MetricsWriter(run.workdir, start_step) as writer,
+            Progress(run.name, start_step, run.total_steps, run.config.batch_size) as progress,
+            run.monitor.profile(run.workdir) as profile,
+            jax.transfer_guard("disallow"),
+        ):
+            return _fit(run, start_step, writer, progress, profile)
+    finally:
+        run.checkpoints.wait()
+
+
+def _fit(run: TrainingRun, start_step: int, writer: MetricsWriter, progress: Progress, profile) -> TrainState:
+    state, batch_size = run.state, run.config.batch_size
     pending = []  # metrics of the steps since the last fetch, still on the device
     timing = Timing(start_step)
-    try:
-        for done in range(start_step + 1, total_steps + 1):
-            with timing.of("data_wait"):
-                batch = next(batches)  # on its way to the device while the step before is running
-            monitor.before_step(done, writer.workdir)
-            state, metrics = step_fn(state, batch)
-            pending.append(metrics)
-            if len(pending) > 2:  # or the host runs ahead and fills the device with batches
-                pending[-3]["loss"].block_until_ready()
+    for step in range(start_step + 1, run.total_steps + 1):
+        with timing.of("data_wait"):
+            batch = next(run.batches)  # on its way to the device while the step before is running
+        profile.before_step(step)
+        with jax.profiler.StepTraceAnnotation(run.name, step_num=step):
+            state, metrics = run.step_fn(state, batch)
+        pending.append(metrics)
+        if len(pending) > STEPS_IN_FLIGHT:
+            pending[-1 - STEPS_IN_FLIGHT]["loss"].block_until_ready()
+        profile.after_step(step, metrics["loss"])
+        stop = run.monitor.poll()
 
-            monitor.after_step(done, metrics["loss"], writer.workdir)
-            stop = monitor.poll()
-            last = done == total_steps
-            evaluating_step = (
-                evaluate is not None and evaluate_every and done % evaluate_every == 0 and not (last or stop)
-            )
-            logging_step = done % log_every == 0 or last or evaluating_step
-            saving_step = done % checkpoint_every == 0 or last or evaluating_step or stop
-            if logging_step or saving_step:
-                history = jax.device_get(pending)
-                pending = []
-                _check_finite(history, done, checkpoints)
-            if saving_step:
-                writer.flush()
-                with timing.of("checkpoint"):
-                    checkpoints.save(done, state)
-            values = {key: float(value) for key, value in history[-1].items()} if logging_step else {}
-            if evaluating_step:
+        logging_step, saving_step = run.is_logging(step), run.is_saving(step) or stop
+        loss = None
+        if logging_step or saving_step:
+            history = jax.device_get(pending)
+            pending = []
+            _check_finite(history, step, run.checkpoints)
+        if logging_step:
+            values = {key: float(value) for key, value in history[-1].items()}
+            loss = values["loss"]
+            if run.is_evaluating(step) and not stop:
                 with timing.of("evaluation"):
-                    values |= {f"test_{key}": value for key, value in evaluate(state).items() if key != "n"}
-            if logging_step:
-                writer.write(
-                    done,
-                    values | timing.report(done, batch_size) | {"bad_images": bad_images.count if bad_images else 0},
-                )
-            progress.update(done, float(history[-1]["loss"]) if logging_step else None)
-            if stop:
-                raise Preempted(
-                    f"asked to stop: saved step {done} of {total_steps}; the same command continues from there."
-                )
-    finally:
-        progress.close()
-        checkpoints.wait()  # whatever ends the run, a save that has begun is finished
+                    tested, stop = _evaluate(run, state)
+                values |= tested
+            values |= timing.report(step, batch_size)
+            writer.write(step, values | {"bad_images": run.bad_images.count if run.bad_images else 0})
+        if saving_step:
+            # Before the save, so that a run that continues from it has the line of this step.
+            writer.flush()
+            with timing.of("checkpoint"):
+                run.checkpoints.save(step, state)
+        progress.update(step, loss)
+        if stop:
+            raise Preempted(
+                f"asked to stop: saved step {step} of {run.total_steps}; the same command continues from there."
+            )
     return state
 
 
-def _check_finite(history: list[dict[str, np.ndarray]], done: int, checkpoints: Checkpoints) -> None:
-    for step, metrics in enumerate(history, start=done - len(history) + 1):
+def _evaluate(run: TrainingRun, state: TrainState) -> tuple[dict[str, float], bool]:
+    """Metrics of the test images, and whether the run was asked to stop meanwhile; then there are no metrics."""
+    try:
+        return {f"test_{key}": value for key, value in run.evaluate(state).items() if key != "n"}, False
+    except Preempted:
+        return {}, True
+
+
+def _check_finite(history: list[dict[str, np.ndarray]], step: int, checkpoints: Checkpoints) -> None:
+    for number, metrics in enumerate(history, start=step - len(history) + 1):
         for name in ("loss", "grad_norm"):
             if not math.isfinite(metrics[name]):
                 latest = checkpoints.latest()
                 kept = f"the checkpoint of step {latest} is kept" if latest else "there is no checkpoint yet"
                 raise NonFiniteLoss(
-                    f"{name} is {metrics[name]} in step {step}; {kept}. "
+                    f"{name} is {metrics[name]} in step {number}; {kept}. "
                     "Lower config.optimizer.learning_rate, warm up for longer, or raise config.loss.temperature."
                 )

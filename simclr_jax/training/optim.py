@@ -51,26 +51,26 @@ def make_schedule(optimizer: ConfigDict, *, batch_size: int, num_examples: int, 
     return warmup_cosine(peak, warmup, steps)
 
 
-def adapted(params):
+def lars_mask(params):
     """Mask of the parameters that weight decay and the trust ratio apply to: kernels, but not the online classifier's.
 
     Biases, BatchNorm scales and offsets (all of rank one) and whatever lies below a key "classifier" are left out, as
     the reference leaves out names with "bias", "batch_normalization" and "head_supervised".
     """
 
-    def is_adapted(path, leaf) -> bool:
+    def is_masked(path, leaf) -> bool:
         return leaf.ndim > 1 and not any(getattr(key, "key", None) == "classifier" for key in path)
 
-    return jax.tree_util.tree_map_with_path(is_adapted, params)
+    return jax.tree_util.tree_map_with_path(is_masked, params)
 
 
-def kernels(params):
+def kernel_mask(params):
     """Mask of all kernels, the classifier's too: what weight decay applies to when the classifier is the aim."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 
 def make_optimizer(
-    optimizer: ConfigDict, learning_rate: optax.ScalarOrSchedule, *, mask=adapted
+    optimizer: ConfigDict, learning_rate: optax.ScalarOrSchedule, *, mask=lars_mask
 ) -> optax.GradientTransformation:
     """The optax optimiser of `config.optimizer`.
 

@@ -1,6 +1,7 @@
 """The jitted computations: pure functions of the global batch. State in, state out, donated."""
 
 from collections.abc import Callable
+import functools
 from typing import Any
 
 from flax import nnx
@@ -45,6 +46,7 @@ def _jit_step(step: StepFn, mesh: Mesh, batch_sharding: Any = None) -> StepFn:
     if batch_sharding is None:
         batch_sharding = sharding.batch_sharded(mesh)
 
+    @functools.wraps(step)  # its name in profiles
     def placed(state: TrainState, batch: inputs.Batch):
         state, metrics = step(state, batch)
         state = jax.lax.with_sharding_constraint(state, sharding.shardings_of(state, mesh))
@@ -82,7 +84,7 @@ def make_pretrain_step(
     microbatches = config.microbatches
     views_of = inputs.make_views(config)
 
-    def step(state: TrainState, batch: inputs.Batch):
+    def pretrain_step(state: TrainState, batch: inputs.Batch):
         positions = inputs.positions(state.step, config.batch_size)
         images, labels = inputs.read(batch, positions, config.seed)
         objective = objectives.make_objective(config.loss, len(labels), mesh)
@@ -124,7 +126,7 @@ def make_pretrain_step(
         grads = jax.tree.map(jnp.add, grads, *pull_back(z_gradient))
         return _update(state, grads, batch_stats, metrics, optimizer, schedule)
 
-    return _jit_step(step, mesh)
+    return _jit_step(pretrain_step, mesh)
 
 
 def _embed_in_parts(embed: Callable, params: Any, images: Any, parts: int, mesh: Mesh):
@@ -176,7 +178,7 @@ def make_classifier_step(
     classes, `[batch, classes]` as `sources.RandomAccess` has them, for a logistic loss of each class.
     """
 
-    def step(state: TrainState, batch: dict[str, jax.Array]):
+    def classifier_step(state: TrainState, batch: dict[str, jax.Array]):
         images, labels = to_float(batch["views"][:, 0]), batch["label"]
 
         def loss_fn(params):
@@ -196,7 +198,7 @@ def make_classifier_step(
         (_, (batch_stats, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         return _update(state, grads, batch_stats, metrics, optimizer, schedule)
 
-    return _jit_step(step, mesh)
+    return _jit_step(classifier_step, mesh)
 
 
 def make_distillation_step(
@@ -220,7 +222,7 @@ def make_distillation_step(
       uint8 `[batch, 1, size, size, 3]`.
     """
 
-    def step(state: TrainState, batch_and_teacher: tuple[dict[str, jax.Array], tuple[Any, Any]]):
+    def distillation_step(state: TrainState, batch_and_teacher: tuple[dict[str, jax.Array], tuple[Any, Any]]):
         batch, (teacher_params, teacher_stats) = batch_and_teacher
         images = to_float(batch["views"][:, 0])
         teacher = merge(teacher_graph, sharding.gather(teacher_params, mesh), teacher_stats)
@@ -237,7 +239,7 @@ def make_distillation_step(
         (_, (batch_stats, metrics)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         return _update(state, grads, batch_stats, metrics, optimizer, schedule)
 
-    return _jit_step(step, mesh, (sharding.batch_sharded(mesh), None))
+    return _jit_step(distillation_step, mesh, (sharding.batch_sharded(mesh), None))
 
 
 def make_forward(graph: nnx.GraphDef, forward: Callable[[nnx.Module, jax.Array], jax.Array], mesh: Mesh) -> Callable:

@@ -65,6 +65,12 @@ class MetricsWriter:
         self._file.close()
         self._summaries.close()
 
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
 
 def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`; a last line that was cut off in writing is left out."""
@@ -141,3 +147,9 @@ class Progress:
 
     def close(self) -> None:
         self._bar.close()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()

@@ -83,11 +83,11 @@ PARAMS = {
 
 
 def test_masks_choose_kernels():
-    assert optim.adapted(PARAMS) == {
+    assert optim.lars_mask(PARAMS) == {
         "encoder": {"conv": {"kernel": True}, "bn": {"scale": False, "bias": False}},
         "classifier": {"kernel": False, "bias": False},
     }
-    assert optim.kernels(PARAMS)["classifier"] == {"kernel": True, "bias": False}
+    assert optim.kernel_mask(PARAMS)["classifier"] == {"kernel": True, "bias": False}
 
 
 @pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
