@@ -44,20 +44,17 @@ def checkpoint(options: dict) -> dict:
     import numpy as np
 
     from simclr_jax import config as config_lib
-    from simclr_jax.models.networks import SimCLR
     from simclr_jax.runtime import sharding
-    from simclr_jax.training import optim
-    from simclr_jax.training import state as state_lib
     from simclr_jax.training.checkpoint import Checkpoints
+    from simclr_jax.training.recipe import PretrainRecipe
 
     config = config_lib.pretrain()
     config.model.update(depth=50, width=float(options["width"]))
     mesh = sharding.make_mesh(config.mesh)
-    optimizer = optim.make_optimizer(config.optimizer, 0.1)
 
     def new_state(seed):
-        variables = state_lib.init_variables(lambda rngs: SimCLR(config, 1000, rngs=rngs), seed, mesh)
-        return jax.block_until_ready(state_lib.new_state(*variables, optimizer, mesh))
+        config.seed = seed
+        return jax.block_until_ready(PretrainRecipe(config, mesh, 1_281_167, 1000).init_state())
 
     began = time.perf_counter()
     state = new_state(0)

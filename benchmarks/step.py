@@ -70,36 +70,20 @@ def ours(options: dict, **changes) -> dict:
     import numpy as np
 
     from configs import cifar10
-    from simclr_jax.models.networks import SimCLR
     from simclr_jax.runtime import sharding
-    from simclr_jax.training import optim
-    from simclr_jax.training import state as state_lib
-    from simclr_jax.training import steps
+    from simclr_jax.training.recipe import PretrainRecipe
 
     config = cifar10.get_config(f"depth=18,batch={options['batch']}")
     config.update(changes)
-    num_examples = 50_000
-    schedule = optim.make_schedule(
-        config.optimizer,
-        batch_size=config.batch_size,
-        num_examples=num_examples,
-        steps=optim.total_steps(num_examples, config.batch_size, config.epochs),
-    )
-    optimizer = optim.make_optimizer(config.optimizer, schedule)
     mesh = sharding.make_mesh(config.mesh)
-
-    def make_model(rngs):
-        return SimCLR(config, None, rngs=rngs)
-
-    graph = state_lib.graph_of(make_model)
-    state = state_lib.new_state(*state_lib.init_variables(make_model, config.seed, mesh), optimizer, mesh)
-    step_fn = steps.make_pretrain_step(graph, optimizer, schedule, config, mesh)
+    recipe = PretrainRecipe(config, mesh, num_examples=50_000)
+    state = recipe.init_state()
     inputs = {"views": pixels(config.batch_size), "label": np.full(config.batch_size, -1, np.int32)}
     batch = sharding.to_global(inputs, mesh)
 
     def step():
         nonlocal state
-        state, metrics = step_fn(state, batch)
+        state, metrics = recipe.step(state, batch)
         return float(metrics["loss"]) / 2  # the sum over both directions; lightly's is the mean
 
     return images_per_second(step, options)

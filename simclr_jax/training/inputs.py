@@ -1,7 +1,7 @@
-"""From what the host, or the devices' own memory, holds of a batch to the views that the network sees.
+"""From a batch, in host memory or in device memory, to the views that the network sees.
 
-A batch is either `{"views", "label"}`, made by the host (`data.pipeline`), or `Resident` (`data.resident`), the whole data
-set, of which a step picks its part. Where each augmentation is done is the only difference.
+A batch is either `{"views", "label"}`, made by the host (`data.pipeline`), or `Resident` (`data.resident`): the whole data
+set in device memory, from which a step picks its images. The two differ only in where each augmentation runs.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Int
+from jaxtyping import UInt8
+from jaxtyping import UInt32
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -43,23 +48,23 @@ def open_batches(
 
 
 def global_batches(batches: Iterator[dict[str, np.ndarray]], mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
-    """This process's batches of `data.pipeline.train_batches` as its part of global ones."""
+    """Makes global batches of the batches that `data.pipeline.train_batches` yields on each process."""
     for batch in batches:
         yield sharding.to_global({key: batch[key] for key in ("views", "label")}, mesh)
 
 
-def to_float(images: jax.Array) -> jax.Array:
-    """uint8 to floats in [0, 1]; no mean or deviation is taken off (reference tf2/data_util.py)."""
+def to_float(images: UInt8[Array, "..."]) -> Float[Array, "..."]:
+    """uint8 to floats in [0, 1], without normalisation by mean and deviation (reference tf2/data_util.py)."""
     return images.astype(jnp.float32) / 255.0
 
 
-def positions(step: jax.Array, batch_size: int) -> jax.Array:
-    """The global positions of a step's images, uint32 `[batch_size]`; see `data.order`."""
+def positions(step: Int[Array, ""], batch_size: int) -> UInt32[Array, " batch"]:
+    """The global positions of a step's images; see `data.order`."""
     return step.astype(jnp.uint32) * np.uint32(batch_size) + jnp.arange(batch_size, dtype=jnp.uint32)
 
 
 def read(batch: Batch, where: jax.Array, seed: int) -> tuple[jax.Array, jax.Array]:
-    """The images (uint8, `[batch, ...]`, as `make_views` takes them) and labels at global positions."""
+    """The images, uint8 `[batch, ...]` as `make_views` takes them, and the labels at global positions."""
     if isinstance(batch, Resident):
         return batch.batch(where, seed)
     return batch["views"], batch["label"]
@@ -76,7 +81,7 @@ def make_views(config: ConfigDict) -> Callable[[jax.Array, jax.Array], jax.Array
 
 
 def look(config: ConfigDict, mesh: Mesh, batch: Batch, step: int, number: int = 32) -> np.ndarray:
-    """The first views that a step will see, uint8 `[number, 2, size, size, 3]`; all processes have to call it."""
+    """The first views that a step will see, uint8 `[number, 2, size, size, 3]`. Every process has to call it."""
 
     def views(batch: Batch) -> jax.Array:
         where = positions(jnp.asarray(step), config.batch_size)
@@ -88,7 +93,7 @@ def look(config: ConfigDict, mesh: Mesh, batch: Batch, step: int, number: int = 
 
 
 def abstract_batch(config: ConfigDict, mesh: Mesh, num_examples: int) -> Any:
-    """Shapes, dtypes and shardings of a batch, for planning; resident images are taken to be of `data.image_size`."""
+    """Shapes, dtypes and shardings of a batch, for planning; resident images are assumed to have the side `data.image_size`."""
     size, split = config.data.image_size, sharding.batch_sharded(mesh)
 
     def array(shape: tuple[int, ...], dtype) -> jax.ShapeDtypeStruct:

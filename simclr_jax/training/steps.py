@@ -1,4 +1,4 @@
-"""The jitted computations: pure functions of the global batch. State in, state out, donated."""
+"""The jitted steps: pure functions of the global batch. State in, state out, donated."""
 
 from collections.abc import Callable
 import functools
@@ -8,6 +8,9 @@ from flax import nnx
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Int
 from ml_collections import ConfigDict
 import optax
 
@@ -16,13 +19,15 @@ from simclr_jax.objectives import metrics as contrastive_metrics
 from simclr_jax.runtime import sharding
 from simclr_jax.training import inputs
 from simclr_jax.training.inputs import to_float
+from simclr_jax.training.microbatches import vjp_of_embed
 from simclr_jax.training.state import TrainState
 from simclr_jax.training.state import merge
 
 StepFn = Callable[[TrainState, inputs.Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def cross_entropy(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, ""]:
+    """The mean cross entropy of integer labels, in nats."""
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
 
@@ -42,7 +47,7 @@ def _update(
 
 
 def _jit_step(step: StepFn, mesh: Mesh, batch_sharding: Any = None) -> StepFn:
-    """`step` compiled for a mesh. The state stays where `sharding.sharding_of` puts it, and is donated."""
+    """`step`, jitted for a mesh. The state stays where `sharding.sharding_of` puts it, and is donated."""
     if batch_sharding is None:
         batch_sharding = sharding.batch_sharded(mesh)
 
@@ -62,13 +67,7 @@ def make_pretrain_step(
     config: ConfigDict,
     mesh: Mesh,
 ) -> StepFn:
-    """The contrastive step.
-
-    With several micro-batches (`config.microbatches`) it is that of the whole batch all the same, with the activations
-    of one: all images are embedded first, micro-batch by micro-batch; the loss is differentiated with respect to the
-    embeddings of all; then each micro-batch is embedded again and its part of that gradient taken back to the
-    parameters. What is different is BatchNorm: it uses the statistics of each micro-batch, and the running ones follow
-    their mean.
+    """The contrastive step, in `config.microbatches` parts (see `training.microbatches`).
 
     Args:
       graph: of a `SimCLR` model.
@@ -78,10 +77,8 @@ def make_pretrain_step(
 
     Returns:
       A jitted function (state, batch) to (state, metrics). The batch has `views` uint8 `[batch, 2, size, size, 3]` and
-      `label` int32 `[batch]`, used where the model has a classifier; or it is `Resident`. Metrics are float32 scalars.
+      `label` int32 `[batch]`, used where the model has a classifier; or the batch is `Resident`. Metrics are float32 scalars.
     """
-
-    microbatches = config.microbatches
     views_of = inputs.make_views(config)
 
     def pretrain_step(state: TrainState, batch: inputs.Batch):
@@ -113,14 +110,9 @@ def make_pretrain_step(
                 metrics["classifier_top1"] = jnp.mean(contrastive_metrics.target_rank(logits, both) < 1)
             return total, metrics
 
-        if microbatches == 1:
-            z, pull_back, (h, batch_stats) = jax.vjp(
-                lambda params: embed(params, (images, positions)), state.params, has_aux=True
-            )
-        else:
-            z, pull_back, (h, batch_stats) = _embed_in_parts(
-                embed, state.params, (images, positions), microbatches, mesh
-            )
+        z, pull_back, (h, batch_stats) = vjp_of_embed(
+            embed, state.params, (images, positions), config.microbatches, mesh
+        )
         differentiate = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)
         (_, metrics), (z_gradient, grads) = differentiate(z, state.params, h)
         grads = jax.tree.map(jnp.add, grads, *pull_back(z_gradient))
@@ -129,53 +121,13 @@ def make_pretrain_step(
     return _jit_step(pretrain_step, mesh)
 
 
-def _embed_in_parts(embed: Callable, params: Any, images: Any, parts: int, mesh: Mesh):
-    """`jax.vjp` of `embed(params, images) -> (z, (h, batch_stats))` for the parameters, a part of the images at a time."""
-    pieces = jax.tree.map(lambda array: _to_parts(array, parts, mesh), images)
-
-    def embed_part(sums, piece):
-        z, (h, batch_stats) = embed(params, piece)
-        return jax.tree.map(jnp.add, sums, batch_stats), (z, h)
-
-    shapes = jax.eval_shape(embed, params, jax.tree.map(lambda array: array[0], pieces))[1][1]
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    sums, (z, h) = jax.lax.scan(embed_part, zeros, pieces)
-    batch_stats = jax.tree.map(lambda leaf: leaf / parts, sums)
-
-    def pull_back(z_gradient):
-        def pull_part_back(grads, piece_and_gradient):
-            piece, gradient = piece_and_gradient
-            _, pull_back, _ = jax.vjp(lambda params: embed(params, piece), params, has_aux=True)
-            return jax.tree.map(jnp.add, grads, *pull_back(gradient)), None
-
-        both = pieces, _to_parts(z_gradient, parts, mesh)
-        return (jax.lax.scan(pull_part_back, jax.tree.map(jnp.zeros_like, params), both)[0],)
-
-    return _from_parts(z, mesh), pull_back, (_from_parts(h, mesh), batch_stats)
-
-
-def _to_parts(array: jax.Array, parts: int, mesh: Mesh) -> jax.Array:
-    """`[batch, ...]` to `[parts, batch / parts, ...]`, each with an equal share of every device's rows, which stay there."""
-    array = array.reshape(mesh.size, parts, -1, *array.shape[1:]).swapaxes(0, 1)
-    array = array.reshape(parts, -1, *array.shape[3:])
-    return jax.lax.with_sharding_constraint(array, sharding.parts_sharded(mesh))
-
-
-def _from_parts(array: jax.Array, mesh: Mesh) -> jax.Array:
-    """The inverse of `_to_parts`."""
-    parts = len(array)
-    array = array.reshape(parts, mesh.size, -1, *array.shape[2:]).swapaxes(0, 1)
-    array = array.reshape(-1, *array.shape[3:])
-    return jax.lax.with_sharding_constraint(array, sharding.batch_sharded(mesh))
-
-
 def make_classifier_step(
     graph: nnx.GraphDef, optimizer: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh
 ) -> StepFn:
     """The supervised step of a `Classifier`.
 
-    A batch has `views` uint8 `[batch, 1, size, size, 3]` and `label` int32 `[batch]`; or, where an image may be of several
-    classes, `[batch, classes]` as `sources.RandomAccess` has them, for a logistic loss of each class.
+    A batch has `views` uint8 `[batch, 1, size, size, 3]` and `label` int32 `[batch]`. Where an image may have several
+    classes, `label` is `[batch, classes]` as in `sources.RandomAccess`, and the loss is logistic for each class.
     """
 
     def classifier_step(state: TrainState, batch: dict[str, jax.Array]):
@@ -209,7 +161,7 @@ def make_distillation_step(
     schedule: optax.Schedule,
     mesh: Mesh,
 ) -> StepFn:
-    """The step of a `Classifier` that learns what another one says of unlabelled images (SimCLRv2 equation 2).
+    """The step of a `Classifier` that learns another one's predictions of unlabelled images (SimCLRv2 equation 2).
 
     Args:
       graph, teacher_graph: of the student and of the teacher.
@@ -243,7 +195,7 @@ def make_distillation_step(
 
 
 def make_forward(graph: nnx.GraphDef, forward: Callable[[nnx.Module, jax.Array], jax.Array], mesh: Mesh) -> Callable:
-    """A jitted evaluation: (params, batch_stats, batch) to the batch with `output`, instead of `image`.
+    """A jitted evaluation: (params, batch_stats, batch) to the batch with `output` in place of `image`.
 
     `output` is `forward(model, float images)`, `[batch, ...]`. All results are replicated, so that every process can
     read the whole batch.
