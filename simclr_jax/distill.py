@@ -1,13 +1,13 @@
-"""Distillation: a student learns what a fine-tuned teacher says of unlabelled images (SimCLRv2, arXiv 2006.10029, section 3.3).
+"""Distillation: a student learns a teacher's predictions of unlabelled images (SimCLRv2, arXiv 2006.10029, section 3.3).
 
     python -m simclr_jax.distill --config=configs/distill.py --config.teacher=runs/digits_10pct \\
         --pretrained=runs/digits --workdir=runs/digits_student                       # self-training
     python -m simclr_jax.distill --config=configs/distill.py --config.teacher=runs/digits_10pct \\
         --config.init=random --config.model.width=0.25 --workdir=runs/digits_small   # into a smaller network
 
-The teacher is a network that `simclr_jax.finetune` has trained on a few labels. The training images need no labels, and
-those that they have are not looked at. Data and network that are not given are those of --pretrained, or else the teacher's.
-Writes config.json, metrics.jsonl, checkpoints/ and results.json, with the teacher's own accuracy as `teacher_top1`.
+The teacher is a network that `simclr_jax.finetune` has trained on a few labels. The training images need no labels; if
+they have some, these are ignored. Unset fields of data and model are taken from --pretrained, or else from the teacher.
+Writes config.json, metrics.jsonl, checkpoints/ and results.json, which has the teacher's accuracy as `teacher_top1`.
 """
 
 import logging
@@ -36,7 +36,7 @@ log = logging.getLogger("simclr_jax")
 
 
 def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
-    """Distils and returns what stands in results.json."""
+    """Distils and returns the content of results.json."""
     if not config.teacher:
         raise UserError(
             "config.teacher is not set: the workdir of a fine-tuning run, as in --config.teacher=runs/1pct."

@@ -4,9 +4,9 @@
     python -m simclr_jax.finetune --pretrained=runs/digits --workdir=runs/digits_10pct_scratch \\
         --config.label_fraction=0.1 --config.init=random
 
-With several `config.label_seeds`, one run for each draw of the labels, in `draw_SEED/`; results.json has mean and
-spread. Started again, finished draws are kept and an interrupted one continues. Each draw's folder has labels.json (the
-chosen examples), metrics.jsonl, checkpoints/ and results.json.
+With several `config.label_seeds` there is one training for each subset of the labels, in `draw_SEED/`, and results.json
+has mean and spread. The same command again keeps finished trainings and continues an interrupted one. Each folder has
+labels.json (the chosen examples), metrics.jsonl, checkpoints/ and results.json.
 """
 
 import logging
@@ -26,7 +26,7 @@ log = logging.getLogger("simclr_jax")
 
 
 def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
-    """Fine-tunes for every draw of the labels and returns what stands in results.json."""
+    """Fine-tunes once for every subset of the labels and returns the content of results.json."""
     setup = set_up(config, workdir, pretrained, config_lib.finetune(), monitor)
     config = setup.config
     training = supervised.ClassifierTraining(setup, frozen=False, name="finetune")

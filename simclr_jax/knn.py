@@ -1,10 +1,10 @@
-"""Nearest neighbours: how well a test image's class is told by its closest training images. Nothing is trained.
+"""Nearest neighbours: classify each test image by its closest training images. Nothing is trained.
 
     python -m simclr_jax.knn --pretrained=runs/digits --workdir=runs/digits_knn
 
-Weighted vote among the `neighbours` nearest by cosine similarity s, each with the weight exp(s / temperature) (Wu et
-al. 2018, section 3.4). Writes config.json, results.json, embedding_map.png, a 2-D map of the test images, and
-neighbours.png, some of them beside their nearest training images.
+The `neighbours` nearest training images by cosine similarity s vote with the weight exp(s / temperature) (Wu et al. 2018,
+section 3.4). Writes config.json, results.json, embedding_map.png (a 2-D map of the test images) and neighbours.png (some
+test images beside their nearest training images).
 """
 
 import logging
@@ -33,12 +33,12 @@ log = logging.getLogger("simclr_jax")
 
 # Test images whose similarities to all training images are computed at once.
 CHUNK = 1024
-# In the picture, beside each test image.
+# Neighbours beside each test image in the picture.
 SHOWN_NEIGHBOURS = 8
 
 
 def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
-    """Votes, draws the map, and returns what stands in results.json."""
+    """Votes, draws the map, and returns the content of results.json."""
     setup = set_up(config, workdir, pretrained, config_lib.knn(), monitor)
     config = setup.config
     train, test = setup.features(setup.train), setup.features(setup.test)
@@ -98,7 +98,7 @@ def weighted_votes(
     neighbours: int,
     temperature: float,
 ) -> np.ndarray:
-    """The classes' votes for each test image.
+    """Votes of the nearest training images, added up by class.
 
     Args:
       train: float32 `[n, dim]`.

@@ -1,14 +1,14 @@
-"""Linear evaluation: what a linear classifier reads out of a frozen encoder (paper section 4.2, appendix B.6 and B.8).
+"""Linear evaluation: train a linear classifier on a frozen encoder (paper section 4.2, appendix B.6 and B.8).
 
     python -m simclr_jax.linear_probe --pretrained=runs/digits --workdir=runs/digits_probe
     python -m simclr_jax.linear_probe ... --config=configs/linear_probe.py:sgd    # the paper's ImageNet protocol
     python -m simclr_jax.linear_probe ... --config.features=z                     # the projection head's output, not h
     python -m simclr_jax.linear_probe ... --config.init=random                    # the same encoder, untrained
 
-Two protocols. "lbfgs": logistic regression by L-BFGS on features of the images as they are, l2 chosen on held-out
-training labels, then fitted to all. "sgd": the paper's for ImageNet, SGD with Nesterov momentum on random crops and
-flips. In both the encoder is frozen with its BatchNorm statistics. Writes config.json, results.json; for "sgd" also
-what a training writes.
+There are two protocols. "lbfgs" is logistic regression by L-BFGS on features of the images without augmentation: l2 is
+chosen on held-out training labels, then the classifier is fitted to all of them. "sgd" is the paper's protocol for
+ImageNet: SGD with Nesterov momentum on random crops and flips. Both freeze the encoder, BatchNorm statistics included.
+Writes config.json and results.json; "sgd" also writes metrics and checkpoints.
 """
 
 import logging
@@ -31,7 +31,7 @@ log = logging.getLogger("simclr_jax")
 
 
 def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
-    """Probes the encoder and returns what stands in results.json."""
+    """Probes the encoder and returns the content of results.json."""
     setup = set_up(config, workdir, pretrained, config_lib.linear_probe(), monitor)
     config = setup.config
     if config.protocol == "sgd":

@@ -1,16 +1,16 @@
-"""What an encoder is worth on another data set, with everything chosen on validation images (paper appendix B.8, table 8).
+"""Transfer: evaluate an encoder on another data set, everything chosen on validation images (paper appendix B.8, table 8).
 
     python -m simclr_jax.transfer --config=configs/transfer.py:dtd --pretrained=DIR --workdir=DIR_dtd
     python -m simclr_jax.transfer --config=configs/transfer.py:dtd,protocol=finetune --pretrained=DIR --workdir=DIR_dtd_ft
     python -m simclr_jax.transfer --config=configs/transfer.py:folder,root=BIRDS --pretrained=DIR --workdir=DIR_birds
 
-"lbfgs": logistic regression on the frozen encoder's features, l2 chosen on the validation images, then fitted to training
-and validation images together. "finetune": the whole network, once for each learning rate and weight decay of
-`config.grid`, trained on the training and judged on the validation images; the best pair then trains on both. Test images
-are looked at once, in the end.
+"lbfgs": logistic regression on the features of the frozen encoder. l2 is chosen on the validation images; then the
+classifier is fitted to training and validation images together. "finetune": the whole network is trained once for each
+learning rate and weight decay of `config.grid` and scored on the validation images; the best pair then trains on both.
+Test images are used once, at the end.
 
-Validation images are `config.data.val_split`, or a share of the training images. Writes config.json and results.json; for
-"finetune" a folder for each of the trainings, those of the grid without their networks. Started again, it continues.
+Validation images are `config.data.val_split`, or a share of the training images. Writes config.json and results.json, and
+for "finetune" a folder for each training (without checkpoints, except for the chosen one). The same command continues.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ log = logging.getLogger("simclr_jax")
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """Labelled images for choosing: all of them, and which of those are training and which validation images."""
+    """Labelled images, and the rows of those for training and for validation."""
 
     source: sources.RandomAccess
     train: np.ndarray
@@ -54,7 +54,7 @@ class Parts:
 
 
 def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
-    """Chooses, trains, tests, and returns what stands in results.json."""
+    """Chooses, trains, tests, and returns the content of results.json."""
     setup = set_up(config, workdir, pretrained, config_lib.transfer(), monitor, multi_label=True)
     config = setup.config
     _check_metric(config, setup.test)
@@ -124,7 +124,7 @@ def _split(setup: Setup) -> Parts:
 
 
 def measure_of(metric: str) -> Callable[[np.ndarray, np.ndarray], float]:
-    """The function (scores `[n, classes]`, labels) to a share in [0, 1] that a name stands for."""
+    """The metric with this name: a function of scores `[n, classes]` and labels to a number in [0, 1]."""
     if metric == "map11":
         return metrics.mean_average_precision
     return lambda scores, labels: metrics.accuracy(scores, labels)[metric]
@@ -163,7 +163,7 @@ def _finetune(setup: Setup, parts: Parts) -> dict:
         results = _train(setup, train, val, rate, decay, folder)
         found[rate, decay] = results[setup.config.metric]
         if distributed.is_primary() and (folder / "checkpoints").exists():
-            (folder / "checkpoints").rmtree()  # of dozens of networks only the chosen one is of use
+            (folder / "checkpoints").rmtree()  # only the network of the chosen pair is kept
         log.info("%d of %d, %s: %.1f %%.", number, len(pairs), folder.name, 100 * found[rate, decay])
     rate, decay = max(found, key=found.get)  # the first among equals
     chosen = {"learning_rate": rate, "weight_decay": decay, "val": found[rate, decay]}
@@ -178,10 +178,10 @@ def _train(
     decay: float,
     folder: epath.Path,
 ) -> dict:
-    """Fine-tunes on one set of images, and judges on another. What was done before is read.
+    """Fine-tunes on one set of images and scores on another. Results of an earlier call in `folder` are read.
 
     Raises:
-      UserError: where that was done with another config.
+      UserError: where the earlier call had another config.
     """
     config = setup.config.copy_and_resolve_references()
     steps_per_epoch = max(1, train.num_examples // config.batch_size)

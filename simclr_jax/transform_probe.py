@@ -1,11 +1,11 @@
-"""What representations still tell of how an image was transformed (paper section 4.2, table 3).
+"""Predict from representations how an image was transformed (paper section 4.2, table 3).
 
     python -m simclr_jax.transform_probe --pretrained=runs/digits --workdir=runs/digits_transforms
-    python -m simclr_jax.transform_probe ... --config.features=z      # z has forgotten more of it than h
+    python -m simclr_jax.transform_probe ... --config.features=z      # z keeps less of this information than h
 
-For each of `config.transforms`, training and test images are seen in every form (as they are or greyscale; turned by 0, 90,
-180 or 270 degrees; as they are or with noise; as they are or Sobel-filtered), and a small network has to tell the forms
-apart from the frozen encoder's features. Labels are not looked at. Writes config.json and results.json.
+For each of `config.transforms`, training and test images are shown in every form: unchanged or greyscale; rotated by 0, 90,
+180 or 270 degrees; unchanged or with noise; unchanged or Sobel-filtered. A small network learns to recognise the form from
+the features of the frozen encoder. Labels are not used. Writes config.json and results.json.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ Form = Callable[[jax.Array], jax.Array]
 
 
 def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
-    """Asks all questions and returns what stands in results.json."""
+    """Trains a classifier for each transformation and returns the content of results.json."""
     began = time.monotonic()
     setup = set_up(config, workdir, pretrained, config_lib.transform_probe(), monitor, train_labels=False)
     config = setup.config
@@ -43,7 +43,7 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
     rows = np.sort(np.random.default_rng(config.seed).permutation(setup.train.num_examples)[:number])
     train = setup.train if number == setup.train.num_examples else setup.train.subset(rows)
 
-    @functools.cache  # several questions are about the images as they are
+    @functools.cache  # several transformations need the features of the unchanged images
     def features_of(form: Form) -> tuple[np.ndarray, np.ndarray]:
         return setup.features(train, form).values, setup.features(setup.test, form).values
 
@@ -67,31 +67,36 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
 
 
 def forms(config: ConfigDict) -> dict[str, list[Form]]:
-    """For each transformation the forms in which images are seen: functions of float images `[batch, size, size, 3]`."""
+    """For each transformation, the forms of an image: functions of float images `[batch, size, size, 3]`."""
 
-    def as_it_is(images: jax.Array) -> jax.Array:
+    def unchanged(images: jax.Array) -> jax.Array:
         return images
 
-    def turned(turns: int) -> Form:
+    def rotated(turns: int) -> Form:
         return lambda images: jax_ops.rotate(images, jnp.full(len(images), turns))
 
     def noisy(images: jax.Array) -> jax.Array:
-        # Noise of its own for each image, and the same one whenever it is looked at: its pixels are the seed.
+        # Each image has its own noise, the same in every pass: its pixels are the seed.
         pixels = jnp.round(images * 255).astype(jnp.uint32).reshape(len(images), -1)
         seeds = jnp.sum(pixels * (2 * jnp.arange(pixels.shape[1], dtype=jnp.uint32) + 1), axis=1)
         normals = jax_ops.normals(seeds, images.shape[1:])
         return jax_ops.clip(jax_ops.noise(images, config.noise_deviation, normals))
 
     return {
-        "grayscale": [as_it_is, jax_ops.grayscale],
-        "rotate": [as_it_is, *(turned(turns) for turns in (1, 2, 3))],
-        "noise": [as_it_is, noisy],
-        "sobel": [as_it_is, lambda images: jax_ops.clip(jax_ops.sobel(images))],
+        "grayscale": [unchanged, jax_ops.grayscale],
+        "rotate": [unchanged, *(rotated(turns) for turns in (1, 2, 3))],
+        "noise": [unchanged, noisy],
+        "sobel": [unchanged, lambda images: jax_ops.clip(jax_ops.sobel(images))],
     }
 
 
 def accuracy(train: list[np.ndarray], test: list[np.ndarray], config: ConfigDict) -> float:
-    """How often a classifier that was trained on `train` tells which element of `test` a row `[n, dim]` is from."""
+    """The accuracy of a classifier that predicts which element of `test` a row comes from.
+
+    Args:
+      train, test: features of each form, float `[n, dim]`.
+      config: `classifier`, `hidden` and `seed`.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.neural_network import MLPClassifier

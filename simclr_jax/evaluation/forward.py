@@ -17,12 +17,12 @@ from simclr_jax.runtime import sharding
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What a network says of the readable examples of a source, in the order of the source."""
+    """The outputs of a network for the readable examples of a source, in the order of the source."""
 
     values: np.ndarray  # float32 [n, ...]
-    labels: np.ndarray  # int32 [n], or [n, classes] where an example may have several
-    index: np.ndarray  # int64 [n]: the number in the source
-    unreadable: int
+    labels: np.ndarray  # int32 [n], or [n, classes] where an example may have several classes
+    index: np.ndarray  # int64 [n]: the number of the example in the source
+    unreadable: int  # how many examples could not be read
 
 
 def run_over(
@@ -36,10 +36,19 @@ def run_over(
     mesh: Mesh,
     stop: Callable[[], bool],
 ) -> Outputs:
-    """Runs `forward` (of `steps.make_forward`) over a source; each example counts exactly once, on however many hosts.
+    """Runs `forward` over a source. Each example is used exactly once, whatever the number of hosts.
+
+    Args:
+      forward: from `steps.make_forward`.
+      params, batch_stats: its first two arguments.
+      source: the examples.
+      data: `config.data`, for the preprocessing.
+      batch_size: global.
+      mesh: over which batches are split.
+      stop: asked after every batch.
 
     Raises:
-      Preempted: if the run is asked to stop meanwhile; whatever was trained is saved already.
+      Preempted: when `stop` says so.
     """
     steps = -(-source.num_examples // batch_size)
     share = pipeline.local_share(mesh, batch_size, num_steps=steps)
@@ -55,6 +64,6 @@ def run_over(
         if stop():
             raise Preempted("asked to stop during an evaluation; the same command runs it again.")
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-    ranked = np.argsort(joined["index"])
-    joined = {key: value[ranked] for key, value in joined.items()}
-    return Outputs(joined["output"], joined["label"], joined["index"], source.num_examples - len(ranked))
+    by_index = np.argsort(joined["index"])
+    joined = {key: value[by_index] for key, value in joined.items()}
+    return Outputs(joined["output"], joined["label"], joined["index"], source.num_examples - len(by_index))

@@ -62,7 +62,7 @@ class Setup:
         return len(self.test.class_names)
 
     def write_config(self) -> None:
-        """`config.json`; a training writes it when it knows that the checkpoints in the workdir are of this config."""
+        """Writes `config.json`. A training does so once it knows that the checkpoints in the workdir are of this config."""
         writers.write_atomically(self.workdir / "config.json", saved_config.to_json(self.config))
 
     def make_parts(self, rngs: nnx.Rngs) -> tuple[ResNet, ProjectionHead | None]:
@@ -74,16 +74,18 @@ class Setup:
         return steps.make_forward(graph, lambda model, images: model(change(images) if change else images), self.mesh)
 
     def features(self, source: sources.Source, change: Callable[[jax.Array], jax.Array] | None = None) -> Outputs:
-        """The frozen encoder's h, or the head's output, of every readable example, seen without augmentation.
+        """h of the frozen encoder, or the output of its head, for every readable example, without augmentation.
 
-        `change` is done to the images first, float32 `[batch, size, size, 3]` in [0, 1].
+        Args:
+          source: the examples.
+          change: applied to the images first, float32 `[batch, size, size, 3]` in [0, 1].
         """
         return self.outputs(self._forward(change), self.params, self.batch_stats, source)
 
     def score(self, scores: np.ndarray, test: Outputs, folder: epath.Path) -> dict[str, Any]:
-        """The accuracy of class scores `[n, classes]` for the test examples; what was predicted goes to a file in `folder`.
+        """The accuracy of class scores, float `[n, classes]`, for the test examples. Writes predictions to `folder`.
 
-        Where examples may have several classes, the mean average precision `map11`, and no file.
+        Where examples may have several classes: the mean average precision `map11`, and no file.
         """
         if test.labels.ndim == 2:
             return {"map11": metrics.mean_average_precision(scores, test.labels), "n": len(test.labels)}
@@ -126,7 +128,7 @@ def make_parts(
 
 
 def _output_layer(features: str, head: ConfigDict) -> int | None:
-    """Of the projection head, for `config.features` "z" (None: the last) or "g1", "g2", ..., the layer of that number.
+    """The layer of the projection head for `config.features`: None (the last) for "z", k for "gk".
 
     Raises:
       UserError: where the head has no such layer.
@@ -250,7 +252,7 @@ def _open_data(config: ConfigDict, train_labels: bool, multi_label: bool) -> tup
 
 
 def check_labels(source: sources.Source, *, multi_label: bool) -> None:
-    """Refuses a source without labels, and with several for an image unless `multi_label` is True."""
+    """Refuses a source without labels; and one with several labels per image unless `multi_label` is True."""
     if source.multi_label and not multi_label:
         raise UserError(
             f"the images of {source.name} have several labels each, which only simclr_jax.transfer can use."

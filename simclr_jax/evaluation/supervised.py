@@ -1,5 +1,4 @@
-"""Training a classifier on an encoder, frozen (linear probe, SGD protocol) or not (fine-tuning, from scratch), by labels or by
-what a teacher says of the images (distillation)."""
+"""Train a classifier on an encoder: frozen (linear probe, SGD protocol) or not (fine-tuning, from scratch, distillation)."""
 
 from collections.abc import Iterator
 import dataclasses
@@ -31,21 +30,21 @@ from simclr_jax.training.recipe import make_optimization
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """A fine-tuned `Classifier`: its graph, and its parameters and statistics."""
+    """A fine-tuned `Classifier`: its graph, and its parameters and BatchNorm statistics."""
 
     graph: nnx.GraphDef
     variables: tuple[Any, Any]
 
 
 class ClassifierTraining:
-    """One recipe, for any number of label draws; what is compiled for the first draw serves the others.
+    """One training recipe for any number of label subsets. The program compiled for the first subset is used for all.
 
     Args:
       setup: data, encoder and config (`optimizer`, `augment`, `epochs`, `batch_size`, perhaps `min_steps`).
       frozen: whether only the classifier is trained. BatchNorm statistics are frozen with the encoder.
       name: for the progress bar.
-      teacher: learn from what it says, and not from labels.
-      bn_momentum: of the running statistics of BatchNorm; None: pretraining's.
+      teacher: its predictions are the targets instead of labels.
+      bn_momentum: of the running statistics of BatchNorm; None for that of pretraining.
     """
 
     def __init__(
@@ -151,7 +150,7 @@ class ClassifierTraining:
 
 
 def _only_classifier(optimizer):
-    """Keeps updates and optimiser state to the classifier; the encoder's gradients are zero, its state would be waste."""
+    """Limits updates and optimiser state to the classifier: the encoder's gradients are zero, its state would be wasted."""
 
     def part(params):
         return {name: jax.tree.map(lambda _, name=name: name, tree) for name, tree in params.items()}

@@ -1,9 +1,8 @@
 """Checkpoints: a thin layer over Orbax.
 
 A checkpoint is a folder `DIR/STEP` with one item for each part: `encoder`, `head`, `classifier` (parameters and
-BatchNorm statistics), `optimizer` and `config`. So evaluation reads the encoder and nothing else, and a checkpoint
-explains itself when it is moved. Orbax writes into a temporary folder and renames it when all is there: what exists
-under its final name is complete.
+BatchNorm statistics), `optimizer` and `config`. So an evaluation reads only the encoder, and a checkpoint explains itself
+when it is moved. Orbax writes into a temporary folder and renames it at the end: a folder with its final name is complete.
 """
 
 from collections.abc import Callable
@@ -49,9 +48,9 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-      workdir: of the run; checkpoints go to its folder `checkpoints`.
-      config: of the run, saved in each checkpoint. `config.checkpoint` has `keep` (the last k stay) and
-        `keep_every_steps` (every such step stays for good; 0 for none).
+      workdir: of the run. Checkpoints go to its folder `checkpoints`.
+      config: of the run, saved in each checkpoint. `config.checkpoint` has `keep` (how many of the newest are kept) and
+        `keep_every_steps` (the steps that are always kept; 0 for none).
     """
 
     def __init__(self, workdir: epath.Path, config: ml_collections.ConfigDict):
@@ -70,7 +69,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState) -> None:
-        """Saves in the background; arrays are copied before this returns. A step that is there is not written again."""
+        """Saves in the background; arrays are copied before this returns. A step that is already saved is skipped."""
         if self.latest() is not None and self.latest() >= step:
             return
         items = {name: ocp.args.StandardSave(item) for name, item in _to_items(state).items()}
@@ -78,10 +77,10 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def restore(self, state: TrainState) -> TrainState:
-        """The newest checkpoint in the shape and sharding of `state`; `state` itself where there is none.
+        """Reads the newest checkpoint with the shapes and shardings of `state`; returns `state` where there is none.
 
         Raises:
-          UserError: where the checkpoint belongs to another config; names the fields.
+          UserError: where the checkpoint was written with another config; names the fields.
         """
         step = self.latest()
         if step is None:
@@ -97,7 +96,7 @@ class Checkpoints:
         return _from_items(self._manager.restore(step, args=ocp.args.Composite(**items)), state)
 
     def wait(self) -> None:
-        """Until all saves are on disk."""
+        """Returns when all saves are on disk."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
@@ -112,7 +111,11 @@ class Checkpoints:
 
 
 def find(pretrained: str, flag: str = "--pretrained") -> epath.Path:
-    """The folder of one checkpoint: `pretrained` itself, or the newest one of a workdir. `flag` is for the messages.
+    """The folder of one checkpoint: `pretrained` itself, or the newest one in a workdir.
+
+    Args:
+      pretrained: a checkpoint or a workdir.
+      flag: names the argument in error messages.
 
     Raises:
       UserError: where there is none.
@@ -146,13 +149,13 @@ def step_of(checkpoint: epath.Path) -> int:
 def load_config(
     checkpoint: epath.Path, defaults: Callable[[], ml_collections.ConfigDict] = config_lib.pretrain
 ) -> ml_collections.ConfigDict:
-    """The config of a checkpoint: of pretraining, or of what `defaults` are for."""
+    """The config of a checkpoint. `defaults` makes the config of its kind of run, for fields that it lacks."""
     saved = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(checkpoint / "config")
     return saved_config.from_dict(saved, defaults())
 
 
 def load_parts(checkpoint: epath.Path, params: dict[str, Any], batch_stats: dict[str, Any]) -> tuple[Any, Any]:
-    """Only some parts of a checkpoint, such as the encoder.
+    """Reads some parts of a checkpoint, such as the encoder.
 
     Args:
       checkpoint: from `find`.

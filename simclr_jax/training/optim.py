@@ -52,10 +52,10 @@ def make_schedule(optimizer: ConfigDict, *, batch_size: int, num_examples: int, 
 
 
 def lars_mask(params):
-    """Mask of the parameters that weight decay and the trust ratio apply to: kernels, but not the online classifier's.
+    """Mask of the parameters to which weight decay and the trust ratio apply: kernels, except the online classifier's.
 
-    Biases, BatchNorm scales and offsets (all of rank one) and whatever lies below a key "classifier" are left out, as
-    the reference leaves out names with "bias", "batch_normalization" and "head_supervised".
+    Biases, BatchNorm scales and offsets (all of rank one) and everything below a key "classifier" are excluded, as the
+    reference excludes names with "bias", "batch_normalization" and "head_supervised".
     """
 
     def is_masked(path, leaf) -> bool:
@@ -65,7 +65,7 @@ def lars_mask(params):
 
 
 def kernel_mask(params):
-    """Mask of all kernels, the classifier's too: what weight decay applies to when the classifier is the aim."""
+    """Mask of all kernels, the classifier's included: for weight decay where training the classifier is the aim."""
     return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
 

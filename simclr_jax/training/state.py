@@ -1,4 +1,4 @@
-"""What a training step carries from step to step, and how it begins."""
+"""The state that a training step updates, and its initial value."""
 
 from collections.abc import Callable
 import dataclasses
@@ -36,7 +36,7 @@ def split(model: nnx.Module) -> tuple[Any, Any]:
 
 
 def merge(graph: nnx.GraphDef, params: Any, batch_stats: Any) -> nnx.Module:
-    """The model with these parameters and statistics; inside a traced function, updates of statistics stay in it."""
+    """The model with these parameters and statistics. Updates of its statistics do not leave a traced function."""
     return nnx.merge(graph, nnx.State(params), nnx.State(batch_stats), copy=True)
 
 
@@ -58,7 +58,7 @@ def _initial(params: Any, batch_stats: Any, optimizer: optax.GradientTransformat
 
 
 def new_state(params: Any, batch_stats: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """The state before the first step. Owns copies, so that donating it leaves the arguments usable."""
+    """The state before the first step. It owns copies, so the arguments stay usable when it is donated."""
     shardings = sharding.shardings_of(
         jax.eval_shape(lambda *args: _initial(*args, optimizer), params, batch_stats), mesh
     )
@@ -68,7 +68,7 @@ def new_state(params: Any, batch_stats: Any, optimizer: optax.GradientTransforma
 def abstract_state(
     make_model: Callable[[nnx.Rngs], nnx.Module], optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """Shapes, dtypes and shardings of `new_state`, without computing it and for any mesh, also of absent devices."""
+    """Shapes, dtypes and shardings of `new_state`, without computing it. The devices of the mesh need not exist."""
     variables = abstract_variables(make_model, mesh)
     return _with_shardings(jax.eval_shape(lambda *args: _initial(*args, optimizer), *variables), mesh)
 
