@@ -8,13 +8,12 @@ FOLDER has train/CLASS/* and test/CLASS/*; without it the data is TFDS's. A ResN
 Costs four minutes on one core for 10 epochs of 10,000 images.
 """
 
-from configs import cifar10
 from simclr_jax import config as config_lib
 
 
 def get_config(arg=None):
     args = config_lib.parse_arg(arg, root="", epochs=10, size=16, width=0.125, batch=128)
-    config = cifar10.get_config(f"depth=18,width={args.width},batch={args.batch},epochs={args.epochs}")
+    config = config_lib.load("cifar10", f"depth=18,width={args.width},batch={args.batch},epochs={args.epochs}")
     config.data.image_size = args.size
     if args.root:
         config.data.update(source="folder", name=None, root=args.root)

@@ -11,9 +11,6 @@ from absl import flags
 from simclr_jax import errors
 from simclr_jax.errors import UserError
 
-# Exit codes after which the same command would end in the same way.
-FINAL = (errors.EXIT_USER_ERROR, errors.EXIT_NON_FINITE)
-
 
 def parse(
     argv: Sequence[str], define_flags: Callable[[flags.FlagValues], None], doc: str, verbs: Sequence[str] = ()
@@ -140,7 +137,7 @@ def _call(command: list[str], **options) -> subprocess.CompletedProcess:
 
 def job_code(codes: Sequence[int]) -> int:
     """One exit code for a job's processes: a mistake outranks its consequences in the other processes."""
-    for code in FINAL:
+    for code in errors.FINAL:
         if code in codes:
             return code
     if all(code == 0 for code in codes):

@@ -20,6 +20,7 @@ from absl import flags
 import yaml
 
 from launch import common
+from simclr_jax import errors
 from simclr_jax.errors import UserError
 from simclr_jax.tpu import chips as tpu_chips
 
@@ -107,7 +108,7 @@ def manifest(values: flags.FlagValues, command: list[str]) -> dict:
             "rules": [
                 {
                     "action": "FailJob",
-                    "onExitCodes": {"containerName": "worker", "operator": "In", "values": list(common.FINAL)},
+                    "onExitCodes": {"containerName": "worker", "operator": "In", "values": list(errors.FINAL)},
                 }
             ]
         },

@@ -117,7 +117,7 @@ def run(command: list[str], count: int, devices: int, max_restarts: int) -> int:
         stop.processes = start(command, count, devices)
         codes = wait(stop.processes)
         code = common.job_code(codes)
-        if code in (0, *common.FINAL) or stop.asked:
+        if code in (0, *errors.FINAL) or stop.asked:
             return code
         if code != errors.EXIT_PREEMPTED:  # one process alone was asked to stop: not a failure
             failures += 1

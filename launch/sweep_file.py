@@ -31,10 +31,9 @@ from etils import epath
 from launch.sweep_figure import Figure
 from launch.sweep_runs import Run
 from launch.sweep_runs import Stage
+from simclr_jax.config import CONFIGS
+from simclr_jax.config import KINDS
 from simclr_jax.errors import UserError
-from simclr_jax.runtime import cli
-
-BINARIES = ("pretrain", "linear_probe", "finetune", "knn", "transform_probe", "distill", "transfer")
 
 # What an item has besides the fields that tell it from the others.
 NOT_FIELDS = ("run", "then", "figure", "paper")
@@ -65,7 +64,7 @@ def load(argument: str, workdir: str) -> Sweep:
     """
     path, _, arg = argument.partition(":")
     if not pathlib.Path(path).is_file():
-        raise UserError(f"--sweep={argument}: no such file. The sweeps are in {cli.CONFIGS / 'sweeps'}.")
+        raise UserError(f"--sweep={argument}: no such file. The sweeps are in {CONFIGS / 'sweeps'}.")
     records = (
         pathlib.Path("runs", workdir.rstrip("/").rpartition("/")[2]) if "://" in workdir else pathlib.Path(workdir)
     )
@@ -149,10 +148,10 @@ def _cache(workdir: epath.Path, given: list[str]) -> tuple[str, ...]:
 def _split(command: str) -> tuple[str, list[str]]:
     """ "knn --config.neighbours=5" to binary and flags."""
     binary, *given = shlex.split(command) or [""]
-    if binary not in BINARIES:
-        near = difflib.get_close_matches(binary, BINARIES, n=1)
+    if binary not in KINDS:
+        near = difflib.get_close_matches(binary, KINDS, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UserError(f"{command!r} should begin with one of {', '.join(BINARIES)}{hint}.")
+        raise UserError(f"{command!r} should begin with one of {', '.join(KINDS)}{hint}.")
     for flag in given:
         if re.match(r"--?workdir\b", flag):
             raise UserError(f"{command!r} has a --workdir, which the launcher gives.")

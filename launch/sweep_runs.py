@@ -16,7 +16,7 @@ from simclr_jax import config as config_lib
 from simclr_jax.config import checks as config_checks
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
-from simclr_jax.runtime import cli
+from simclr_jax.runtime.flags import parse_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,15 +42,8 @@ class Stage:
 
     @functools.cached_property
     def _parsed(self) -> flags.FlagValues:
-        evaluation = self.binary != "pretrain"
-        default = f"{self.binary}.py" if evaluation else None
         values = flags.FlagValues()
-        try:
-            cli.Binary(dict, default_config=default, pretrained=evaluation).parse(self.command()[2:], values)
-        except UserError as error:  # of a mistake in a config file, absl shows the whole traceback
-            raise UserError(
-                str(error).strip().splitlines()[-1].removeprefix("simclr_jax.errors.UserError: ")
-            ) from error
+        parse_run(self.command()[2:], values, self.binary)
         return values
 
     @property
@@ -63,7 +56,7 @@ class Stage:
         return self._parsed["config"].value
 
     def _schema(self) -> ConfigDict:
-        return getattr(config_lib, self.binary)()
+        return config_lib.defaults(self.binary)
 
     def check(self) -> None:
         """Refuses what the binary would refuse at its start, as far as that can be told without data and devices.
@@ -74,7 +67,7 @@ class Stage:
         config = self.config
         config_checks.check_fields(config, self._schema())
         config_checks.check_values(config, device_count=1)
-        if self.binary == "pretrain":
+        if not config_lib.KINDS[self.binary].evaluates:
             hint = "set it in the config file or in the sweep."
             config_checks.require(config, "data.source", "data.image_size", "data.eval_crop", "model.depth", hint=hint)
         elif config.init == "pretrained" and not self._parsed["pretrained"].value:

@@ -275,7 +275,7 @@ class TpuVm:
                 code = self.wait()
                 if code is None:
                     continue
-                if code in (0, *common.FINAL):
+                if code in (0, *errors.FINAL):
                     break
                 if code == errors.EXIT_PREEMPTED:
                     print(f"{name}: asked to stop, has saved; started again.", flush=True)

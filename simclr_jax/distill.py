@@ -10,6 +10,12 @@ they have some, these are ignored. Unset fields of data and model are taken from
 Writes config.json, metrics.jsonl, checkpoints/ and results.json, which has the teacher's accuracy as `teacher_top1`.
 """
 
+from simclr_jax.runtime import cli
+
+if __name__ == "__main__":
+    cli.main("distill")  # answers --help and mistakes before the imports below; does not return
+
+
 import logging
 
 from etils import epath
@@ -25,7 +31,6 @@ from simclr_jax.evaluation.setup import Setup
 from simclr_jax.evaluation.setup import make_parts
 from simclr_jax.evaluation.setup import set_up
 from simclr_jax.models.networks import Classifier
-from simclr_jax.runtime import cli
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import checkpoint
 from simclr_jax.training import state as state_lib
@@ -43,7 +48,7 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
         )
     path = find_teacher(config.teacher)
     teacher_config = checkpoint.load_config(path, config_lib.finetune)
-    if "loss" in teacher_config:
+    if teacher_config.kind == "pretrain":
         raise UserError(
             f"config.teacher={config.teacher!r}: {path} is of a pretraining run. Fine-tune that first, by "
             "simclr_jax.finetune."
@@ -109,9 +114,3 @@ def load_teacher(path: epath.Path, config: ConfigDict, setup: Setup) -> supervis
 
     variables = state_lib.abstract_variables(make_model, setup.mesh)
     return supervised.Teacher(state_lib.graph_of(make_model), checkpoint.load_parts(path, *variables))
-
-
-BINARY = cli.Binary(run, default_config="distill.py", pretrained=True)
-
-if __name__ == "__main__":
-    BINARY.main()

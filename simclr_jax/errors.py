@@ -1,4 +1,4 @@
-"""Errors that a user can cause, told in a line instead of a traceback, and the exit codes of the binaries."""
+"""Errors that a user can cause, printed as one line instead of a traceback, and the exit codes of the commands."""
 
 from collections.abc import Iterable
 import difflib
@@ -9,6 +9,8 @@ EXIT_NON_FINITE = 3
 EXIT_UNAVAILABLE = 69  # the processes of a job did not find each other (sysexits' EX_UNAVAILABLE)
 EXIT_COMPILER_CRASHED = 70  # of simclr_jax.plan (sysexits' EX_SOFTWARE)
 EXIT_PREEMPTED = 75
+# After these, the same command would end in the same way: a launcher does not start it again.
+FINAL = (EXIT_USER_ERROR, EXIT_NON_FINITE)
 
 
 class UserError(ValueError):
@@ -27,6 +29,12 @@ class Preempted(Exception):
     """Not a failure: the run was asked to stop (SIGTERM), has saved, and continues when it is started again."""
 
     exit_code = EXIT_PREEMPTED
+
+
+class CompilerCrashed(RuntimeError):
+    """The process of the TPU compiler died."""
+
+    exit_code = EXIT_COMPILER_CRASHED
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -9,6 +9,12 @@ has mean and spread. The same command again keeps finished trainings and continu
 labels.json (the chosen examples), metrics.jsonl, checkpoints/ and results.json.
 """
 
+from simclr_jax.runtime import cli
+
+if __name__ == "__main__":
+    cli.main("finetune")  # answers --help and mistakes before the imports below; does not return
+
+
 import logging
 
 from etils import epath
@@ -18,7 +24,6 @@ from simclr_jax import config as config_lib
 from simclr_jax.evaluation import label_subsets
 from simclr_jax.evaluation import supervised
 from simclr_jax.evaluation.setup import set_up
-from simclr_jax.runtime import cli
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.workdir import writers
 
@@ -42,9 +47,3 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
         results["n"],
     )
     return results
-
-
-BINARY = cli.Binary(run, default_config="finetune.py", pretrained=True)
-
-if __name__ == "__main__":
-    BINARY.main()

@@ -7,6 +7,12 @@ section 3.4). Writes config.json, results.json, embedding_map.png (a 2-D map of 
 test images beside their nearest training images).
 """
 
+from simclr_jax.runtime import cli
+
+if __name__ == "__main__":
+    cli.main("knn")  # answers --help and mistakes before the imports below; does not return
+
+
 import logging
 
 from etils import epath
@@ -24,7 +30,6 @@ from simclr_jax.evaluation.forward import Outputs
 from simclr_jax.evaluation.setup import Setup
 from simclr_jax.evaluation.setup import set_up
 from simclr_jax.reporting import pictures
-from simclr_jax.runtime import cli
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.workdir import writers
@@ -122,9 +127,3 @@ def weighted_votes(
         return jnp.sum(weights[..., None] * jax.nn.one_hot(jnp.asarray(train_labels)[index], num_classes), axis=1)
 
     return np.concatenate([np.asarray(vote(test[start : start + CHUNK])) for start in range(0, len(test), CHUNK)])
-
-
-BINARY = cli.Binary(run, default_config="knn.py", pretrained=True)
-
-if __name__ == "__main__":
-    BINARY.main()

@@ -11,6 +11,12 @@ ImageNet: SGD with Nesterov momentum on random crops and flips. Both freeze the 
 Writes config.json and results.json; "sgd" also writes metrics and checkpoints.
 """
 
+from simclr_jax.runtime import cli
+
+if __name__ == "__main__":
+    cli.main("linear_probe")  # answers --help and mistakes before the imports below; does not return
+
+
 import logging
 
 from etils import epath
@@ -23,7 +29,6 @@ from simclr_jax.evaluation import logistic_regression
 from simclr_jax.evaluation import supervised
 from simclr_jax.evaluation.setup import Setup
 from simclr_jax.evaluation.setup import set_up
-from simclr_jax.runtime import cli
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.workdir import writers
 
@@ -65,9 +70,3 @@ def _lbfgs(setup: Setup) -> dict:
         return results | {"l2": l2, "step": setup.pretrained_step, "bad_images": train.unreadable + test.unreadable}
 
     return label_subsets.evaluate_each(setup, probe)
-
-
-BINARY = cli.Binary(run, default_config="linear_probe.py", pretrained=True)
-
-if __name__ == "__main__":
-    BINARY.main()

@@ -14,6 +14,12 @@ Rates, utilisation and hours are those of the sum of both, as if no collective w
 checkpoints and evaluation are not in it.
 """
 
+from simclr_jax.runtime import cli
+
+if __name__ == "__main__":
+    cli.main("plan")  # answers --help and mistakes before the imports below; does not return
+
+
 from collections.abc import Callable
 from concurrent import futures
 import json
@@ -31,10 +37,9 @@ import numpy as np
 from simclr_jax import config as config_lib
 from simclr_jax.config import checks as config_checks
 from simclr_jax.data import sources
-from simclr_jax.errors import EXIT_COMPILER_CRASHED
+from simclr_jax.errors import CompilerCrashed
 from simclr_jax.errors import UserError
 from simclr_jax.models.networks import SimCLR
-from simclr_jax.runtime import cli
 from simclr_jax.runtime import sharding
 from simclr_jax.tpu import compiler as tpu_compiler
 from simclr_jax.training import inputs
@@ -46,19 +51,6 @@ GIB = 1024**3
 
 # Training images and classes of data sets that need not be there for planning.
 KNOWN = {"imagenet2012": (1_281_167, 1000), "cifar10": (50_000, 10), "cifar100": (50_000, 100)}
-
-
-def define_flags(argv: list[str], values: flags.FlagValues) -> None:
-    cli.define_config(argv, values)
-    text = "Slices, as in v5e:4x4,v4:4x4x4: chip version and how many chips in each dimension."
-    flags.DEFINE_list("topology", [], text, flag_values=values)
-    flags.DEFINE_bool("json", False, "Print a JSON object in a line for each topology.", flag_values=values)
-    text = "Images on each chip, instead of config.batch_size: to compare slices of different sizes."
-    flags.DEFINE_integer("batch_per_chip", None, text, lower_bound=1, flag_values=values)
-    text = "Training images, for data that is not on this machine."
-    flags.DEFINE_integer("num_examples", None, text, lower_bound=1, flag_values=values)
-    text = "Classes, then, of the online classifier; 0: no labels."
-    flags.DEFINE_integer("num_classes", 0, text, lower_bound=0, flag_values=values)
 
 
 def training_set(config: ConfigDict, num_examples: int | None, num_classes: int) -> tuple[int, int]:
@@ -252,18 +244,15 @@ def table(entries: list[dict]) -> str:
     return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]])
 
 
-def run(argv: list[str]) -> list[dict]:
-    """Plans for every topology of a command line and prints it; `argv[0]` is the program.
+def run(values: flags.FlagValues) -> list[dict]:
+    """Plans for every topology of a command line and prints it.
 
     Raises:
       UserError: before anything is compiled.
-      Crash: at the end, where the compiler did for one of the topologies.
+      CompilerCrashed: at the end, where the compiler crashed for one of the topologies.
     """
-    values = flags.FlagValues()
-    cli.parse_flags(argv, values, define_flags)
+    jax.config.update("jax_platforms", "cpu")  # whatever this machine has: nothing is computed
     config = values["config"].value
-    if not values["topology"].value:
-        raise UserError("--topology is missing, as in --topology=v5e:4x4,v4:2x2x4.")
     config_checks.check_fields(config, config_lib.pretrain())
     hint = "set it in the config file or on the command line."
     config_checks.require(config, "data.source", "data.image_size", "model.depth", hint=hint)
@@ -287,7 +276,7 @@ def run(argv: list[str]) -> list[dict]:
         print(f"compiling for {topology.name} ...", end="", file=sys.stderr, flush=True)
         try:
             entry, hint = isolated(_plan_and_advise, one, topology.name, num_examples, num_classes)
-        except Crash as error:
+        except CompilerCrashed as error:
             text = (
                 f"{topology.name}: the TPU compiler {error}, which is a bug in it. Another batch size or slice may do."
             )
@@ -306,7 +295,7 @@ def run(argv: list[str]) -> list[dict]:
         if hint:
             print(f"\n{hint}", file=sys.stderr)
     if crashed:
-        raise Crash(f"crashed for {', '.join(crashed)}")
+        raise CompilerCrashed(f"crashed for {', '.join(crashed)}")
     return [entry for entry, _ in entries]
 
 
@@ -319,17 +308,11 @@ def _plan_and_advise(config: ConfigDict, name: str, num_examples: int, num_class
     return entry, advice(config, entry, state_gib(config, topology, num_examples, num_classes))
 
 
-class Crash(RuntimeError):
-    """A process of the compiler died."""
-
-    exit_code = EXIT_COMPILER_CRASHED
-
-
 def isolated(function: Callable, *arguments):
     """What a function of a module returns, called in a process of its own: a crash of the compiler ends that one only.
 
     Raises:
-      Crash: where the process died.
+      CompilerCrashed: where the process died.
       Exception: whatever the function raised.
     """
     context = multiprocessing.get_context("spawn")
@@ -337,7 +320,7 @@ def isolated(function: Callable, *arguments):
         try:
             return pool.submit(function, *arguments).result()
         except futures.process.BrokenProcessPool:
-            raise Crash("crashed") from None
+            raise CompilerCrashed("crashed") from None
 
 
 def _end_with_parent() -> None:
@@ -348,24 +331,3 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def main(argv: list[str]) -> None:
-    if "--help" in argv:
-        values = flags.FlagValues()
-        define_flags(argv[:1], values)
-        print(f"{__doc__}\n{values.get_help()}")
-        return
-    jax.config.update("jax_platforms", "cpu")  # whatever this machine has: nothing is computed
-    cli.set_up_logging()
-    try:
-        run(argv)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except Crash as error:  # told when it happened
-        sys.exit(error.exit_code)
-
-
-if __name__ == "__main__":
-    main(sys.argv)

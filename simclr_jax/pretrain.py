@@ -7,6 +7,12 @@ interrupted. Writes to the workdir: config.json, views.png (augmented pairs of t
 run), metrics.jsonl, tensorboard/, checkpoints/, curves.png, results.json.
 """
 
+from simclr_jax.runtime import cli
+
+if __name__ == "__main__":
+    cli.main("pretrain")  # answers --help and mistakes before the imports below; does not return
+
+
 from collections.abc import Callable
 from collections.abc import Iterator
 import itertools
@@ -27,7 +33,6 @@ from simclr_jax.errors import UserError
 from simclr_jax.evaluation import metrics
 from simclr_jax.evaluation.forward import run_over
 from simclr_jax.reporting import pictures
-from simclr_jax.runtime import cli
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime import sharding
 from simclr_jax.runtime.run_monitor import RunMonitor
@@ -197,9 +202,3 @@ def _conclude(results: dict, workdir: epath.Path) -> dict:
         "Pretrained in %.0f s: loss %.4f%s. The encoder is in %s.", results["seconds"], results["loss"], online, workdir
     )
     return results
-
-
-BINARY = cli.Binary(run, default_config=None, pretrained=False)
-
-if __name__ == "__main__":
-    BINARY.main()

@@ -8,6 +8,12 @@ of crops of an image with and without colour distortion (paper figure 6: without
 histograms, which is all that a network would have to learn).
 """
 
+from simclr_jax.runtime import cli
+
+if __name__ == "__main__":
+    cli.main("preview")  # answers --help and mistakes before the imports below; does not return
+
+
 from collections.abc import Sequence
 import logging
 
@@ -21,7 +27,6 @@ from simclr_jax.data import order
 from simclr_jax.data import pipeline
 from simclr_jax.data import sources
 from simclr_jax.reporting import pictures
-from simclr_jax.runtime import cli
 from simclr_jax.runtime.run_monitor import RunMonitor
 
 log = logging.getLogger("simclr_jax")
@@ -54,7 +59,7 @@ def columns(augment: ConfigDict) -> dict[str, list[tuple[str, dict]]]:
         "grayscale": [("", {"grayscale_prob": 1.0})],
         "sobel": [("", {"sobel_prob": 1.0})],
         "blur": [(f"sigma {s:g} px", {"blur_prob": 1.0, "blur_sigma": (s, s)}) for s in (0.5, 1.0, 1.5, 2.0)],
-        "noise": [(f"deviation {d:g}", {"noise_prob": 1.0, "noise_deviation": d}) for d in (0.05, 0.1, 0.2)],
+        "noise": [(f"deviation {d:g}", {"noise_prob": 1.0, "noise_std": d}) for d in (0.05, 0.1, 0.2)],
         "cutout": [(f"side {side:g}", {"cutout_prob": 1.0, "cutout_side": side}) for side in (0.25, 0.5, 0.75)],
     }
 
@@ -119,9 +124,3 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
     pictures.histograms(plain, coloured, path("histograms"))
     log.info("%d pictures are in %s.", len(written), workdir)
     return written
-
-
-BINARY = cli.Binary(run, default_config=None, pretrained=False)
-
-if __name__ == "__main__":
-    BINARY.main()

@@ -5,57 +5,62 @@
 Runs the commands that it prints, one after the other, and ends with one table. Started again, it continues.
 """
 
+from simclr_jax.runtime import cli
+
+if __name__ == "__main__":
+    cli.main("quickstart")  # answers --help and mistakes before the imports below; does not return
+
+
 import pathlib
 import shlex
-import sys
 import time
 
-from simclr_jax import finetune
-from simclr_jax import knn
-from simclr_jax import linear_probe
-from simclr_jax import pretrain
-from simclr_jax import report
-from simclr_jax.runtime import cli
+from absl import flags
+
+from simclr_jax.config import CONFIGS
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime import run_monitor
 
 DRAWS = (0, 1, 2, 3, 4)
 
 
-def command(module, *arguments: str) -> dict:
-    """Prints the command line that would do this, and does it in this process."""
-    print(f"\n$ python -m {module.__name__} {shlex.join(arguments)}", flush=True)
-    return module.BINARY.call(*arguments)
+def command(name: str, *words: str) -> dict:
+    """Prints a command line and runs it in this process."""
+    print(f"\n$ python -m simclr_jax.{name} {shlex.join(words)}", flush=True)
+    return cli.call(name, *words)
 
 
-def run(workdir: pathlib.Path) -> None:
+def run(values: flags.FlagValues) -> None:
+    """Runs every command of the quickstart and prints the table."""
     began = time.monotonic()
-    configs = cli.CONFIGS
+    workdir = pathlib.Path(values["workdir"].value)
+    distributed.initialize()
+    run_monitor.use_compilation_cache(str(workdir / "compilation_cache"))
+    configs = CONFIGS
     if configs.is_relative_to(pathlib.Path.cwd()):  # so that the printed commands read well
         configs = configs.relative_to(pathlib.Path.cwd())
     pretrained = f"--pretrained={workdir}/pretrain"
     untrained = "--config.init=random"
 
-    pretraining = command(pretrain, f"--config={configs}/digits.py", f"--workdir={workdir}/pretrain")
+    pretraining = command("pretrain", f"--config={configs}/digits.py", f"--workdir={workdir}/pretrain")
     rows = []
 
-    def compare(name: str, module, folder: str, labels: str, ours: list[str], theirs: list[str]) -> None:
-        with_it = command(module, pretrained, f"--workdir={workdir}/{folder}", *ours)
-        without = command(module, pretrained, f"--workdir={workdir}/{folder}_untrained", *theirs, untrained)
+    def compare(name: str, command_name: str, folder: str, labels: str, ours: list[str], theirs: list[str]) -> None:
+        with_it = command(command_name, pretrained, f"--workdir={workdir}/{folder}", *ours)
+        without = command(command_name, pretrained, f"--workdir={workdir}/{folder}_untrained", *theirs, untrained)
         rows.append((name, labels, with_it, without))
 
     l2 = ["--config.lbfgs.l2_values=12"]
-    compare("linear probe, frozen encoder", linear_probe, "linear_probe", "all 1,437", l2, l2)
-    compare("20 nearest neighbours", knn, "knn", "all 1,437", [], [])
+    compare("linear probe, frozen encoder", "linear_probe", "linear_probe", "all 1,437", l2, l2)
+    compare("20 nearest neighbours", "knn", "knn", "all 1,437", [], [])
     draws = f"--config.label_seeds={','.join(map(str, DRAWS))}"
     for fraction, labels, baseline_rate in (("0.01", "1 %: 10", 0.1), ("0.1", "10 %: 140", 0.3)):
         recipe = f"--config={configs}/digits_finetune.py:{fraction}"
         # Each with the learning rate that suits it: the baseline would be far worse with the pretrained network's.
         recipes = [recipe, draws], [f"{recipe},learning_rate={baseline_rate}", draws]
-        compare("fine-tuning, whole network", finetune, f"finetune_{fraction}", labels, *recipes)
+        compare("fine-tuning, whole network", "finetune", f"finetune_{fraction}", labels, *recipes)
 
-    print(f"\n$ python -m {report.__name__} --workdirs={workdir} --output={workdir}/report.html", flush=True)
-    report.write([str(workdir)], f"{workdir}/report.html")
+    command("report", f"--workdirs={workdir}", f"--output={workdir}/report.html")
     print(_table(rows, pretraining, workdir, time.monotonic() - began))
 
 
@@ -90,11 +95,3 @@ def _table(rows: list[tuple], pretraining: dict, workdir: pathlib.Path, seconds:
     ]
     lines += [f"  {workdir / file!s:42} {what}" for file, what in files.items()]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    cli.set_up_logging()
-    distributed.initialize()
-    folder = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "runs/quickstart")
-    run_monitor.use_compilation_cache(str(folder / "compilation_cache"))
-    cli.exit_at_once(lambda: run(folder))

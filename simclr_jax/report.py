@@ -8,23 +8,26 @@ that needs nothing else: no server, no network, no script. Nothing is computed a
 still goes on is shown as far as it is.
 """
 
+from simclr_jax.runtime import cli
+
+if __name__ == "__main__":
+    cli.main("report")  # answers --help and mistakes before the imports below; does not return
+
+
 import base64
 import datetime
 import html
 import json
 import logging
-import sys
 from typing import Any
 
-from absl import app
 from absl import flags
 from etils import epath
 import numpy as np
 
-from simclr_jax import errors
+from simclr_jax.config import KINDS
 from simclr_jax.errors import UserError
 from simclr_jax.reporting import pictures
-from simclr_jax.runtime import cli
 from simclr_jax.workdir import files
 from simclr_jax.workdir import predictions
 from simclr_jax.workdir import runs as saved_runs
@@ -147,7 +150,7 @@ def _pretraining(runs: list[SavedRun]) -> str:
 
 def _curves(runs: list[SavedRun]) -> str:
     parts = []
-    for kind in saved_runs.KINDS.values():
+    for kind in (known.title for known in KINDS.values()):
         lines = {}
         for run in (run for run in runs if run.kind == kind):
             folders = [run.path, *run.draws()[:1]]
@@ -233,7 +236,7 @@ def _worst(counts: np.ndarray, names: list[str], number: int = 20) -> str:
 
 def _configs(runs: list[SavedRun]) -> str:
     parts = []
-    for kind in saved_runs.KINDS.values():
+    for kind in (known.title for known in KINDS.values()):
         mine = [run for run in runs if run.kind == kind]
         if not mine:
             continue
@@ -313,29 +316,12 @@ def write(folders: list[str], output: str, title: str | None = None) -> list[Sav
     return runs
 
 
-def main() -> None:
-    values = flags.FLAGS
-    flags.DEFINE_list("workdirs", None, "Folders with runs in them, at any depth, with commas between.")
-    flags.DEFINE_string("output", "report.html", "The file to write.")
-    flags.DEFINE_string("title", None, "Heading; default: the workdirs.")
-
-    def parse(argv: list[str]) -> list[str]:
-        try:
-            rest = values(argv)
-            if len(rest) > 1:
-                raise UserError(f"unknown argument {rest[1]!r}: flags begin with --, as in --workdirs=DIR,DIR.")
-            if not values.workdirs:
-                raise UserError("--workdirs is missing: folders with runs in them, as in --workdirs=runs/quickstart.")
-        except (flags.Error, UserError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(errors.EXIT_USER_ERROR)
-        return argv[:1]
-
-    cli.set_up_logging()
-    app.run(
-        lambda argv: cli.exit_at_once(lambda: write(values.workdirs, values.output, values.title)), flags_parser=parse
-    )
+def run(values: flags.FlagValues) -> list[SavedRun]:
+    """Writes the report of a command line."""
+    folders = [folder for value in values["workdirs"].value for folder in split_folders(value)]
+    return write(folders, values["output"].value, values["title"].value)
 
 
-if __name__ == "__main__":
-    main()
+def split_folders(value: str) -> list[str]:
+    """Folders separated by commas; a folder whose name has commas is itself."""
+    return [value] if epath.Path(value).is_dir() else value.split(",")

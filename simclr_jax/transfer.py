@@ -13,6 +13,12 @@ Validation images are `config.data.val_split`, or a share of the training images
 for "finetune" a folder for each training (without checkpoints, except for the chosen one). The same command continues.
 """
 
+from simclr_jax.runtime import cli
+
+if __name__ == "__main__":
+    cli.main("transfer")  # answers --help and mistakes before the imports below; does not return
+
+
 from collections.abc import Callable
 import dataclasses
 import itertools
@@ -35,7 +41,6 @@ from simclr_jax.evaluation import supervised
 from simclr_jax.evaluation.setup import Setup
 from simclr_jax.evaluation.setup import check_labels
 from simclr_jax.evaluation.setup import set_up
-from simclr_jax.runtime import cli
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.runtime.tensorflow import tf
@@ -201,9 +206,3 @@ def _train(
     results = training.run(np.arange(train.num_examples), config.seed, folder)
     writers.write_results(folder, results)
     return results
-
-
-BINARY = cli.Binary(run, default_config="transfer.py", pretrained=True)
-
-if __name__ == "__main__":
-    BINARY.main()

@@ -8,6 +8,12 @@ For each of `config.transforms`, training and test images are shown in every for
 the features of the frozen encoder. Labels are not used. Writes config.json and results.json.
 """
 
+from simclr_jax.runtime import cli
+
+if __name__ == "__main__":
+    cli.main("transform_probe")  # answers --help and mistakes before the imports below; does not return
+
+
 from collections.abc import Callable
 import functools
 import logging
@@ -24,7 +30,6 @@ from simclr_jax import config as config_lib
 from simclr_jax.augment import jax_ops
 from simclr_jax.errors import Preempted
 from simclr_jax.evaluation.setup import set_up
-from simclr_jax.runtime import cli
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.workdir import writers
 
@@ -80,7 +85,7 @@ def forms(config: ConfigDict) -> dict[str, list[Form]]:
         pixels = jnp.round(images * 255).astype(jnp.uint32).reshape(len(images), -1)
         seeds = jnp.sum(pixels * (2 * jnp.arange(pixels.shape[1], dtype=jnp.uint32) + 1), axis=1)
         normals = jax_ops.normals(seeds, images.shape[1:])
-        return jax_ops.clip(jax_ops.noise(images, config.noise_deviation, normals))
+        return jax_ops.clip(jax_ops.noise(images, config.noise_std, normals))
 
     return {
         "grayscale": [unchanged, jax_ops.grayscale],
@@ -117,9 +122,3 @@ def accuracy(train: list[np.ndarray], test: list[np.ndarray], config: ConfigDict
         warnings.simplefilter("ignore", ConvergenceWarning)
         classifier.fit(*rows(train))
     return float(classifier.score(*rows(test)))
-
-
-BINARY = cli.Binary(run, default_config="transform_probe.py", pretrained=True)
-
-if __name__ == "__main__":
-    BINARY.main()

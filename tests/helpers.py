@@ -9,6 +9,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from PIL import Image
 
+from simclr_jax.runtime import cli
 from simclr_jax.runtime import sharding
 from simclr_jax.workdir import writers
 
@@ -36,9 +37,9 @@ UNTRAINED = (
 
 def pretrain_digits(workdir):
     """Nine steps of pretraining such a network."""
-    from simclr_jax import pretrain
 
-    pretrain.BINARY.call(
+    cli.call(
+        "pretrain",
         f"--config={REPOSITORY}/configs/digits.py",
         f"--workdir={workdir}",
         "--config.data.image_size=8",

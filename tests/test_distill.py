@@ -7,9 +7,8 @@ from helpers import REPOSITORY
 from helpers import pretrain_digits
 import pytest
 
-from simclr_jax import distill
 from simclr_jax import errors
-from simclr_jax import finetune
+from simclr_jax.runtime import cli
 from simclr_jax.workdir import writers
 
 
@@ -23,7 +22,8 @@ def teacher(tmp_path_factory):
     """The workdirs of a short pretraining and of a fine-tuning."""
     workdir = tmp_path_factory.mktemp("teacher")
     pretrain_digits(workdir / "pretrained")
-    results = finetune.BINARY.call(
+    results = cli.call(
+        "finetune",
         f"--config={REPOSITORY}/configs/digits_finetune.py:0.5,steps=100",
         f"--pretrained={workdir}/pretrained",
         f"--workdir={workdir}/tuned",
@@ -34,7 +34,8 @@ def teacher(tmp_path_factory):
 
 
 def call(workdir, teacher, *arguments):
-    return distill.BINARY.call(
+    return cli.call(
+        "distill",
         f"--workdir={workdir}",
         "--config=configs/distill.py:batch=64,epochs=6",
         f"--config.teacher={teacher}/tuned",
@@ -69,12 +70,12 @@ def test_self_training_starts_from_the_pretrained_encoder(tmp_path, teacher):
 def test_mistakes_are_told(tmp_path, teacher):
     folder, _ = teacher
     with pytest.raises(errors.UserError, match=r"config\.teacher is not set"):
-        distill.BINARY.call(f"--workdir={tmp_path}", "--config.init=random")
+        cli.call("distill", f"--workdir={tmp_path}", "--config.init=random")
     with pytest.raises(errors.UserError, match=r"--config\.teacher='/nowhere' does not exist"):
-        distill.BINARY.call(f"--workdir={tmp_path}", "--config.init=random", "--config.teacher=/nowhere")
+        cli.call("distill", f"--workdir={tmp_path}", "--config.init=random", "--config.teacher=/nowhere")
     with pytest.raises(errors.UserError, match="is of a pretraining run. Fine-tune that first"):
-        distill.BINARY.call(f"--workdir={tmp_path}", "--config.init=random", f"--config.teacher={folder}/pretrained")
+        cli.call("distill", f"--workdir={tmp_path}", "--config.init=random", f"--config.teacher={folder}/pretrained")
     for draw in (0, 1):
         (tmp_path / "tuned" / f"draw_{draw}").mkdir(parents=True)
     with pytest.raises(errors.UserError, match="several draws: choose one of draw_0, draw_1"):
-        distill.BINARY.call(f"--workdir={tmp_path}", "--config.init=random", f"--config.teacher={tmp_path}/tuned")
+        cli.call("distill", f"--workdir={tmp_path}", "--config.init=random", f"--config.teacher={tmp_path}/tuned")

@@ -14,15 +14,14 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import errors
-from simclr_jax import finetune
 from simclr_jax import knn
-from simclr_jax import linear_probe
 from simclr_jax.evaluation import label_subsets
 from simclr_jax.evaluation import logistic_regression
 from simclr_jax.evaluation import metrics
 from simclr_jax.evaluation import supervised
 from simclr_jax.evaluation.setup import set_up
 from simclr_jax.reporting import pictures
+from simclr_jax.runtime import cli
 from simclr_jax.runtime import run_monitor
 from simclr_jax.training import checkpoint
 from simclr_jax.workdir import predictions
@@ -95,7 +94,7 @@ def test_the_last_layer_of_the_head_is_z_and_a_hidden_one_is_rectified(tmp_path,
 
 
 def test_lbfgs_probe(tmp_path, pretrained):
-    results = linear_probe.BINARY.call(f"--pretrained={pretrained}", f"--workdir={tmp_path}", *FEW_L2)
+    results = cli.call("linear_probe", f"--pretrained={pretrained}", f"--workdir={tmp_path}", *FEW_L2)
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert {"top1", "top5", "n", "seconds", "step"} <= results.keys()
     assert (results["n"], results["protocol"], results["features"]) == (360, "lbfgs", "h")
@@ -110,7 +109,8 @@ def test_lbfgs_probe(tmp_path, pretrained):
 
 @pytest.mark.parametrize("features", ["h", "z"])
 def test_sgd_probe_trains_the_classifier_only(tmp_path, pretrained, features):
-    results = linear_probe.BINARY.call(
+    results = cli.call(
+        "linear_probe",
         f"--pretrained={pretrained}/checkpoints/9",
         f"--workdir={tmp_path}",
         "--config=configs/linear_probe.py:sgd,batch=64,epochs=1",
@@ -188,7 +188,7 @@ def test_weighted_votes_equal_a_plain_loop():
 def test_knn_writes_pictures_and_predictions(tmp_path, pretrained, monkeypatch):
     shown = []
     monkeypatch.setattr(knn.pictures, "neighbours", lambda *parts: shown.extend(parts))
-    results = knn.BINARY.call(f"--pretrained={pretrained}", f"--workdir={tmp_path}", "--config.map_points=60")
+    results = cli.call("knn", f"--pretrained={pretrained}", f"--workdir={tmp_path}", "--config.map_points=60")
     assert results["top1"] > 0.5
     assert (tmp_path / "embedding_map.png").exists()
     made = predictions.read(epath.Path(tmp_path / "draw_0"))
@@ -221,8 +221,9 @@ def test_the_mean_over_classes_counts_each_class_alike():
 
 
 def test_knn_with_few_labels(tmp_path, pretrained):
-    results = knn.BINARY.call(f"--pretrained={pretrained}", f"--workdir={tmp_path}", "--config.map_points=0")
-    few = knn.BINARY.call(
+    results = cli.call("knn", f"--pretrained={pretrained}", f"--workdir={tmp_path}", "--config.map_points=0")
+    few = cli.call(
+        "knn",
         f"--pretrained={pretrained}",
         f"--workdir={tmp_path / 'few'}",
         "--config.map_points=0",
@@ -242,7 +243,7 @@ def test_finetune_draws_resume_and_write_their_labels(tmp_path, pretrained, monk
         "--config.label_seeds=3,5",
         "--config.checkpoint.every_steps=2",
     )
-    results = finetune.BINARY.call(*arguments)
+    results = cli.call("finetune", *arguments)
     assert [draw["seed"] for draw in results["draws"]] == [3, 5]
     assert results["top1"] == pytest.approx(np.mean([draw["top1"] for draw in results["draws"]]))
     assert results["top1_std"] == pytest.approx(np.std([draw["top1"] for draw in results["draws"]], ddof=1))
@@ -257,7 +258,7 @@ def test_finetune_draws_resume_and_write_their_labels(tmp_path, pretrained, monk
         return args[0]
 
     monkeypatch.setattr(supervised.loop, "fit", no_training)
-    again = finetune.BINARY.call(*arguments)
+    again = cli.call("finetune", *arguments)
     assert [draw["top1"] for draw in again["draws"]] == [draw["top1"] for draw in results["draws"]]
 
 
@@ -289,14 +290,14 @@ def test_from_scratch_needs_no_pretraining_run(tmp_path):
         *UNTRAINED,
     )
     with pytest.raises(errors.UserError, match=r"config\.model\.stem is not set: set it, or give a pretraining run"):
-        finetune.BINARY.call(*arguments)
-    results = finetune.BINARY.call(*arguments, "--config.model.stem=cifar")
+        cli.call("finetune", *arguments)
+    results = cli.call("finetune", *arguments, "--config.model.stem=cifar")
     assert results["step"] == 140 // 64 + 1
 
 
 def test_mistakes_are_told(tmp_path, pretrained):
     def probe(*arguments, workdir=tmp_path / "probe"):
-        return linear_probe.BINARY.call(f"--workdir={workdir}", *arguments)
+        return cli.call("linear_probe", f"--workdir={workdir}", *arguments)
 
     run = f"--pretrained={pretrained}"
     with pytest.raises(errors.UserError, match="--pretrained is missing"):
@@ -318,7 +319,8 @@ def test_mistakes_are_told(tmp_path, pretrained):
 
 
 def test_another_data_set_can_be_evaluated(tmp_path, pretrained, image_folder):
-    results = linear_probe.BINARY.call(
+    results = cli.call(
+        "linear_probe",
         f"--pretrained={pretrained}",
         f"--workdir={tmp_path / 'probe'}",
         "--config.data.source=folder",
@@ -336,8 +338,8 @@ def test_a_checkpoint_may_be_moved_to_another_name(tmp_path, pretrained):
 def test_a_refused_evaluation_leaves_the_config_of_what_is_there(tmp_path, pretrained):
     arguments = (f"--pretrained={pretrained}", f"--workdir={tmp_path}")
     small = ("--config.labels_per_class=5", "--config.epochs=0.1", "--config.batch_size=32")
-    finetune.BINARY.call(*arguments, *small)
+    cli.call("finetune", *arguments, *small)
     before = (tmp_path / "config.json").read_text()
     with pytest.raises(errors.UserError, match="batch_size"):
-        finetune.BINARY.call(*arguments, *small[:2], "--config.batch_size=16")
+        cli.call("finetune", *arguments, *small[:2], "--config.batch_size=16")
     assert (tmp_path / "config.json").read_text() == before

@@ -11,6 +11,7 @@ import pytest
 from simclr_jax import config as config_lib
 from simclr_jax import errors
 from simclr_jax import plan
+from simclr_jax.runtime import cli
 from simclr_jax.tpu import chips as tpu_chips
 from simclr_jax.tpu import compiler as tpu_compiler
 
@@ -23,7 +24,7 @@ KEYS = [
 
 
 def run(*arguments):
-    return plan.run(["plan", *arguments])
+    return cli.call("plan", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -204,23 +205,24 @@ def test_data_that_is_not_here_needs_only_its_size():
 
 
 def test_a_crash_of_the_compiler_is_told_and_the_others_are_planned_for(monkeypatch, capsys, libtpu):
-    with pytest.raises(plan.Crash):
+    with pytest.raises(errors.CompilerCrashed):
         plan.isolated(os.abort)
 
     def some(function, config, name, *sizes):
         if name == "v5e:2x2":
-            raise plan.Crash("crashed")
+            raise errors.CompilerCrashed("crashed")
         return dict.fromkeys(KEYS, None) | {"topology": name, "fits": True, "flops": 1.0}, None
 
     monkeypatch.setattr(plan, "isolated", some)
-    with pytest.raises(plan.Crash, match="v5e:2x2"):
+    with pytest.raises(errors.CompilerCrashed, match="v5e:2x2"):
         run(*TINY, "--topology=v5e:2x2,v5e:2x4", "--json")
     output = capsys.readouterr()
     assert "v5e:2x2: the TPU compiler crashed" in output.err
     assert json.loads(output.out)["topology"] == "v5e:2x4"
-    with pytest.raises(SystemExit) as ended:  # not 1, which an exception of Python's ends with
-        plan.main(["plan", *TINY, "--topology=v5e:2x2"])
-    assert ended.value.code == errors.EXIT_COMPILER_CRASHED
+    codes = []
+    monkeypatch.setattr(cli.os, "_exit", codes.append)
+    cli.exit_at_once(lambda: run(*TINY, "--topology=v5e:2x2"))
+    assert codes == [errors.EXIT_COMPILER_CRASHED], "not 1, the code of any Python exception"
 
 
 def test_a_stopped_command_leaves_no_compiler_behind():

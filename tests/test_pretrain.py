@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import errors
-from simclr_jax import pretrain
+from simclr_jax.runtime import cli
 from simclr_jax.training import steps
 from simclr_jax.workdir import writers
 
@@ -99,7 +99,7 @@ def test_a_process_ends_with_a_message_and_a_code(tmp_path):
 
 
 def call(workdir, *arguments):
-    return pretrain.BINARY.call(*TINY, f"--workdir={workdir}", *arguments)
+    return cli.call("pretrain", *TINY, f"--workdir={workdir}", *arguments)
 
 
 @pytest.fixture
@@ -183,7 +183,8 @@ def test_any_folder_without_labels_can_be_pretrained_on(tmp_path):
     for number in range(20):
         write_image(tmp_path / "photos" / f"{number % 3}" / f"{number}.jpg", seed=number)
     (tmp_path / "photos" / "0" / "broken.jpg").write_bytes(b"")
-    results = pretrain.BINARY.call(
+    results = cli.call(
+        "pretrain",
         f"--config=configs/folder.py:{tmp_path / 'photos'},size=16,depth=18,width=0.125,batch=16,epochs=3",
         f"--workdir={tmp_path / 'run'}",
         "--config.data.max_bad_fraction=0.1",

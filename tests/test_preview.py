@@ -5,11 +5,12 @@ from PIL import Image
 
 from configs import digits
 from simclr_jax import preview
+from simclr_jax.config import CONFIGS
 from simclr_jax.runtime import cli
 
 
 def test_every_picture_is_written(tmp_path):
-    written = preview.BINARY.call(f"--config={cli.CONFIGS / 'digits.py'}", f"--workdir={tmp_path}")
+    written = cli.call("preview", f"--config={CONFIGS / 'digits.py'}", f"--workdir={tmp_path}")
     ops = set(preview.columns(digits.get_config().augment))
     assert set(written) == {"views", "histograms"} | {f"op_{op}" for op in ops}
     for path in written.values():

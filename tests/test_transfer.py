@@ -11,15 +11,15 @@ import pytest
 from configs import transfer as transfer_config
 from simclr_jax import config as config_lib
 from simclr_jax import errors
-from simclr_jax import linear_probe
 from simclr_jax import transfer
+from simclr_jax.config import CONFIGS
 from simclr_jax.data import sources
 from simclr_jax.evaluation import logistic_regression
 from simclr_jax.evaluation import metrics
 from simclr_jax.runtime import cli
 from simclr_jax.runtime.tensorflow import tfds
 
-CONFIG = f"--config={cli.CONFIGS / 'transfer.py'}"
+CONFIG = f"--config={CONFIGS / 'transfer.py'}"
 FEW_L2 = ("--config.lbfgs.l2_values=4", "--config.lbfgs.max_iterations=50", "--config.batch_size=32")
 
 
@@ -169,8 +169,12 @@ def test_a_probe_chooses_on_validation_images_and_fits_all(folder, tmp_path, pre
     fitted = []
     fit = logistic_regression._fit
     monkeypatch.setattr(logistic_regression, "_fit", lambda *args: fitted.append(len(args[2])) or fit(*args))
-    results = transfer.BINARY.call(
-        f"{CONFIG}:folder,root={folder},val=val", f"--pretrained={pretrained}", f"--workdir={tmp_path}", *FEW_L2
+    results = cli.call(
+        "transfer",
+        f"{CONFIG}:folder,root={folder},val=val",
+        f"--pretrained={pretrained}",
+        f"--workdir={tmp_path}",
+        *FEW_L2,
     )
     assert fitted == [12] * 4 + [21]
     assert (results["train_images"], results["val_images"], results["n"]) == (12, 9, 15)
@@ -182,8 +186,8 @@ def test_a_probe_chooses_on_validation_images_and_fits_all(folder, tmp_path, pre
     # Without a validation split, some of the training images are held out.
     fitted.clear()
     options = (f"--config.data.root={folder}", "--config.holdout=0.25", *FEW_L2)
-    held = transfer.BINARY.call(
-        f"{CONFIG}:folder", f"--pretrained={pretrained}", f"--workdir={tmp_path / 'b'}", *options
+    held = cli.call(
+        "transfer", f"{CONFIG}:folder", f"--pretrained={pretrained}", f"--workdir={tmp_path / 'b'}", *options
     )
     assert (held["train_images"], held["val_images"]) == (9, 3)
     assert fitted == [9] * 4 + [12]
@@ -191,7 +195,8 @@ def test_a_probe_chooses_on_validation_images_and_fits_all(folder, tmp_path, pre
 
 @pytest.mark.parametrize("protocol", ["lbfgs", pytest.param("finetune", marks=pytest.mark.heavy)])
 def test_transfer_to_several_classes(protocol, tags, tmp_path, pretrained):
-    results = transfer.BINARY.call(
+    results = cli.call(
+        "transfer",
         f"{CONFIG}:voc2007,protocol={protocol},root={tags}",
         "--config.data.name=tags",
         f"--pretrained={pretrained}",
@@ -225,8 +230,8 @@ def test_finetuning_chooses_from_the_grid_and_continues(folder, tmp_path, pretra
 
     monkeypatch.setattr(transfer.supervised.ClassifierTraining, "run", counted)
     with pytest.raises(KeyboardInterrupt):
-        transfer.BINARY.call(*arguments)
-    results = transfer.BINARY.call(*arguments)
+        cli.call("transfer", *arguments)
+    results = cli.call("transfer", *arguments)
     assert trained[:3] == [(0.05, 0, 12, 9), (0.05, 0.001, 12, 9), (1e-8, 0, 12, 9)]
     assert trained[3:5] == [(1e-8, 0, 12, 9), (1e-8, 0.001, 12, 9)]
     assert trained[5] == (results["learning_rate"], results["weight_decay"], 21, 15)
@@ -238,13 +243,13 @@ def test_finetuning_chooses_from_the_grid_and_continues(folder, tmp_path, pretra
     assert not list((tmp_path / "grid").glob("*/checkpoints"))
     assert (tmp_path / "chosen" / "checkpoints").exists()
     with pytest.raises(errors.UserError, match=r"(?s)holds another run.*config\.steps is 7"):
-        transfer.BINARY.call(*arguments, "--config.steps=7")
+        cli.call("transfer", *arguments, "--config.steps=7")
 
 
 def test_mistakes_are_told(folder, tags, tmp_path, pretrained):
     def call(config, *arguments):
-        return transfer.BINARY.call(
-            f"{CONFIG}:{config}", f"--pretrained={pretrained}", f"--workdir={tmp_path}", *FEW_L2, *arguments
+        return cli.call(
+            "transfer", f"{CONFIG}:{config}", f"--pretrained={pretrained}", f"--workdir={tmp_path}", *FEW_L2, *arguments
         )
 
     with pytest.raises(errors.UserError, match=r"no data set 'dtt' \(did you mean 'dtd'\?\)"):
@@ -260,7 +265,8 @@ def test_mistakes_are_told(folder, tags, tmp_path, pretrained):
     with pytest.raises(errors.UserError, match=r"config\.protocol is 'sgd'"):
         call(f"folder,root={folder},protocol=sgd")
     with pytest.raises(errors.UserError, match="several labels each, which only simclr_jax.transfer can use"):
-        linear_probe.BINARY.call(
+        cli.call(
+            "linear_probe",
             f"--pretrained={pretrained}",
             f"--workdir={tmp_path}",
             *("--config.data.source=tfds", "--config.data.name=tags", f"--config.data.root={tags}"),
@@ -275,4 +281,4 @@ def test_the_papers_data_sets_are_known_to_tfds():
             builder = tfds.builder_cls(tfds_name.partition("/")[0])
             assert builder.name == tfds_name.partition("/")[0]
     assert len(transfer_config.DATASETS) == 12
-    assert epath.Path(cli.CONFIGS / "sweeps" / "transfer.py").exists()
+    assert epath.Path(CONFIGS / "sweeps" / "transfer.py").exists()

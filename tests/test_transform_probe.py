@@ -10,6 +10,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import transform_probe
+from simclr_jax.runtime import cli
 
 IMAGES = jax.random.uniform(jax.random.key(0), (6, 8, 8, 3))
 
@@ -47,7 +48,8 @@ def test_the_classifier_tells_apart_what_differs(kind, least):
 
 def test_a_run(tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    results = transform_probe.BINARY.call(
+    results = cli.call(
+        "transform_probe",
         f"--workdir={tmp_path}",
         *UNTRAINED,
         "--config.model.stem=cifar",

@@ -237,7 +237,7 @@ def _finish(views: jax.Array, positions: jax.Array, seed: int, augment: ConfigDi
         images = some(family.BLUR, "blur", clip(gaussian_blur(images, kernel_size, sigma)))
     if wanted("noise"):
         keys = (draws[:, family.NOISE_KEY] * family.NOISE_KEYS).astype(jnp.uint32)
-        noisy = noise(images, augment.noise_deviation, normals(keys, images.shape[1:]))
+        noisy = noise(images, augment.noise_std, normals(keys, images.shape[1:]))
         images = some(family.NOISE, "noise", clip(noisy))
     if wanted("cutout"):
         reach = family.cutout_reach(size, augment.cutout_side)

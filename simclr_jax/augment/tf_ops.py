@@ -243,7 +243,7 @@ def random_views(crops: tf.Tensor, draws: tf.Tensor, augment: ConfigDict) -> tf.
 
         def add_noise(some, rows):
             normals = tf_random.normals(tf.gather(keys, rows), 3 * size * size)
-            return clip(noise(some, augment.noise_deviation, tf.reshape(normals, tf.shape(some))))
+            return clip(noise(some, augment.noise_std, tf.reshape(normals, tf.shape(some))))
 
         planes = _apply_some(planes, chosen(family.NOISE, "noise"), add_noise)
     if wanted("cutout"):

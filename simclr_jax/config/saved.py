@@ -1,4 +1,4 @@
-"""Configs as runs keep them: one flat list of fields, JSON, reading what an older version wrote, comparing two runs."""
+"""Saved configs: flat fields, JSON, configs of older versions, differences between two runs."""
 
 import json
 from typing import Any
@@ -6,6 +6,40 @@ from typing import Any
 import ml_collections
 
 from simclr_jax.errors import UserError
+
+# Fields that were renamed. Saved configs with the old name are still read.
+RENAMED = {"augment.noise_deviation": "augment.noise_std", "noise_deviation": "noise_std"}
+
+# A saved config without `kind` is of an older version. Its kind follows from a field that only this kind had.
+_KIND_OF_FIELD = {
+    "loss": "pretrain",
+    "metric": "transfer",
+    "protocol": "linear_probe",
+    "neighbours": "knn",
+    "transforms": "transform_probe",
+    "teacher": "distill",
+    "min_steps": "finetune",
+}
+
+
+def upgrade(values: dict[str, Any]) -> dict[str, Any]:
+    """A saved config, as JSON has it, with `kind` and today's names.
+
+    Raises:
+      UserError: where it is the config of no kind of run.
+    """
+    kind = values.get("kind") or next((kind for field, kind in _KIND_OF_FIELD.items() if field in values), None)
+    if kind is None:
+        raise UserError(f"not a config of this program: it has none of kind, {', '.join(_KIND_OF_FIELD)}.")
+    values = json.loads(json.dumps(values)) | {"kind": kind}
+    for old, new in RENAMED.items():
+        *blocks, name = old.split(".")
+        block = values
+        for key in blocks:
+            block = block.get(key, {})
+        if name in block:
+            block[new.split(".")[-1]] = block.pop(name)
+    return values
 
 
 def flatten(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -30,10 +64,10 @@ def read(path: Any, defaults: ml_collections.ConfigDict) -> ml_collections.Confi
 
 
 def from_dict(values: dict, defaults: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A saved config on top of `defaults`, so that fields that are newer than the save have their default values."""
+    """A saved config on top of `defaults`, so that fields that are newer than it have their default values."""
     config = defaults.copy_and_resolve_references()
     with config.unlocked():
-        _update(config, values)
+        _update(config, upgrade(values))
     return config
 
 
@@ -59,7 +93,7 @@ MAY_CHANGE = (
 
 
 def differences(config: ml_collections.ConfigDict, saved: ml_collections.ConfigDict) -> list[str]:
-    """What differs between a config and a saved one and would make another run of it, a line for each field."""
+    """The fields that make a config another run than a saved one, a line for each."""
     new, old = flatten(config), flatten(saved)
     lines = []
     for key in sorted(new.keys() | old.keys()):
@@ -73,8 +107,8 @@ def refuse_another_run(folder: Any, differing: list[str], advice: str) -> None:
     """A clear error where `folder` holds another run.
 
     Args:
-      folder: as it is told.
-      differing: the lines of `differences`; without any, nothing happens.
+      folder: for the message.
+      differing: the lines of `differences`; empty where it is the same run.
       advice: what to do about it.
     """
     if differing:
@@ -82,13 +116,13 @@ def refuse_another_run(folder: Any, differing: list[str], advice: str) -> None:
 
 
 def inherit(config: ml_collections.ConfigDict, pretrained: ml_collections.ConfigDict | None) -> None:
-    """Fills the unset data and model fields of an evaluation config, in place, from the pretraining config."""
+    """Fills the unset data and model fields of an evaluation's config, in place, from that of its pretraining."""
     other_source = config.data.source is not None and (
         pretrained is None or config.data.source != pretrained.data.source or config.data.name != pretrained.data.name
     )
     for block in ("model", "data"):
         for key, value in config[block].items():
-            # Another data set's splits and place say nothing about this one's.
+            # The splits and the folder of another data set do not apply to this one.
             if other_source and block == "data" and key not in ("image_size", "eval_crop"):
                 continue
             if value is None and pretrained is not None:

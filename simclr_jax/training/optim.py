@@ -6,10 +6,9 @@ import jax
 from ml_collections import ConfigDict
 import optax
 
+from simclr_jax.config.choices import OPTIMIZERS
+from simclr_jax.config.choices import SCALINGS
 from simclr_jax.errors import UserError
-
-OPTIMIZERS = ("lars", "sgd", "adamw")
-SCALINGS = ("linear", "sqrt", "none")
 
 
 def total_steps(num_examples: int, batch_size: int, epochs: float) -> int:

@@ -8,21 +8,12 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from simclr_jax.config import KINDS
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
 from simclr_jax.workdir import files
 from simclr_jax.workdir import writers
 
-# Field of the config that only this kind of run has.
-KINDS = {
-    "loss": "pretraining",
-    "metric": "transfer",
-    "protocol": "linear probe",
-    "neighbours": "nearest neighbours",
-    "transforms": "transform probe",
-    "teacher": "distillation",
-    "min_steps": "fine-tuning",
-}
 # Fields in which an evaluation and its untrained baseline may differ.
 OF_THE_BASELINE = ("init", "pretrained", "optimizer.learning_rate")
 # Not looked into.
@@ -36,7 +27,7 @@ class SavedRun:
     name: str  # the part of its path that tells it from the others
     path: epath.Path
     config: dict[str, Any]  # flat: {"optimizer.name": "lars"}
-    kind: str
+    kind: str  # the title of its kind: "linear probe"
     results: dict[str, Any] | None  # None while it is not done
 
     @functools.cached_property
@@ -87,13 +78,14 @@ def _short(paths: list[str]) -> list[str]:
 
 
 def _read(name: str, path: epath.Path) -> SavedRun:
-    config = saved_config.flatten(ConfigDict(json.loads((path / "config.json").read_text())))
-    tops = {key.partition(".")[0] for key in config}
-    kind = next((kind for field, kind in KINDS.items() if field in tops), None)
-    if kind is None:
-        raise UserError(f"{path}/config.json is of no program here: it has none of {', '.join(KINDS)}.")
+    try:
+        config = saved_config.flatten(ConfigDict(saved_config.upgrade(json.loads((path / "config.json").read_text()))))
+    except UserError as error:
+        raise UserError(f"{path}/config.json: {error}") from error
     results = path / "results.json"
-    return SavedRun(name, path, config, kind, json.loads(results.read_text()) if results.exists() else None)
+    return SavedRun(
+        name, path, config, KINDS[config["kind"]].title, json.loads(results.read_text()) if results.exists() else None
+    )
 
 
 def baselines(runs: list[SavedRun]) -> list[tuple[SavedRun, SavedRun | None]]:

@@ -362,7 +362,7 @@ def test_views_depend_on_seed_position_and_view_alone():
 
 def test_noise_is_normal_and_each_views_own():
     gray = np.full((3, 20, 20, 3), 128, np.uint8)
-    views = whole(config(noise_prob=1.0, noise_deviation=0.1), gray, np.arange(3, dtype=np.uint32)).reshape(6, -1)
+    views = whole(config(noise_prob=1.0, noise_std=0.1), gray, np.arange(3, dtype=np.uint32)).reshape(6, -1)
     noise = (views - np.float32(128 / 255)) / 0.1
     for one in noise:
         assert stats.kstest(one, "norm").pvalue > 1e-3

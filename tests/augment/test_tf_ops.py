@@ -228,7 +228,7 @@ def test_sobel_is_the_size_of_scipys_gradients():
 
 def test_noise_is_normal_and_each_views_own():
     gray = np.full((32, 32, 3), 128, np.uint8)
-    views = [view(config(noise_prob=1.0, noise_deviation=0.1), position, image=gray) for position in range(3)]
+    views = [view(config(noise_prob=1.0, noise_std=0.1), position, image=gray) for position in range(3)]
     rounding = np.random.default_rng(0).uniform(-0.5, 0.5, gray.shape)
     for one_view in views:
         noise = (one_view - 128.0 + rounding) / 255

@@ -12,7 +12,7 @@ from helpers import TINY
 import pytest
 
 from simclr_jax import errors
-from simclr_jax import pretrain
+from simclr_jax.runtime import cli
 from simclr_jax.runtime import run_monitor
 from simclr_jax.workdir import writers
 
@@ -21,7 +21,7 @@ def test_a_profile_of_some_steps(tmp_path, monkeypatch):
     """And the accuracy in between, which stands in the metrics of its steps."""
     monkeypatch.chdir(REPOSITORY)
     few = ("--config.epochs=0.3", "--profile_steps=3:4", "--config.evaluate_every_steps=3")
-    pretrain.BINARY.call(*TINY, f"--workdir={tmp_path}", *few)
+    cli.call("pretrain", *TINY, f"--workdir={tmp_path}", *few)
     traces = list((tmp_path / "profile").rglob("*.xplane.pb"))
     assert len(traces) == 1
     assert traces[0].stat().st_size > 10_000

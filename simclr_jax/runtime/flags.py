@@ -1,0 +1,229 @@
+"""Defines and parses the flags of every command, without importing JAX or TensorFlow.
+
+Every mistake on a command line ends in a `UserError` of one line, before anything expensive is imported.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import os
+import pathlib
+import re
+import traceback
+
+from absl import flags
+from ml_collections import config_flags
+
+from simclr_jax.config import CONFIGS
+from simclr_jax.config import KINDS
+from simclr_jax.config import defaults
+from simclr_jax.config import fields_of
+from simclr_jax.config.checks import check_fields
+from simclr_jax.config.checks import check_values
+from simclr_jax.config.locate import find_config
+from simclr_jax.config.locate import import_file
+from simclr_jax.errors import UserError
+from simclr_jax.errors import nearest
+
+Define = Callable[[Sequence[str], flags.FlagValues], None]
+
+HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort", "-?")
+# Flags whose values are places on a file system: `~` is expanded in them.
+PLACES = ("workdir", "pretrained", "compilation_cache", "output", "workdirs", "config.data.root", "config.teacher")
+
+
+def define_config(argv: Sequence[str], values: flags.FlagValues, default: str | None = None) -> None:
+    """Defines `--config`, and one flag for each field of the config that `argv` names.
+
+    Args:
+      argv: the command line.
+      values: where the flags are defined.
+      default: name of the file in `configs/` that is used without --config.
+    """
+    text = (
+        "A config file, FILE.py[:argument=value,...]. digits, digits.py and configs/digits.py name a shipped one. Values with "
+        "a comma are put in quotes: :root='a,b'. Its fields are flags too: --config.field=value."
+    )
+    path = str(CONFIGS / default) if default else None
+    config_flags.DEFINE_config_file("config", path, text, flag_values=values, sys_argv=list(argv))
+
+
+def define_run(values: flags.FlagValues, pretrained: bool) -> None:
+    """Defines the flags that all kinds of runs have; `pretrained`: whether --pretrained is one of them."""
+    text = "Folder for checkpoints, metrics and results, also gs://BUCKET/... The same folder continues a run."
+    flags.DEFINE_string("workdir", None, text, flag_values=values)
+    if pretrained:
+        text = "Workdir of a pretraining run, or one checkpoint in it."
+        flags.DEFINE_string("pretrained", None, text, flag_values=values)
+    text = "Where compiled programs are kept for a faster start. Default: WORKDIR/compilation_cache. Empty: nowhere."
+    flags.DEFINE_string("compilation_cache", None, text, flag_values=values)
+    text = "first:last, the training steps of which a trace for TensorBoard or xprof is written to WORKDIR/profile."
+    flags.DEFINE_string("profile_steps", None, text, flag_values=values)
+    text = "Seconds without a finished step after which the stacks of all threads are printed. 0: never."
+    flags.DEFINE_float("hang_timeout", 1800.0, text, lower_bound=0.0, flag_values=values)
+    text = "End the process after such a hang, so that its launcher starts the job again."
+    flags.DEFINE_bool("hang_exit", False, text, flag_values=values)
+    text = "HOST:PORT of process 0, for several processes that no cluster (Cloud TPU, GKE, SLURM) has started."
+    flags.DEFINE_string("coordinator_address", None, text, flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "How many processes take part.", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "The number of this process, from 0.", flag_values=values)
+    text = "Seconds that the processes wait for each other at the start."
+    flags.DEFINE_integer("initialization_timeout", 300, text, lower_bound=1, flag_values=values)
+
+
+def parse(argv: Sequence[str], values: flags.FlagValues, define: Define, *, config: bool = True) -> None:
+    """Defines flags by `define(argv, values)` and fills `values` from a command line.
+
+    Args:
+      argv: the command line; `argv[0]` is the program.
+      values: where the flags are defined.
+      define: defines the flags of the command.
+      config: whether --config is one of them.
+
+    Raises:
+      UserError: for an unknown flag or field, with the nearest name; for a malformed value; for a config file that is
+        missing or fails.
+    """
+    argv = normalise(argv)
+    try_config(argv)
+    try:
+        define(argv, values)
+        rest = values(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise _explain(error, argv, values) from error
+    if len(rest) > 1:
+        raise UserError(f"unknown argument {rest[1]!r}: flags begin with --, as in --workdir=DIR.")
+    if config and values["config"].value is None:
+        raise UserError(f"--config is missing, as in --config={CONFIGS / 'digits.py'}.")
+
+
+def normalise(argv: Sequence[str]) -> list[str]:
+    """Joins `--config FILE` to one word, finds the config file, and expands `~` in flags that are places."""
+    words: list[str] = []
+    rest = iter(argv[1:])
+    for word in rest:
+        name, equals, value = word.partition("=")
+        name = name.lstrip("-") if word.startswith("-") else ""
+        if not equals and (name in PLACES or name == "config"):
+            value = next(rest, None)
+            if value is None:
+                raise UserError(f"--{name} has no value, as in --{name}={'digits.py' if name == 'config' else 'DIR'}.")
+        elif not equals:
+            words.append(word)
+            continue
+        if name == "config" and value:
+            file, colon, arguments = value.partition(":")
+            value = f"{find_config(file)}{colon}{arguments}"
+        elif name in PLACES and value.startswith("~"):
+            value = os.path.expanduser(value)
+        words.append(f"--{name}={value}" if name else word)
+    return [argv[0], *words]
+
+
+def try_config(argv: Sequence[str]) -> None:
+    """Runs the config file of a command line once: ml_collections would show a mistake in it as a whole traceback.
+
+    Raises:
+      UserError: with the file, the line and the mistake.
+    """
+    value = next((word.partition("=")[2] for word in argv if word.startswith("--config=")), None)
+    if not value:
+        return
+    file, colon, arguments = value.partition(":")
+    try:
+        module = import_file(pathlib.Path(file))
+        if not hasattr(module, "get_config"):
+            raise UserError("it has no function get_config(arg=None) that returns the config.")
+        module.get_config(*([arguments] if colon else []))
+    except UserError as error:
+        raise UserError(f"--config={value}: {error}") from error
+    except SyntaxError as error:
+        raise UserError(f"--config={file}: line {error.lineno}: {error.msg}.") from error
+    except Exception as error:  # whatever its code raises
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((frame.lineno for frame in reversed(frames) if frame.filename == file), "?")
+        raise UserError(f"--config={file}: line {line}: {type(error).__name__}: {error}") from error
+
+
+def parse_run(argv: Sequence[str], values: flags.FlagValues, kind: str) -> None:
+    """Parses the command line of a kind of run and checks all that needs neither data nor devices.
+
+    Raises:
+      UserError: for any mistake in it.
+    """
+    known = KINDS[kind]
+
+    def define(argv: Sequence[str], values: flags.FlagValues) -> None:
+        define_config(argv, values, known.default_config)
+        define_run(values, known.evaluates)
+
+    parse(argv, values, define)
+    parse_profile_steps(values["profile_steps"].value)
+    _check_workdir(values["workdir"].value)
+    if known.evaluates:
+        _check_exists("pretrained", values["pretrained"].value)
+    config = values["config"].value
+    check_fields(config, defaults(kind))
+    check_values(config, device_count=1)
+
+
+def parse_profile_steps(text: str | None) -> tuple[int, int] | None:
+    """`--profile_steps=a:b`: trace steps a to b, both included, counted from 1."""
+    if not text:
+        return None
+    first, colon, last = text.partition(":")
+    if not (first.isdigit() and last.isdigit() and colon) or not 1 <= int(first) <= int(last):
+        raise UserError(f"--profile_steps={text}: give the first and the last step, as in --profile_steps=100:104.")
+    return int(first), int(last)
+
+
+def _check_workdir(workdir: str | None) -> None:
+    if not workdir:
+        raise UserError("--workdir is missing: the folder for checkpoints, metrics and results.")
+    if "://" not in workdir and os.path.exists(workdir) and not os.path.isdir(workdir):
+        raise UserError(f"--workdir={workdir} is a file, but has to be a folder, or a name for a new one.")
+
+
+def _check_exists(name: str, place: str | None) -> None:
+    if place and "://" not in place and not os.path.exists(place):
+        raise UserError(f"--{name}={place!r} does not exist.")
+
+
+def _explain(error: Exception, argv: Sequence[str], values: flags.FlagValues) -> UserError:
+    """A message of one line for what absl or ml_collections raised."""
+    text = " ".join(str(error.args[0] if error.args else error).replace("\\n", " ").split()).strip("'\"")
+    override = next((word for word in argv if _names_wrong_field(word, values)), None)
+    if override is not None:
+        name = override.lstrip("-").partition("=")[0].removeprefix("config.")
+        fields = _fields_of(values)
+        return UserError(
+            f"{override}: a --config override names a field that does not exist{nearest(name, fields)}; --help lists them."
+        )
+    wrong = re.search(r"flag --(config\.[\w.]+)=([^:]*): ", text)
+    if wrong:
+        return _wrong_value(wrong[1], wrong[2].strip(), values)
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return UserError(f"unknown flag --{error.flagname}{nearest(error.flagname, values)}; --help lists them.")
+    return UserError(text)
+
+
+def _names_wrong_field(word: str, values: flags.FlagValues) -> bool:
+    name = word.lstrip("-").partition("=")[0]
+    return word.startswith("-") and name.startswith("config.") and name[len("config.") :] not in _fields_of(values)
+
+
+def _fields_of(values: flags.FlagValues) -> list[str]:
+    config = values["config"].value if "config" in values else None
+    kind = config.get("kind") if config is not None else None
+    if kind not in KINDS:
+        return [name for known in KINDS for name in fields_of(known)]
+    return [*fields_of(kind)]
+
+
+def _wrong_value(name: str, value: str, values: flags.FlagValues) -> UserError:
+    field = name.removeprefix("config.")
+    config = values["config"].value
+    declared = fields_of(config.kind).get(field) if config is not None and config.get("kind") in KINDS else None
+    right = "of another type" if declared is None else f"of type {declared.value_type.__name__}"
+    if declared is not None and declared.bound is not None and declared.value_type is tuple:
+        right = declared.bound.text
+    return UserError(f"--{name}={value}: should be {right}.")

@@ -1,0 +1,75 @@
+"""The flags of the commands that are no runs: they have no workdir with a config of their kind."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import dataclasses
+
+from absl import flags
+
+from simclr_jax.errors import UserError
+from simclr_jax.runtime.flags import define_config
+from simclr_jax.runtime.flags import parse
+
+
+@dataclasses.dataclass(frozen=True)
+class Tool:
+    """A command that is no run.
+
+    Attributes:
+      define: defines its flags: (command line, flags).
+      required: flags that have to be given, each with a value for the message.
+      config: whether --config, of pretraining, is one of its flags.
+      positional: the flag that a word without dashes is the value of.
+    """
+
+    define: Callable[[Sequence[str], flags.FlagValues], None]
+    required: dict[str, str]
+    config: bool = False
+    positional: str | None = None
+
+
+def _define_plan(argv: Sequence[str], values: flags.FlagValues) -> None:
+    define_config(argv, values)
+    text = "Slices, as in v5e:4x4,v4:4x4x4: chip version and how many chips in each dimension."
+    flags.DEFINE_list("topology", [], text, flag_values=values)
+    flags.DEFINE_bool("json", False, "Print a JSON object in a line for each topology.", flag_values=values)
+    text = "Images on each chip, instead of config.batch_size: to compare slices of different sizes."
+    flags.DEFINE_integer("batch_per_chip", None, text, lower_bound=1, flag_values=values)
+    text = "Number of training images, for data that is not on this machine."
+    flags.DEFINE_integer("num_examples", None, text, lower_bound=1, flag_values=values)
+    text = "Number of classes of the online classifier then; 0: no labels."
+    flags.DEFINE_integer("num_classes", 0, text, lower_bound=0, flag_values=values)
+
+
+def _define_report(argv: Sequence[str], values: flags.FlagValues) -> None:
+    del argv
+    text = "A folder with runs in it, at any depth. May be repeated; commas separate folders too."
+    flags.DEFINE_multi_string("workdirs", [], text, flag_values=values)
+    flags.DEFINE_string("output", "report.html", "The file to write.", flag_values=values)
+    flags.DEFINE_string("title", None, "Heading. Default: the workdirs.", flag_values=values)
+
+
+def _define_quickstart(argv: Sequence[str], values: flags.FlagValues) -> None:
+    del argv
+    flags.DEFINE_string("workdir", "runs/quickstart", "Folder for all runs and the report.", flag_values=values)
+
+
+TOOLS = {
+    "plan": Tool(_define_plan, {"topology": "v5e:4x4,v4:2x2x4"}, config=True),
+    "report": Tool(_define_report, {"workdirs": "runs/quickstart"}),
+    "quickstart": Tool(_define_quickstart, {}, positional="workdir"),
+}
+
+
+def parse_tool(argv: Sequence[str], values: flags.FlagValues, name: str) -> None:
+    """Parses the command line of a tool.
+
+    Raises:
+      UserError: for any mistake in it.
+    """
+    tool = TOOLS[name]
+    words = [f"--{tool.positional}={word}" if tool.positional and word[:1] != "-" else word for word in argv[1:]]
+    parse([argv[0], *words], values, tool.define, config=tool.config)
+    for flag, example in tool.required.items():
+        if not values[flag].value:
+            raise UserError(f"--{flag} is missing, as in --{flag}={example}.")
