@@ -120,7 +120,7 @@ def test_what_it_says(runs, tmp_path):
     # Results against the untrained baseline, which has another learning rate.
     row = rows["first/finetune_pretrained", "fine-tuning"]
     ours, theirs = (100 * found[init]["top1"] for init in ("pretrained", "random"))
-    assert row[2] == "12 \N{MULTIPLICATION SIGN} 3 draws"
+    assert row[2] == "12 \N{MULTIPLICATION SIGN} 3 subsets"
     assert row[3].startswith(f"{ours:.1f} ± ")
     assert row[4].startswith(f"{theirs:.1f} ± ")
     assert row[5:] == [f"{ours - theirs:+.1f}", "100.0", f"{100 * found['pretrained']['mean_per_class']:.1f}"]
@@ -139,7 +139,7 @@ def test_what_it_says(runs, tmp_path):
     counts = sum(one.confusion() for one in made)
     (row,) = (row for row in page.rows if row[0] == NAMES[2] and len(row) == 4)
     assert row[1:] == [f"{share:.0f}" if share else "" for share in 100 * counts[2] / counts[2].sum()]
-    assert "20 most frequent of the 40 classes' confusions" in text
+    assert "20 most frequent of the 40 classes' confusions" in html.unescape(text)
 
     # Self-contained, and its links lead somewhere.
     assert len([load for load in page.loads if load.startswith("data:image/png")]) == 1, "the same views are shown once"
@@ -170,6 +170,18 @@ def test_mistakes_are_told(runs, tmp_path, monkeypatch, workdirs, output, messag
     (tmp_path / "empty").mkdir()
     with pytest.raises(errors.UserError, match=message):
         report.write(workdirs, output)
+
+
+def test_names_with_commas_and_odd_characters_are_folders_and_text(tmp_path):
+    top = epath.Path(tmp_path)
+    for name in ("a=1,b=2", "a=1", "<i>\u9e1f$x_{$"):
+        evaluated(top / name, config_lib.knn())
+    one, two, odd = (str(top / name) for name in ("a=1,b=2", "a=1", "<i>\u9e1f$x_{$"))
+    assert report.split_folders(f"{one},{two}") == [one, two]
+    assert report.split_folders(f"{two},nowhere") == [two, "nowhere"]
+    report.write([one, two, odd], str(tmp_path / "page.html"))
+    rows = Parser((tmp_path / "page.html").read_text()).rows
+    assert {row[0] for row in rows} >= {"a=1,b=2", "a=1", "<i>\u9e1f$x_{$"}
 
 
 def browse(path, profile, *arguments):
