@@ -19,7 +19,7 @@ DOCS = pathlib.Path(__file__).parent.parent / "docs"
 RESULTS, PAGE = DOCS / "scale.jsonl", DOCS / "scale.md"
 
 # Of a slice for which the compiler crashes nothing else is known.
-KEYS = ("chips", "batch_per_chip", "step_ms", "wires_ms", "utilisation", "images_per_s", "hours", "collectives")
+KEYS = ("chips", "batch_per_chip", "step_ms", "collective_ms", "utilisation", "images_per_s", "hours", "collectives")
 
 IMAGENET = "configs/imagenet.py"
 
@@ -124,7 +124,7 @@ COLUMNS = {
     "HBM GiB": lambda entry: "-" if "crashed" in entry else f"{entry['hbm_gib']:.1f} of {entry['hbm_limit_gib']:.1f}",
     "fits": lambda entry: "compiler crashes" if "crashed" in entry else "yes" if entry["fits"] else "**no**",
     "step ms": shown("{:.0f}", "step_ms"),
-    "wires ms": shown("{:.1f}", "wires_ms"),
+    "collective ms": shown("{:.1f}", "collective_ms"),
     "utilisation": shown("{:.0%}", "utilisation"),
     "images/s": shown("{:,.0f}", "images_per_s"),
     "hours": shown("{:.1f}", "hours"),

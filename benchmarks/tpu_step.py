@@ -98,13 +98,14 @@ def plain_step(devices, batch: int):
 
 def our_step(devices, batch: int):
     from simclr_jax import config as config_lib
-    from simclr_jax import plan
     from simclr_jax.runtime import sharding
+    from simclr_jax.tpu import planning
 
     config = config_lib.pretrain()
     config.model.depth, config.data.image_size = 50, SIZE
     config.compute_dtype, config.batch_size = "bfloat16", batch
-    return plan.abstract_step(config, sharding.make_mesh(config.mesh, devices), *plan.KNOWN["imagenet2012"])
+    recipe = planning.recipe_of(config, sharding.make_mesh(config.mesh, devices), *planning.KNOWN["imagenet2012"])
+    return recipe.step, (recipe.abstract_state(), recipe.abstract_batch())
 
 
 def compiled(options: dict, make_step) -> dict:

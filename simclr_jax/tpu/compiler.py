@@ -157,7 +157,7 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
     return found
 
 
-def wires_seconds(collectives: dict[str, dict[str, int]], topology: Topology) -> float:
+def collective_seconds(collectives: dict[str, dict[str, int]], topology: Topology) -> float:
     """What the collectives of a step take at least: their bytes over the links of a chip, at the published rate.
 
     A sum over chips moves its bytes twice (to where a share of them is added up, and back), all else once. As if all links

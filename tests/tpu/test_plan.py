@@ -10,16 +10,17 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import errors
-from simclr_jax import plan
 from simclr_jax.runtime import cli
 from simclr_jax.tpu import chips as tpu_chips
 from simclr_jax.tpu import compiler as tpu_compiler
+from simclr_jax.tpu import isolation
+from simclr_jax.tpu import planning
 
 DIGITS = f"--config={REPOSITORY}/configs/digits.py"
 TINY = (DIGITS, "--config.data.image_size=8", "--config.model.width=0.125", "--config.batch_size=64")
 KEYS = [
     *("topology", "chips", "batch_per_chip", "hbm_gib", "hbm_limit_gib", "fits", "flops"),
-    *("step_ms", "wires_ms", "utilisation", "images_per_s", "hours", "collectives"),
+    *("step_ms", "collective_ms", "utilisation", "images_per_s", "hours", "collectives"),
 ]
 
 
@@ -42,7 +43,7 @@ def test_a_small_network_on_two_slices(libtpu, capsys):
         assert (entry["chips"], entry["batch_per_chip"]) == (chips, 64 // chips)
         assert 0 < entry["hbm_gib"] < 1
         assert 0 < entry["utilisation"] < 1
-        milliseconds = entry["step_ms"] + entry["wires_ms"]
+        milliseconds = entry["step_ms"] + entry["collective_ms"]
         assert entry["images_per_s"] == pytest.approx(64 / milliseconds * 1e3)
         steps = 60 * 1437 // 64 + 1
         assert entry["hours"] == pytest.approx(steps * milliseconds / 3.6e6)
@@ -57,15 +58,15 @@ def test_the_flops_are_those_of_the_network(libtpu):
     convolution); a step three times that, two views, two operations each."""
     config = config_lib.pretrain()
     config.data.image_size, config.model.depth, config.batch_size = 224, 50, 8
-    assert plan.step_flops(config, 1000, 0) / 8 == pytest.approx(2 * 3 * 2 * 4.09e9, rel=0.06)
+    assert planning.step_flops(config, 1000, 0) / 8 == pytest.approx(2 * 3 * 2 * 4.09e9, rel=0.06)
 
 
 def test_what_is_computed_again_does_not_count_as_the_networks_operations():
     config = config_lib.pretrain()
     config.data.image_size, config.model.depth, config.model.width, config.batch_size = 32, 18, 0.125, 8
-    whole = plan.step_flops(config, 1000, 0)
+    whole = planning.step_flops(config, 1000, 0)
     config.microbatches, config.remat = 4, "block"
-    assert plan.step_flops(config, 1000, 0) == whole
+    assert planning.step_flops(config, 1000, 0) == whole
 
 
 def test_what_does_not_fit_says_what_would(libtpu, capsys):
@@ -83,13 +84,13 @@ def test_what_does_not_fit_says_what_would(libtpu, capsys):
 def test_advice():
     config = config_lib.pretrain()
     entry = {"topology": "v5e:4x4", "chips": 16, "batch_per_chip": 256, "hbm_gib": 51.0, "hbm_limit_gib": 15.75}
-    text = plan.advice(config, entry, 1.0)
+    text = planning.advice(config, entry, 1.0)
     # (0.9 * 15.75 - 1) of 50 GiB of activations: 67 images, so 4096 need 62 chips, of which there are 64.
     assert "About 67 images fit on a chip: take 64 chips, or --config.batch_size=1072." in text
     assert "Or --config.microbatches=4, on the chips that are there" in text
     assert "bfloat16" in text
     assert "fsdp" not in text
-    assert "--config.mesh.fsdp=8" in plan.advice(config, entry, 5.0)
+    assert "--config.mesh.fsdp=8" in planning.advice(config, entry, 5.0)
 
 
 def test_the_compilers_text_is_read():
@@ -155,9 +156,9 @@ def test_a_sum_goes_over_the_wires_twice():
     slice_ = tpu_compiler.Topology("v5e:16x16", chip, 256, 4, [])
     found = {"all-reduce": {"count": 3, "bytes": 90e6}, "all-gather": {"count": 1, "bytes": 180e6}}
     # 360 MB over four links of 45 GB/s.
-    assert tpu_compiler.wires_seconds(found, slice_) == pytest.approx(2e-3)
+    assert tpu_compiler.collective_seconds(found, slice_) == pytest.approx(2e-3)
     alone = tpu_compiler.Topology("v5e:1x1", chip, 1, 0, [])
-    assert tpu_compiler.wires_seconds({}, alone) == 0
+    assert tpu_compiler.collective_seconds({}, alone) == 0
 
 
 @pytest.mark.parametrize(
@@ -197,23 +198,23 @@ def test_without_the_compiler_it_says_what_to_install(monkeypatch):
 def test_data_that_is_not_here_needs_only_its_size():
     config = config_lib.pretrain()
     config.data.update(source="tfds", name="imagenet2012")
-    assert plan.training_set(config, None, 0) == (1_281_167, 1000)
-    assert plan.training_set(config, 1000, 10) == (1000, 10)
+    assert planning.training_set(config, None, 0) == (1_281_167, 1000)
+    assert planning.training_set(config, 1000, 10) == (1000, 10)
     config.data.update(source="folder", root="/nowhere")
     with pytest.raises(errors.UserError, match="--num_examples=N"):
-        plan.training_set(config, None, 0)
+        planning.training_set(config, None, 0)
 
 
 def test_a_crash_of_the_compiler_is_told_and_the_others_are_planned_for(monkeypatch, capsys, libtpu):
     with pytest.raises(errors.CompilerCrashed):
-        plan.isolated(os.abort)
+        isolation.isolated(os.abort)
 
     def some(function, config, name, *sizes):
         if name == "v5e:2x2":
             raise errors.CompilerCrashed("crashed")
         return dict.fromkeys(KEYS, None) | {"topology": name, "fits": True, "flops": 1.0}, None
 
-    monkeypatch.setattr(plan, "isolated", some)
+    monkeypatch.setattr(isolation, "isolated", some)
     with pytest.raises(errors.CompilerCrashed, match="v5e:2x2"):
         run(*TINY, "--topology=v5e:2x2,v5e:2x4", "--json")
     output = capsys.readouterr()
@@ -227,7 +228,7 @@ def test_a_crash_of_the_compiler_is_told_and_the_others_are_planned_for(monkeypa
 
 def test_a_stopped_command_leaves_no_compiler_behind():
     code = "import time; print('compiling', flush=True); time.sleep(300)"
-    command = [sys.executable, "-c", f"from simclr_jax import plan; plan.isolated(exec, {code!r})"]
+    command = [sys.executable, "-c", f"from simclr_jax.tpu import isolation; isolation.isolated(exec, {code!r})"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "compiling\n"
         process.terminate()
