@@ -144,8 +144,14 @@ def try_config(argv: Sequence[str]) -> None:
         raise UserError(f"--config={file}: line {line}: {type(error).__name__}: {error}") from error
 
 
-def parse_run(argv: Sequence[str], values: flags.FlagValues, kind: str) -> None:
+def parse_run(argv: Sequence[str], values: flags.FlagValues, kind: str, *, check_places: bool = True) -> None:
     """Parses the command line of a kind of run and checks all that needs neither data nor devices.
+
+    Args:
+      argv: the command line.
+      values: where the flags are defined.
+      kind: of the run.
+      check_places: whether workdir and --pretrained are looked up; False for a run that another one has to precede.
 
     Raises:
       UserError: for any mistake in it.
@@ -158,8 +164,11 @@ def parse_run(argv: Sequence[str], values: flags.FlagValues, kind: str) -> None:
 
     parse(argv, values, define)
     parse_profile_steps(values["profile_steps"].value)
-    _check_workdir(values["workdir"].value)
-    if known.evaluates:
+    if not values["workdir"].value:
+        raise UserError("--workdir is missing: the folder for checkpoints, metrics and results.")
+    if check_places:
+        _check_is_folder(values["workdir"].value)
+    if check_places and known.evaluates:
         _check_exists("pretrained", values["pretrained"].value)
     config = values["config"].value
     check_fields(config, defaults(kind))
@@ -176,9 +185,7 @@ def parse_profile_steps(text: str | None) -> tuple[int, int] | None:
     return int(first), int(last)
 
 
-def _check_workdir(workdir: str | None) -> None:
-    if not workdir:
-        raise UserError("--workdir is missing: the folder for checkpoints, metrics and results.")
+def _check_is_folder(workdir: str) -> None:
     if "://" not in workdir and os.path.exists(workdir) and not os.path.isdir(workdir):
         raise UserError(f"--workdir={workdir} is a file, but has to be a folder, or a name for a new one.")
 

@@ -175,16 +175,25 @@ def test_mistakes_in_the_file_are_told(write, text, message):
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ({"run": RUN, "config.loss.temprature": 0.1}, 'run temprature=0.1, pretrain: .*Did you mean "temperature"'),
+        (
+            {"run": RUN, "config.loss.temprature": 0.1},
+            r"run temprature=0.1, pretrain: .*did you mean 'loss.temperature'",
+        ),
         (
             {"run": RUN, "config.batch_size": 0.5},
-            "run batch_size=0.5, pretrain: flag --config.batch_size=0.5: invalid lit",
+            "run batch_size=0.5, pretrain: --config.batch_size=0.5: should be of type int",
         ),
         ({"run": RUN, "config.model.depth": 20}, "config.model.depth is 20, but must be one of 18"),
         ({"run": RUN + ":epoch=3", **FIELD}, "no argument 'epoch'"),
-        ({"run": RUN, **FIELD, "then": {"near": "knn --config.k=3"}}, "run temperature=0.1, near: .*does not exist: k"),
+        (
+            {"run": RUN, **FIELD, "then": {"near": "knn --config.k=3"}},
+            "run temperature=0.1, near: --config.k=3: .*does not exist",
+        ),
         ({"run": "finetune", "config.label_fraction": 0.1}, "--pretrained is missing"),
-        ({"run": "finetune --pretrained=/nowhere", "config.label_fraction": 0.1}, "/nowhere does not exist"),
+        (
+            {"run": "finetune --pretrained=/nowhere", "config.label_fraction": 0.1},
+            "--pretrained=/nowhere does not exist",
+        ),
     ],
 )
 def test_all_runs_are_checked_before_one_starts(write, tmp_path, item, message, capsys, monkeypatch):
