@@ -9,7 +9,6 @@ import time
 from etils import epath
 import jax
 
-from simclr_jax.errors import UserError
 from simclr_jax.runtime import distributed
 
 log = logging.getLogger("simclr_jax")
@@ -92,16 +91,6 @@ class Profile:
             self._running = False
             jax.profiler.stop_trace()
             log.info("A trace of steps %d to %d is in %s.", *self._steps, self._folder)
-
-
-def parse_profile_steps(text: str | None) -> tuple[int, int] | None:
-    """`--profile_steps=a:b`: trace steps a to b, both included, counted from 1."""
-    if not text:
-        return None
-    first, colon, last = text.partition(":")
-    if not (first.isdigit() and last.isdigit() and colon) or not 1 <= int(first) <= int(last):
-        raise UserError(f"--profile_steps={text}: give the first and the last step, as in --profile_steps=100:104.")
-    return int(first), int(last)
 
 
 def use_compilation_cache(folder: str) -> None:
