@@ -133,7 +133,7 @@ def test_help_may_be_piped_into_a_program_that_stops_reading():
             ("--config=number.py", "--workdir=w"),
             r"--config=number.py: get_config\(\) returns 3, but should return a config",
         ),
-        (("--config=digits.py:epoch=3", "--workdir=w"), "no argument 'epoch' .did you mean 'epochs'...; it has epochs"),
+        (("--config=digits.py:epoch=3", "--workdir=w"), "no argument 'epoch' .did you mean 'epochs'..; it has epochs"),
         (("--config=digits.py:epochs=x", "--workdir=w"), "epochs='x' should be of type int"),
         (("--config=digits", *DIGITS), "--config is given 2 times"),
         (
@@ -160,7 +160,7 @@ def test_help_may_be_piped_into_a_program_that_stops_reading():
         (("--config=digits", "--workdir"), "--workdir has no value, as in --workdir=DIR"),
         (("--config=digits", "--workdir=a_file"), "--workdir=a_file: it is a file, but has to be a folder"),
         (("--config=digits", "--workdir=a_file/w"), "--workdir=a_file/w: a_file is a file, but has to be a folder"),
-        ((*DIGITS, "--wrkdir=x"), "unknown flag --wrkdir .did you mean 'workdir'...; --help lists them"),
+        ((*DIGITS, "--wrkdir=x"), "unknown flag --wrkdir .did you mean 'workdir'..; --help lists them"),
         ((*DIGITS, "--pretrained=x"), "unknown flag --pretrained"),
         ((*DIGITS, "stray"), "unknown argument 'stray': flags begin with --"),
         ((*DIGITS, "--hang_timeout=soon"), "--hang_timeout=soon: should be a non-negative number"),
