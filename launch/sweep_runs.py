@@ -44,7 +44,7 @@ class Stage:
     @functools.cached_property
     def _parsed(self) -> flags.FlagValues:
         values = flags.FlagValues()
-        parse_run(self.command()[2:], values, self.binary, places=False)
+        parse_run(self.command()[2:], values, self.binary, check_places=False)
         return values
 
     @property

@@ -129,6 +129,8 @@ def normalise(argv: Sequence[str]) -> list[str]:
             value = f"{find_config(file)}{colon}{arguments}"
         elif name in PLACES and value.startswith("~"):
             value = os.path.expanduser(value)
+        if name == "config":  # the last one counts, as with every flag; ml_collections would mix the two
+            words = [word for word in words if not word.startswith("--config=")]
         words.append(f"--{name}={value}" if name else word)
     return [argv[0], *words]
 
@@ -143,12 +145,9 @@ def try_config(argv: Sequence[str]) -> None:
     Raises:
       UserError: with the file, the line and the mistake.
     """
-    given = [word.removeprefix("--config=") for word in argv if word.startswith("--config=")]
-    if not given:
+    value = next((word.removeprefix("--config=") for word in argv if word.startswith("--config=")), None)
+    if value is None:
         return
-    if len(given) > 1:
-        raise UserError(f"--config is given {len(given)} times: give it once.")
-    (value,) = given
     file, colon, arguments = value.partition(":")
     try:
         module = import_file(pathlib.Path(file))
@@ -170,15 +169,15 @@ def try_config(argv: Sequence[str]) -> None:
         raise UserError(f"--config={file}: line {line}: {type(error).__name__}: {error}") from error
 
 
-def parse_run(argv: Sequence[str], values: flags.FlagValues, kind: str, *, places: bool = True) -> None:
+def parse_run(argv: Sequence[str], values: flags.FlagValues, kind: str, *, check_places: bool = True) -> None:
     """Parses the command line of a kind of run and checks all that needs neither data nor devices.
 
     Args:
       argv: the command line; `argv[0]` is the program.
       values: where the flags are defined.
       kind: of the run.
-      places: check --workdir and --pretrained on the file system too. The stages of a sweep may evaluate a checkpoint that
-        an earlier stage has yet to write.
+      check_places: look up --workdir and --pretrained on the file system too. False for a stage of a sweep, which may
+        evaluate a checkpoint that an earlier stage has yet to write.
 
     Raises:
       UserError: for any mistake in it.
@@ -193,7 +192,7 @@ def parse_run(argv: Sequence[str], values: flags.FlagValues, kind: str, *, place
     parse_profile_steps(values["profile_steps"].value)
     if not values["workdir"].value:
         raise UserError("--workdir is missing: the folder for checkpoints, metrics and results.")
-    if places:
+    if check_places:
         check_folder("workdir", values["workdir"].value)
         if known.evaluates:
             _check_exists("pretrained", values["pretrained"].value)

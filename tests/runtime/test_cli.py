@@ -135,7 +135,6 @@ def test_help_may_be_piped_into_a_program_that_stops_reading():
         ),
         (("--config=digits.py:epoch=3", "--workdir=w"), "no argument 'epoch' .did you mean 'epochs'..; it has epochs"),
         (("--config=digits.py:epochs=x", "--workdir=w"), "epochs='x' should be of type int"),
-        (("--config=digits", *DIGITS), "--config is given 2 times"),
         (
             ("--config=knn", "--workdir=w"),
             "config.kind is 'knn': this config is for simclr_jax.knn, but simclr_jax.pretrain",
@@ -252,6 +251,12 @@ def test_the_home_folder_is_expanded(form, tmp_path, monkeypatch):
 def test_a_shipped_config_is_known_by_its_name_in_every_folder(name):
     assert parse("pretrain", f"--config={name}:epochs=7", "--workdir=w")["config"].value.epochs == 7
     assert parse("pretrain", "--config", name, "--workdir", "w")["config"].value.data.source == "digits"
+
+
+def test_of_two_configs_the_last_counts():
+    words = ("--config=digits:epochs=3", "--workdir=w", "--config=cifar10", "--config.epochs=5")
+    config = parse("pretrain", *words)["config"].value
+    assert (config.data.name, config.epochs) == ("cifar10", 5)
 
 
 def test_a_file_of_this_folder_goes_before_a_shipped_config(tmp_path):

@@ -16,7 +16,7 @@ from simclr_jax.workdir import writers
 
 
 def test_a_profile_of_some_steps(tmp_path, monkeypatch):
-    """And the accuracy in between, which stands in the metrics of its steps."""
+    """Also the accuracy in between, which is in the metrics of its steps."""
     monkeypatch.chdir(REPOSITORY)
     few = ("--config.epochs=0.3", "--profile_steps=3:4", "--config.evaluate_every_steps=3")
     cli.call("pretrain", *TINY, f"--workdir={tmp_path}", *few)
