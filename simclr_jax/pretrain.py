@@ -111,7 +111,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
             config.augment,
             num_views=2,
             size=config.data.image_size,
-            share=pipeline.local_share(mesh, config.batch_size, start_step),
+            shard=pipeline.local_shard(mesh, config.batch_size, start_step),
             seed=config.seed,
             bad_images=bad_images,
         )
