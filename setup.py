@@ -37,8 +37,6 @@ setup(
         "jinja2>=3.1",
         "matplotlib>=3.8",
         "ml_collections>=1.0",
-        "jaxtyping>=0.2.36",
-        "jinja2>=3.1",
         "numpy>=1.26",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",
