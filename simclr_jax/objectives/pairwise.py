@@ -29,8 +29,9 @@ BLOCK = 1024
 Rows: TypeAlias = PyTree[Shaped[Array, "rows ..."]]
 # The same, cut into blocks.
 Blocks: TypeAlias = PyTree[Shaped[Array, "blocks block_rows ..."]]
-# (running maximum m, sum of exponentials s, ...): s, and all that follows, is to be multiplied by exp(m).
-ScaledSums = tuple[Float[Array, " rows"], ...]
+# (running maximum m, sum of exponentials s, ...): s and all that follow are to be multiplied by exp(m). For the rows of one
+# block, or for all blocks at once.
+ScaledSums = tuple[Float[Array, "*rows"], ...]
 
 
 def all_pairs(
