@@ -1,5 +1,7 @@
 """Random crops in JAX, over whole batches, to run inside the jitted training step: the twin of `tf_crops`."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -23,8 +25,11 @@ _MIN_COVERED = 0.1
 EXACT = jax.lax.Precision.HIGHEST
 
 
+Seed = int | Integer[Array, ""]  # a number, or an argument of a jitted function
+
+
 def uniforms(
-    seed: int, positions: Integer[Array, " n"], num_views: int, stream: int, count: int
+    seed: Seed, positions: Integer[Array, " n"], num_views: int, stream: int, count: int
 ) -> Float32[Array, "n {num_views} {count}"]:
     """Uniform numbers in [0, 1): a function of (seed, position, view, stream)."""
     # A fixed implementation, whatever JAX's configuration: with a hardware generator, draws would depend on the batch.
@@ -39,8 +44,8 @@ def random_boxes(
     draws: Float32[Array, "n 202"],
     height: int | Int32[Array, " n"],
     width: int | Int32[Array, " n"],
-    area: tuple[float, float],
-    aspect: tuple[float, float],
+    area: Sequence[float],
+    aspect: Sequence[float],
 ) -> Int32[Array, "n 4"]:
     """The boxes of random crops: area as a fraction of the image, aspect ratio width / height.
 
@@ -142,7 +147,7 @@ def central_square(images: UInt8[Array, "n height width 3"], size: int) -> Float
 def resized_crops(
     images: UInt8[Array, "n height width 3"],
     positions: Integer[Array, " n"],
-    seed: int,
+    seed: Seed,
     augment: ConfigDict,
     size: int,
     num_views: int,

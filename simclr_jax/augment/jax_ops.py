@@ -25,6 +25,7 @@ import numpy as np
 from simclr_jax.augment import family
 from simclr_jax.augment.jax_crops import EXACT
 from simclr_jax.augment.jax_crops import REST
+from simclr_jax.augment.jax_crops import Seed
 from simclr_jax.augment.jax_crops import resized_crops
 from simclr_jax.augment.jax_crops import uniforms
 
@@ -226,9 +227,7 @@ _OPS = {
 }
 
 
-def _apply(
-    ops: Sequence[family.Op], images: Images, draws: Float32[Array, "n {family.NUM_DRAWS}"], augment: ConfigDict
-) -> Images:
+def _apply(ops: Sequence[family.Op], images: Images, draws: Float32[Array, "n draws"], augment: ConfigDict) -> Images:
     """Applies those of `ops` that are on, each to the images that its draws choose."""
     side = images.shape[1]
     for op in ops:
@@ -239,7 +238,7 @@ def _apply(
 
 
 def augment_crops(
-    crops: Float[Array, "n views size size 3"], positions: Integer[Array, " n"], seed: int, augment: ConfigDict
+    crops: Float[Array, "n views size size 3"], positions: Integer[Array, " n"], seed: Seed, augment: ConfigDict
 ) -> Float[Array, "n views size size 3"]:
     """All of the family after the crop. Arguments as of `random_views`, except that crops are floats, nominally in [0, 1]."""
     num_images, num_views = crops.shape[:2]
@@ -255,7 +254,7 @@ def augment_crops(
 
 
 def random_views(
-    crops: UInt8[Array, "n views size size 3"], positions: Integer[Array, " n"], seed: int, augment: ConfigDict
+    crops: UInt8[Array, "n views size size 3"], positions: Integer[Array, " n"], seed: Seed, augment: ConfigDict
 ) -> Float32[Array, "n views size size 3"]:
     """The second half of the views: all of the family after the crop. The first half is `resized_crops`, or the host's.
 
@@ -277,7 +276,7 @@ def random_views(
 def views_from_images(
     images: UInt8[Array, "n height width 3"],
     positions: Integer[Array, " n"],
-    seed: int,
+    seed: Seed,
     augment: ConfigDict,
     size: int,
     num_views: int,

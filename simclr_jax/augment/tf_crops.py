@@ -59,7 +59,7 @@ def resize(image: tf.Tensor, size: int) -> tf.Tensor:
     return image
 
 
-def random_box(shape: tf.Tensor, seed: tf.Tensor, area: tuple[float, float], aspect: tuple[float, float]) -> tf.Tensor:
+def random_box(shape: tf.Tensor, seed: tf.Tensor, area: Sequence[float], aspect: Sequence[float]) -> tf.Tensor:
     """The box `[top, left, height, width]` of a random crop: area as a fraction of the image, aspect ratio width / height.
 
     The paper's Inception-style crop as the reference draws it. A crop covers at least a tenth of the image, whatever `area`

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxtyping import Float32
+from jaxtyping import Shaped
 from jaxtyping import UInt8
 from ml_collections import ConfigDict
 
@@ -99,7 +100,7 @@ def gaussian_blur(planes: Planes, sigma: tf.Tensor, kernel_size: int) -> Planes:
     return tf.reshape(tf.transpose(image, [0, 3, 1, 2]), [-1, 3, height, width])
 
 
-def rotate(planes: Float32[tf.Tensor, "n 3 side side"], turns: int) -> Float32[tf.Tensor, "n 3 side side"]:
+def rotate(planes: Shaped[tf.Tensor, "n 3 side side"], turns: int) -> Shaped[tf.Tensor, "n 3 side side"]:
     """Rotates square images by `turns` quarter turns, anticlockwise."""
     turns %= 4
     if turns % 2:
@@ -210,9 +211,9 @@ def jitter(planes: Planes, factors: dict[str, tf.Tensor], order: dict[str, tf.Te
 _JITTER_OPS = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
 
 
-def _blur(planes: Planes, sigma: tf.Tensor, kernel_size: int) -> Planes:
-    # The convolution fails on an empty batch.
-    return tf.cond(tf.size(sigma) > 0, lambda: gaussian_blur(planes, sigma, kernel_size), lambda: planes)
+def _unless_empty(planes: Planes, op: Callable[[Planes], Planes]) -> Planes:
+    """For operations whose TensorFlow kernels fail on no images: draws can choose none in a chunk."""
+    return tf.cond(tf.shape(planes)[0] > 0, lambda: op(planes), lambda: planes)
 
 
 def _add_noise(planes: Planes, key: tf.Tensor, std: float) -> Planes:
@@ -227,8 +228,10 @@ _OPS = {
     "rotate": _rotate_each,
     "jitter": jitter,
     "grayscale": grayscale,
-    "sobel": lambda planes: clip(sobel(planes)),
-    "blur": _blur,
+    "sobel": lambda planes: _unless_empty(planes, lambda some: clip(sobel(some))),
+    "blur": lambda planes, sigma, kernel_size: _unless_empty(
+        planes, lambda some: gaussian_blur(some, sigma, kernel_size)
+    ),
     "noise": _add_noise,
     "cutout": lambda planes, top, left, half_side: cutout(
         planes, tf.cast(top, tf.int32), tf.cast(left, tf.int32), half_side

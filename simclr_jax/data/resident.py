@@ -9,6 +9,7 @@ import dataclasses
 import math
 import os
 from typing import TYPE_CHECKING
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,7 @@ def _hash(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
     return x ^ (x >> 16)
 
 
-def permuted(positions: Integer[Array, " n"], num_examples: int, seed: int) -> Int32[Array, " n"]:
+def permuted(positions: Integer[Array, " n"], num_examples: int, seed: int | Integer[Array, ""]) -> Int32[Array, " n"]:
     """The indices of the examples at global positions: each epoch is a new permutation of `num_examples`.
 
     A Feistel network: an index is a pair of digits, and the rounds alternately shift one digit by a hash of the other one,
@@ -102,8 +103,8 @@ class Resident:
       mesh: over which they are split.
     """
 
-    images: jax.Array
-    labels: jax.Array
+    images: Any  # in transformations of JAX also a tracer, a shape, ...
+    labels: Any
     num_examples: int = dataclasses.field(metadata={"static": True})
     mesh: Mesh = dataclasses.field(metadata={"static": True})
 
@@ -153,7 +154,7 @@ class Resident:
         )
 
     def batch(
-        self, positions: Integer[Array, " batch"], seed: int
+        self, positions: Integer[Array, " batch"], seed: int | Integer[Array, ""]
     ) -> tuple[UInt8[Array, "batch height width 3"], Int32[Array, " batch"]]:
         """The images and labels at global positions, in the order of a seed; inside a jitted function.
 

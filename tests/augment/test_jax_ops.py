@@ -54,17 +54,18 @@ def each(op, images, *parameters):
 def test_every_op_equals_the_reference(reference):
     vectors = reference("augment_ops")
     names = {"brightness_v2": "brightness"} | {op: op for op in OPS[1:]}
+    image = jnp.asarray(vectors["im"][None])
     checked = 0
     for key in vectors:
         _, op, *parameters = (*key.split("/"), "")
         if op in names:
-            result = getattr(jax_ops, names[op])(vectors["im"][None], np.float32([parameters[0]]))
+            result = getattr(jax_ops, names[op])(image, jnp.asarray([float(parameters[0])], jnp.float32))
         elif op == "grayscale":
-            result = jax_ops.grayscale(vectors["im"][None])
+            result = jax_ops.grayscale(image)
         elif op == "blur":
             kernel = 2 * (int(parameters[0].removeprefix("ks")) // 2) + 1
-            sigma = np.float32([parameters[1].removeprefix("sigma")])
-            result = jax_ops.gaussian_blur(vectors["im"][None], kernel, sigma)
+            sigma = jnp.asarray([float(parameters[1].removeprefix("sigma"))], jnp.float32)
+            result = jax_ops.gaussian_blur(image, kernel, sigma)
         else:
             continue
         np.testing.assert_allclose(result[0], vectors[key], atol=2e-6, err_msg=key)
@@ -83,7 +84,7 @@ def test_colour_ops_equal_tensorflows(op):
 
 def test_saturation_of_a_colour_is_at_most_full_and_grey_stays_grey():
     images = np.float32([[[[1, 0.5, 0], [0.8, 0.4, 0.6], [0.3, 0.3, 0.3], [0, 0, 0]]]])
-    result = jax_ops.saturation(images, np.float32([10]))[0, 0]
+    result = jax.jit(jax_ops.saturation)(images, np.float32([10]))[0, 0]
     np.testing.assert_allclose(result, [[1, 0.5, 0], [0.8, 0, 0.4], [0.3] * 3, [0] * 3], atol=1e-6)
 
 
@@ -96,9 +97,9 @@ def test_the_parameter_that_changes_nothing_changes_nothing(op, nothing):
 
 def test_grayscale_flip_and_clip_equal_tensorflows():
     gray = tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(IMAGES))
-    np.testing.assert_allclose(jax_ops.grayscale(IMAGES), gray, atol=1e-6)
-    np.testing.assert_array_equal(jax_ops.flip(IMAGES), tf.image.flip_left_right(IMAGES))
-    np.testing.assert_array_equal(jax_ops.clip(IMAGES), tf.clip_by_value(IMAGES, 0, 1))
+    np.testing.assert_allclose(jax_ops.grayscale(jnp.asarray(IMAGES)), gray, atol=1e-6)
+    np.testing.assert_array_equal(jax_ops.flip(jnp.asarray(IMAGES)), tf.image.flip_left_right(IMAGES))
+    np.testing.assert_array_equal(jax_ops.clip(jnp.asarray(IMAGES)), tf.clip_by_value(IMAGES, 0, 1))
 
 
 def convolved(image, kernel_size, sigma):
@@ -127,15 +128,17 @@ def on_host(op, images, *parameters):
 def test_rotation_sobel_noise_and_cutout_equal_the_hosts():
     square = IMAGES[:, :32]
     turns = np.array([0, 1, 2, 3, 1, 3], np.int32)
-    expected = [on_host(tf_ops.rotate, square[i : i + 1], turns[i])[0] for i in range(6)]
+    expected = [on_host(tf_ops.rotate, square[i : i + 1], int(turns[i]))[0] for i in range(6)]
     np.testing.assert_array_equal(jax.jit(jax_ops.rotate)(square, turns), expected)
     np.testing.assert_allclose(jax.jit(jax_ops.sobel)(IMAGES), on_host(tf_ops.sobel, IMAGES), atol=1e-6)
     normals = RNG.normal(size=IMAGES.shape).astype(np.float32)
     expected = on_host(lambda planes: tf_ops.noise(planes, 0.2, tf.transpose(normals, [0, 3, 1, 2])), IMAGES)
-    np.testing.assert_allclose(jax_ops.noise(IMAGES, 0.2, normals), expected, atol=1e-6)
+    np.testing.assert_allclose(jax_ops.noise(jnp.asarray(IMAGES), 0.2, jnp.asarray(normals)), expected, atol=1e-6)
     top, left = np.array([0, 5, 20, 39, 39, 12], np.int32), np.array([0, 31, 9, 31, 0, 16], np.int32)
     expected = on_host(tf_ops.cutout, IMAGES, tf.constant(top), tf.constant(left), 8)
-    np.testing.assert_allclose(jax_ops.cutout(IMAGES, top, left, 8), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        jax_ops.cutout(jnp.asarray(IMAGES), jnp.asarray(top), jnp.asarray(left), 8), expected, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("off", [(), ("contrast", "hue"), OPS])
@@ -245,7 +248,7 @@ def test_without_a_crop_a_view_is_the_central_square_as_on_the_host(height, widt
     fields = config(crop=False)
     top, left, side, _ = tf_crops.center_box(tf.constant([height, width, 3]), 1.0).numpy()
     expected = each(lambda image: tf_crops.resize(image[top : top + side, left : left + side], size), images)
-    views = jax_crops.resized_crops(images, jnp.arange(3), 0, fields, size, 2)
+    views = jax_crops.resized_crops(jnp.asarray(images), jnp.arange(3), 0, fields, size, 2)
     assert views.shape == (3, 2, size, size, 3)
     for view in range(2):
         np.testing.assert_allclose(views[:, view], expected, atol=2e-6)
@@ -344,7 +347,7 @@ def test_a_view_is_the_hosts_for_the_same_draws(more):
     crops = RNG.uniform(-0.05, 1.05, (16, 2, 32, 32, 3)).astype(np.float32)
     positions = jnp.arange(16)
     draws = jax_crops.uniforms(3, positions, 2, jax_crops.REST, family.NUM_DRAWS).reshape(32, -1)
-    expected = tf_ops.random_views(crops.reshape(32, 32, 32, 3), tf.constant(draws), fields)
+    expected = tf_ops.random_views(tf.constant(crops.reshape(32, 32, 32, 3)), tf.constant(draws), fields)
     result = jax.jit(lambda crops: jax_ops.augment_crops(crops, positions, 3, fields))(crops)
     # The host's are rounded to uint8.
     np.testing.assert_allclose(result.reshape(expected.shape) * 255, expected, atol=0.5 + 5e-3)
@@ -412,7 +415,9 @@ def test_a_supervised_config_has_crop_and_flip_alone():
 def test_what_is_off_is_not_computed():
     def text(fields):
         return str(
-            jax.make_jaxpr(lambda images: jax_ops.views_from_images(images, POSITIONS, 0, fields, 20, 2))(PIXELS)
+            jax.make_jaxpr(lambda images: jax_ops.views_from_images(images, jnp.asarray(POSITIONS), 0, fields, 20, 2))(
+                PIXELS
+            )
         )
 
     assert "dot_general" not in text(config(jitter_prob=0.8, grayscale_prob=0.2, flip_prob=0.5))

@@ -128,7 +128,7 @@ def test_with_everything_off_a_view_is_the_image():
 
 def test_rounding_loses_at_most_half_a_level_and_clips():
     values = np.array([-0.1, 0.0, 0.5 / 255 + 1e-4, 0.3, 1.0, 1.7], np.float32)
-    np.testing.assert_array_equal(tf_ops.to_uint8(values), [0, 0, 1, 76, 255, 255])
+    np.testing.assert_array_equal(tf_ops.to_uint8(tf.constant(values)), [0, 0, 1, 76, 255, 255])
 
 
 def test_flip_and_grayscale_alone():
