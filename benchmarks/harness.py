@@ -1,16 +1,17 @@
-"""How contenders are compared: each in a process of its own, in turns, several rounds, side by side in one run.
+"""Compare contenders: measure each one in a separate process, in alternation, for several rounds of one run.
 
-A benchmark is a module of this package with a `Benchmark`: cases, and contenders that are measured on each case. Every
-turn is a new process, so that no contender sees another's memory, threads or caches; the turns go A B A B, so that what
-the machine does meanwhile meets all of them. What is quoted is the median over rounds, and for a comparison the median of
-the ratios within each round.
+A benchmark is a module of this package that defines a `Benchmark`: cases, and the contenders to measure on each case.
+Every measurement runs in a new process, so contenders share no memory, threads or caches. Measurements alternate
+(A B A B), so other load on the machine affects all contenders. The reported number is the median over rounds. For a
+comparison it is the median of the ratios within each round.
 
-Contenders of this project run in this Python, the others in the environment `.venv-peers` (`make peers`). This module
-and the benchmarks' are imported in both, so at their top they import the standard library only.
+Contenders of this project run in this Python. Contenders of other projects run in the environment `.venv-peers`
+(`make peers`). Both environments import this module and the modules of the benchmarks, so these import only the standard
+library at the top.
 
-Each case prints one line of JSON for each contender. Results go to docs/benchmarks.jsonl, where a case that is run again
-replaces all that it had, so what stands there for a case was measured side by side. The tables of docs/benchmarks.md are
-made from that file.
+Each case prints one line of JSON for each contender and stores it in docs/benchmarks.jsonl. Running a case again replaces
+all its earlier results, so all stored results of a case come from the same run. The tables of docs/benchmarks.md are
+generated from that file.
 """
 
 import argparse
@@ -40,17 +41,17 @@ CONTENDER_FLAG = "--as_contender"
 ANSWER = "measured: "
 MIB = 2**20
 
-# Whose versions are told, where they are installed.
+# Packages whose versions the results name, if they are installed.
 PACKAGES = "jax flax tensorflow-cpu tensorflow torch torchvision lightly pillow"
 
 
 class Absent(Exception):
-    """Raised by a contender that is not there, with the reason: a result as well, and no error."""
+    """Raised by a contender that is not available, with the reason. This counts as a result, not as an error."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """Something that is measured: `run(options of the case)` returns named numbers, in a process of its own."""
+    """A program to measure. `run(options of the case)` runs in a separate process and returns numbers by name."""
 
     run: Callable[[dict], dict]
     peer: bool = False  # runs in the peers' environment
@@ -58,13 +59,14 @@ class Contender:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What contenders are measured on.
+    """The setting in which contenders are measured.
 
     Attributes:
-      options: handed to the contenders; what JSON can hold. `cores` is how many cores they may use (default: all).
-      contenders: names, in the order of their turns.
-      rounds: how often each has its turn.
-      notes: goes into the results as it is.
+      name: of the case, as in the table.
+      options: for the contenders, JSON-serialisable. `cores` is the number of cores that they may use (default: all).
+      contenders: names, in the order of measurement.
+      rounds: the number of measurements of each contender.
+      notes: copied into the results unchanged.
     """
 
     name: str
@@ -76,15 +78,15 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """Contenders, and how their results are read.
+    """Contenders, and how to read their results.
 
     Attributes:
       name: of the module, and of the table in docs/benchmarks.md.
       contenders: by name.
-      value: the number that is compared, as contenders call it.
-      more_is_better: whether it is a rate, and not a time.
-      baselines: the contenders that the others are compared with.
-      columns: of the table: title to a function of an entry of the results.
+      value: the name of the number to compare, as the contenders return it.
+      more_is_better: True for rates, False for times.
+      baselines: the contenders that all are compared with.
+      columns: of the table: from the title to a function that formats a result.
     """
 
     name: str
@@ -99,11 +101,11 @@ class Benchmark:
         return ratio if self.more_is_better else 1 / ratio
 
 
-# --- In the process of a contender ---------------------------------------------------------------------------------
+# --- In the process of a contender -----------------------------------------------------------------------------------
 
 
 def is_contender(benchmark: Benchmark) -> bool:
-    """Whether this process was started for a contender; if so it has had its turn, and there is nothing more to do."""
+    """Run the contender for which this process was started, if any. Return whether there was one."""
     if sys.argv[1:2] != [CONTENDER_FLAG]:
         return False
     contender, options = json.loads(sys.argv[2])
@@ -136,11 +138,11 @@ def versions() -> str:
 
 
 def added_memory(call: Callable[[], Any]) -> tuple[Any, float]:
-    """What `call()` returns, and by how many MiB it raised the peak of this process's resident memory.
+    """Return the result of `call()`, and by how many MiB it raised the peak resident memory of this process.
 
-    Before the call, garbage is collected, freed memory is handed back to the system, and Linux is told to forget the
-    peak so far; otherwise what was used and freed earlier would hide some of what the call uses. Where the system knows
-    no such things, some may stay hidden.
+    Memory that was used and freed earlier would hide part of what the call uses. So this first collects garbage, returns
+    freed memory to the system, and resets the peak. Where the system does not support these steps, the result can be too
+    small.
     """
     gc.collect()
     if hasattr(ctypes.CDLL(None), "malloc_trim"):
@@ -153,7 +155,7 @@ def added_memory(call: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def peak_memory() -> int:
-    """Bytes of resident memory that this process had at most."""
+    """Return the peak resident memory of this process in bytes."""
     unit = 1 if platform.system() == "Darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -165,7 +167,12 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def time_and_memory(call: Callable[[], Any], repeats: int) -> dict:
-    """`seconds`: the median of `repeats` calls after a first one, or that one (0). `added_mib`: over all of them."""
+    """Measure `call` once as a warm-up and then `repeats` times.
+
+    Returns:
+      `seconds`, the median without the warm-up (with `repeats` = 0, the time of the only call), and `added_mib`, the
+      added memory over all calls.
+    """
 
     def calls() -> list[float]:
         first, *others = [timed(call) for _ in range(1 + repeats)]
@@ -175,34 +182,40 @@ def time_and_memory(call: Callable[[], Any], repeats: int) -> dict:
     return {"seconds": statistics.median(seconds), "added_mib": mib}
 
 
-# --- In the process that compares ----------------------------------------------------------------------------------
+# --- In the comparing process ----------------------------------------------------------------------------------------
 
 
 def make_parser(description: str, rounds: int) -> argparse.ArgumentParser:
-    """The flags that all benchmarks have."""
+    """Return a parser with the flags that all benchmarks share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--contenders", help="only these, separated by commas")
-    parser.add_argument("--rounds", type=int, default=rounds, help="turns of each contender (default: %(default)s)")
-    parser.add_argument("--docs", type=pathlib.Path, default=ROOT / "docs", help="folder of the results and their page")
-    parser.add_argument("--peers", type=pathlib.Path, default=ROOT / ".venv-peers", help="the peers' environment")
-    parser.add_argument("--tables", action="store_true", help="measure nothing, only write the table again")
+    parser.add_argument("--contenders", help="measure only these, separated by commas")
+    parser.add_argument(
+        "--rounds", type=int, default=rounds, help="measurements of each contender (default: %(default)s)"
+    )
+    parser.add_argument("--docs", type=pathlib.Path, default=ROOT / "docs", help="folder for the results and the page")
+    parser.add_argument(
+        "--peers", type=pathlib.Path, default=ROOT / ".venv-peers", help="environment of the other projects"
+    )
+    parser.add_argument("--tables", action="store_true", help="measure nothing, only write the table")
     return parser
 
 
 def numbers(text: str) -> list[int]:
-    """For flags: 512,4096."""
+    """Parse the value of a flag such as 512,4096."""
     return [int(number) for number in text.split(",")]
 
 
 def compete(benchmark: Benchmark, cases: Sequence[Case], args: argparse.Namespace) -> None:
-    """Measures every contender on every case, prints and keeps the results, and writes the table."""
+    """Measure every contender on every case; print and store the results; write the table."""
     chosen = args.contenders.split(",") if args.contenders else list(benchmark.contenders)
     unknown = set(chosen) - set(benchmark.contenders)
     if unknown:
-        sys.exit(f"--contenders: no {', '.join(sorted(unknown))}; there are {', '.join(benchmark.contenders)}.")
+        sys.exit(f"--contenders: unknown {', '.join(sorted(unknown))}; choose from {', '.join(benchmark.contenders)}.")
     if any(benchmark.contenders[name].peer for name in chosen) and not python_of(args.peers).exists():
-        sys.exit(f"{args.peers} is not there: `make peers` installs what this compares with (or choose --contenders).")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # and so is the contender that has its turn
+        sys.exit(
+            f"{args.peers} does not exist. Run `make peers` to install it, or choose --contenders of this project."
+        )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # this also ends the contender
     for case in cases:
         case = dataclasses.replace(case, contenders=[name for name in case.contenders if name in chosen])
         entries = measure(benchmark, case, args.peers)
@@ -219,7 +232,7 @@ def python_of(environment: pathlib.Path) -> pathlib.Path:
 
 
 def measure(benchmark: Benchmark, case: Case, peers: pathlib.Path) -> list[dict]:
-    """The entries of a case, one for each contender. Who is absent or fails once has no further turns."""
+    """Return the results of a case, one for each contender. One that is absent or fails is not measured again."""
     turns: dict[str, list[dict]] = {name: [] for name in case.contenders}
     for round_ in range(case.rounds):
         for name, had in turns.items():
@@ -237,7 +250,7 @@ def measure(benchmark: Benchmark, case: Case, peers: pathlib.Path) -> list[dict]
 
 
 def take_turn(benchmark: Benchmark, name: str, options: dict, peers: pathlib.Path) -> dict:
-    """A turn of one contender in a process of its own: what it measured, or why it did not."""
+    """Measure one contender in a separate process. Return its numbers, or why there are none."""
     python = python_of(peers) if benchmark.contenders[name].peer else sys.executable
     options = {"cores": len(available_cores())} | options
     command = [python, "-m", f"benchmarks.{benchmark.name}", CONTENDER_FLAG, json.dumps([name, options])]
@@ -255,7 +268,7 @@ def take_turn(benchmark: Benchmark, name: str, options: dict, peers: pathlib.Pat
 
 
 def processor_seconds() -> tuple[float, float, float]:
-    """Processor time so far: of all processes, of this one's finished children, and all there was. Zeros if unknown."""
+    """Return processor seconds so far: of all processes, of finished children, and in total. Zeros if unknown."""
     stat = pathlib.Path("/proc/stat")
     if not stat.exists():
         return 0.0, 0.0, 0.0
@@ -267,7 +280,7 @@ def processor_seconds() -> tuple[float, float, float]:
 
 
 def summary(benchmark: Benchmark, turns: list[dict], comparisons: dict) -> dict:
-    """The median over rounds of every number; all of them of the number that is compared."""
+    """Return the median over rounds of every number, and all rounds of the compared number."""
     last = turns[-1]
     if benchmark.value not in last:
         return last
@@ -277,7 +290,7 @@ def summary(benchmark: Benchmark, turns: list[dict], comparisons: dict) -> dict:
     }
     versions = medians.pop("versions")
     return medians | {
-        "others": rounded(max(turn["others"] for turn in turns)),  # most of the machine that others had during a turn
+        "others": rounded(max(turn["others"] for turn in turns)),  # largest share of other processes in one measurement
         "rounds": [rounded(turn[benchmark.value]) for turn in turns],
         "times_as_fast_as": comparisons,
         "versions": versions,
@@ -285,7 +298,7 @@ def summary(benchmark: Benchmark, turns: list[dict], comparisons: dict) -> dict:
 
 
 def compared(benchmark: Benchmark, mine: list[dict], turns: dict[str, list[dict]]) -> dict:
-    """For each other baseline: how many times as fast, as the median of the rounds' ratios, and these."""
+    """Return for each other baseline how many times as fast: the ratio of each round, and their median."""
     found = {}
     for baseline in benchmark.baselines:
         pairs = zip(mine, turns.get(baseline, []), strict=False)
@@ -302,7 +315,7 @@ def rounded(number: float) -> float:
 
 
 def machine(cores: int | None) -> str:
-    """The processor and how much of it was used; no names."""
+    """Describe the processor and how many of its cores were used, without the name of the machine."""
     model = platform.processor() or platform.machine()
     info = pathlib.Path("/proc/cpuinfo")
     if info.exists():
@@ -315,7 +328,7 @@ def machine(cores: int | None) -> str:
     return f"{model}, {min(cores or there, there)} of {there} cores, {platform.system()}{with_allocator}"
 
 
-# --- Results and page ----------------------------------------------------------------------------------------------
+# --- Results and page ------------------------------------------------------------------------------------------------
 
 
 def read(path: pathlib.Path) -> list[dict]:
@@ -323,7 +336,7 @@ def read(path: pathlib.Path) -> list[dict]:
 
 
 def keep(entries: list[dict], path: pathlib.Path) -> None:
-    """Puts the entries of a case in the place of those that it had."""
+    """Store the results of a case and remove its earlier ones."""
     cases: dict[tuple[str, str], list[dict]] = {}
     for entry in read(path):
         cases.setdefault((entry["benchmark"], entry["case"]), []).append(entry)
@@ -333,7 +346,7 @@ def keep(entries: list[dict], path: pathlib.Path) -> None:
 
 
 def write_table(benchmark: Benchmark, docs: pathlib.Path) -> None:
-    """Replaces what stands between the markers of the benchmark in docs/benchmarks.md."""
+    """Replace the text between the markers of the benchmark in docs/benchmarks.md."""
     page = docs / PAGE
     if not page.exists():
         page.write_text((ROOT / "docs" / PAGE).read_text())
@@ -357,17 +370,17 @@ def table(benchmark: Benchmark, entries: list[dict]) -> str:
     lines = [f"| {' | '.join(row)} |" for row in rows]
     about = dict.fromkeys(f"{entry['machine']}; {entry['versions']}" for entry in entries if "versions" in entry)
     busy = max((entry["others"] for entry in entries if "others" in entry), default=0.0)
-    about[f"Other processes took up to {busy:.0%} of the machine's processor time during a turn."] = None
+    about[f"Other processes took up to {busy:.0%} of the machine's processor time during a measurement."] = None
     return "\n".join([*lines, "", *(f"- {line}" for line in about)]) + "\n"
 
 
 def shown(form: str, key: str) -> Callable[[dict], str]:
-    """A column: a number of the entry in a format, or nothing."""
+    """Return a column that formats a number of the result, or is empty if there is none."""
     return lambda entry: form.format(entry[key]) if key in entry else ""
 
 
 def times_as_fast_as(baseline: str) -> Callable[[dict], str]:
-    """A column: how many times as fast as a baseline, with the smallest and largest ratio of a round."""
+    """Return a column: how many times as fast as a baseline, with the smallest and largest ratio of a round."""
 
     def column(entry: dict) -> str:
         if baseline not in entry["times_as_fast_as"]:

@@ -1,28 +1,30 @@
-"""The input pipeline against lightly's: augmented views per second, with nothing else going on.
+"""Compare the input pipeline with lightly's: augmented views per second, without training.
 
     python -m benchmarks.input
-    python -m benchmarks.input --images_32=CIFAR/train --images_224=IMAGENET/train        # JPEG files of one's own
-    python -m benchmarks.input --sizes=32 --seconds=2 --rounds=1 --docs=/tmp/docs         # a look
+    python -m benchmarks.input --images_32=CIFAR/train --images_224=IMAGENET/train        # your own JPEG files
+    python -m benchmarks.input --sizes=32 --seconds=2 --rounds=1 --docs=/tmp/docs         # a quick try
 
-Without folders, images are made up: as large as CIFAR-10's (32x32) and ImageNet's (500x375), with shapes and texture, so
-that their files have about the usual size. All files have been read once before, so they come from the page cache. Every
-contender is asked for batch after batch; after `--warmup` seconds, and two batches at least, views are counted for at
-least `--seconds` and four batches. Buffers are empty by then, since whoever asks does nothing else.
+Without folders, the benchmark makes synthetic images. They have the sizes of CIFAR-10 (32x32) and ImageNet (500x375), with
+shapes and texture, so that their files have about the usual size. All files are read once before, so they come from the
+page cache. Each contender produces batches as fast as it can. The warm-up lasts `--warmup` seconds and at least two
+batches. Then views are counted for at least `--seconds` and four batches. Nothing else uses the batches, so buffers are
+empty when counting begins.
 
-At 32 px, batch 256, the paper's CIFAR-10 augmentation: crop, flip, jitter of strength 0.5, greyscale, no blur. At 224 px,
-batch 64 (so that a window of some seconds has many batches), all of the ImageNet one. The contenders:
+At 32 px the batch is 256 and the augmentation is the paper's for CIFAR-10: crop, flip, jitter of strength 0.5, greyscale,
+no blur. At 224 px the batch is 64, so that a window of some seconds has many batches, and the augmentation is all of
+ImageNet's. The contenders:
 
-- `ours`: `simclr_jax.data.pipeline.train_batches` on the folder with the augmentation of configs/folder.py; uint8.
+- `ours`: `simclr_jax.data.pipeline.train_batches` on the folder, with the augmentation of configs/folder.py; uint8.
 - `ours_memory`: the same on decoded images in memory, a `RandomAccess` source. For 32 px only.
-- `ours_device`: as `ours` with `config.augment.where = 'device'`: what the host still does where colour and blur are left
-  to the device; the device's part is in its step.
-- `lightly`: `SimCLRTransform` with torchvision's ImageFolder and PyTorch's DataLoader, a worker for each core, which
-  collates as it does by default and as lightly's documentation shows it; float32, normalised. Shuffled, but in one long
-  epoch, so that no time goes into starting epochs.
-- `ceiling`: what the machine can do with tf.data alone: read, `decode_and_crop_jpeg` of two random boxes, bicubic resize,
-  uint8, batch. No order that can be repeated, no check for broken files, no augmentation but the crop.
+- `ours_device`: as `ours`, with `config.augment.where = 'device'`. This measures the work that is left for the host when
+  the device does colour and blur. The device's work is part of the training step.
+- `lightly`: `SimCLRTransform` with torchvision's ImageFolder and PyTorch's DataLoader, with one worker for each core and
+  the default collation, as lightly's documentation shows; float32, normalised. It shuffles one long epoch, so that
+  starting epochs costs no time.
+- `ceiling`: the rate that tf.data alone reaches on this machine: read, `decode_and_crop_jpeg` of two random boxes, bicubic
+  resize, uint8, batch. It has no reproducible order, no check for broken files, and no augmentation but the crop.
 
-The cases with fewer cores, for ours alone, say how it grows with them.
+The cases with fewer cores measure only ours. They show how the rate grows with the cores.
 """
 
 from collections.abc import Iterable
@@ -36,14 +38,14 @@ import time
 from benchmarks import harness
 
 BATCH = {32: 256, 224: 64}
-MADE_UP = {32: (5000, (32, 32), 75), 224: (256, (500, 375), 90)}  # how many, width and height, JPEG quality
+MADE_UP = {32: (5000, (32, 32), 75), 224: (256, (500, 375), 90)}  # number of images, width and height, JPEG quality
 
 
 # --- Contenders ----------------------------------------------------------------------------------------------------
 
 
 def views_per_second(batches: Iterable, options: dict) -> dict:
-    """Draws batches as fast as they come."""
+    """Take batches as fast as they come, and count their views."""
     batches = iter(batches)
     began = time.perf_counter()
     for drawn in itertools.count(1):
@@ -67,15 +69,15 @@ def our_config(options: dict):
 
 
 def our_batches(config, source, options: dict) -> Iterable:
-    from simclr_jax.data import order
     from simclr_jax.data import pipeline
+    from simclr_jax.data.order import HostShard
 
     return pipeline.train_batches(
         source,
         config.augment,
         num_views=2,
         size=options["size"],
-        share=order.Share(BATCH[options["size"]]),
+        shard=HostShard(BATCH[options["size"]]),
         seed=0,
         bad_images=pipeline.BadImages(source, config.data.max_bad_fraction),
     )
@@ -181,7 +183,7 @@ BENCHMARK = harness.Benchmark(
 
 
 def make_up(folder: pathlib.Path, size: int) -> None:
-    """Writes images with colours, shapes and texture as JPEG files, in ten classes."""
+    """Write synthetic images with colours, shapes and texture as JPEG files, in ten classes."""
     import numpy as np
     from PIL import Image
 
@@ -189,7 +191,7 @@ def make_up(folder: pathlib.Path, size: int) -> None:
     random = np.random.default_rng(0)
 
     def octave(scale: int) -> np.ndarray:
-        """Noise whose grains are `scale` pixels wide."""
+        """Return noise with grains of `scale` pixels."""
         grains = random.integers(0, 256, (-(-shape[1] // scale), -(-shape[0] // scale), 3), np.uint8)
         return np.asarray(Image.fromarray(grains).resize(shape, Image.Resampling.BICUBIC), np.float32)
 
@@ -206,7 +208,7 @@ def make_up(folder: pathlib.Path, size: int) -> None:
 
 
 def link(images: pathlib.Path, folder: pathlib.Path, limit: int) -> None:
-    """Links to files of a folder of images, CLASS/FILE as they are there: at most `limit`, evenly chosen."""
+    """Link to at most `limit` evenly chosen JPEG files of a folder, as CLASS/FILE."""
     files = sorted(path for path in images.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
     if not files:
         sys.exit(f"{images} has no JPEG files.")
@@ -218,7 +220,7 @@ def link(images: pathlib.Path, folder: pathlib.Path, limit: int) -> None:
 
 
 def prepare(folder: pathlib.Path, size: int, images: pathlib.Path | None) -> str:
-    """Fills a folder with images and reads them once. Returns what they are."""
+    """Fill a folder with images and read them once. Return a description of them."""
     folder.mkdir()
     if images:
         link(images, folder, limit=5000)
@@ -235,7 +237,7 @@ def prepare(folder: pathlib.Path, size: int, images: pathlib.Path | None) -> str
 
 
 def fewer_cores(cores: int) -> list[int]:
-    """1, 2, 4, ... below the number of cores."""
+    """Return 1, 2, 4, ... below the number of cores."""
     return [count for count in (2**power for power in range(12)) if count < cores]
 
 
@@ -255,8 +257,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=harness.numbers, default=[32, 224])
     parser.add_argument("--images_32", type=pathlib.Path, help="a folder CLASS/FILE with small JPEG files")
     parser.add_argument("--images_224", type=pathlib.Path, help="a folder CLASS/FILE with JPEG files as in ImageNet")
-    parser.add_argument("--seconds", type=float, default=10.0, help="for which views are counted")
-    parser.add_argument("--warmup", type=float, default=5.0, help="seconds before")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long to count views")
+    parser.add_argument("--warmup", type=float, default=5.0, help="seconds before counting begins")
     args = parser.parse_args()
     if args.tables:
         return harness.compete(BENCHMARK, [], args)

@@ -1,16 +1,19 @@
-"""The contrastive loss, forward and backward, against lightly's: time of a call, and memory that it adds.
+"""Compare the contrastive loss, forward and backward, with lightly's: time of a call, and memory that it adds.
 
     python -m benchmarks.loss
-    python -m benchmarks.loss --pairs=512 --rounds=1 --docs=/tmp/docs      # a look
+    python -m benchmarks.loss --pairs=512 --rounds=1 --docs=/tmp/docs      # a quick try
 
-float32 embeddings of dimension 128, temperature 0.1, the same ones for every contender. `ours` is
-`simclr_jax.objectives.nt_xent`, `dense` the same with all similarities at once, both in `jax.jit(jax.value_and_grad)`;
-`lightly` is `lightly.loss.NTXentLoss` as installed, in PyTorch's eager mode, as its documentation shows it. All may use
-all cores. `ours` alone is also measured on a batch whose similarities would take 64 GiB.
+All contenders get the same float32 embeddings of dimension 128, the temperature 0.1, and all cores.
 
-The memory is the growth of the process's peak of resident memory (`harness.added_memory`) over what it has with libraries
-loaded, inputs made, a tiny batch done, and the program compiled. What compiling adds for a moment is told by itself. The
-gradients are part of what a call adds. `loss_per_view` shows that all compute the same thing.
+- `ours`: `simclr_jax.objectives.nt_xent` in `jax.jit(jax.value_and_grad)`.
+- `dense`: the same loss, but with the full matrix of similarities in memory.
+- `lightly`: `lightly.loss.NTXentLoss` as installed, in PyTorch's eager mode, as its documentation shows.
+
+A last case measures only `ours`, on a batch whose matrix of similarities would take 64 GiB.
+
+Memory is the growth of the process's peak resident memory (`harness.added_memory`). The baseline is taken after loading
+libraries, making inputs, running a tiny batch and compiling. Memory that compilation needs for a short time has its own
+column. The gradients count as added memory of a call. `loss_per_view` shows that all contenders compute the same loss.
 """
 
 import functools
@@ -23,7 +26,7 @@ TINY = 8  # pairs of the warm-up
 
 
 def embeddings(pairs: int):
-    """Two views that are somewhat alike: float32 `[pairs, 2, dim]`, not normalised."""
+    """Make two similar views of each image: float32 `[pairs, 2, dim]`, not normalised."""
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -32,7 +35,7 @@ def embeddings(pairs: int):
 
 
 def jax_loss(options: dict, name: str) -> dict:
-    """`simclr_jax.objectives.NAME`."""
+    """Measure `simclr_jax.objectives.NAME`."""
     import jax
     import jax.numpy as jnp
 
@@ -51,12 +54,12 @@ def jax_loss(options: dict, name: str) -> dict:
         loss, _ = jax.block_until_ready(compiled(z))
 
     measured = harness.time_and_memory(call, options["repeats"])
-    # Ours is the sum over both directions, lightly's the mean.
+    # Ours is the sum over both directions. Lightly's is the mean.
     return measured | {"compile_mib": compile_mib, "loss_per_view": float(loss) / 2}
 
 
 def lightly_loss(options: dict) -> dict:
-    """`lightly.loss.NTXentLoss`."""
+    """Measure `lightly.loss.NTXentLoss`."""
     from lightly.loss import NTXentLoss
     import torch
 
@@ -101,7 +104,7 @@ BENCHMARK = harness.Benchmark(
 
 
 def case(pairs: int, rounds: int, largest_compared: int) -> harness.Case:
-    """A batch size; the largest ones for ours alone, and only once, since a call takes a minute."""
+    """Return the case of a batch size. The largest ones measure only ours, and once, because a call takes a minute."""
     alone = pairs > largest_compared
     return harness.Case(
         f"{pairs:,} pairs",
@@ -114,7 +117,9 @@ def case(pairs: int, rounds: int, largest_compared: int) -> harness.Case:
 def main() -> None:
     parser = harness.make_parser(__doc__, rounds=5)
     parser.add_argument("--pairs", type=harness.numbers, default=[512, 4096, 8192, 65536])
-    parser.add_argument("--largest_compared", type=int, default=8192, help="more pairs are for ours alone, once")
+    parser.add_argument(
+        "--largest_compared", type=int, default=8192, help="with more pairs, measure only ours, and once"
+    )
     args = parser.parse_args()
     cases = [case(pairs, args.rounds, args.largest_compared) for pairs in args.pairs]
     harness.compete(BENCHMARK, [] if args.tables else cases, args)

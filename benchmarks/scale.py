@@ -1,10 +1,10 @@
-"""What the paper's settings need on TPU slices, by `simclr_jax.plan`: writes docs/scale.jsonl and the tables of docs/scale.md.
+"""Plan the paper's settings on TPU slices with `simclr_jax.plan`; write docs/scale.jsonl and the tables of docs/scale.md.
 
-    python -m benchmarks.scale              # hours on two cores; what is in docs/scale.jsonl is not compiled again
-    python -m benchmarks.scale --tables     # only the tables, of what is there
+    python -m benchmarks.scale              # takes hours on two cores; compiles only what docs/scale.jsonl lacks
+    python -m benchmarks.scale --tables     # writes only the tables, from docs/scale.jsonl
 
-After a change of the step, remove docs/scale.jsonl, or mark its entries with `"older": true`: they are compiled again, and
-until then stand in the tables with a star.
+After a change of the step, remove docs/scale.jsonl, or mark its entries with `"older": true`. Marked entries have a star in
+the tables until they are compiled again.
 """
 
 import json
@@ -18,12 +18,12 @@ from simclr_jax.errors import EXIT_COMPILER_CRASHED
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
 RESULTS, PAGE = DOCS / "scale.jsonl", DOCS / "scale.md"
 
-# Of a slice for which the compiler crashes nothing else is known.
+# Fields that are empty if the compiler crashes.
 KEYS = ("chips", "batch_per_chip", "step_ms", "collective_ms", "utilisation", "images_per_s", "hours", "collectives")
 
 IMAGENET = "configs/imagenet.py"
 
-# Table, config, further flags, topologies. The first say most.
+# Table, config, further flags, topologies. The most informative ones come first.
 CASES = [
     ("growth", IMAGENET, "--batch_per_chip=64", "v5e:4x4"),
     ("paper", f"{IMAGENET}:epochs=1000", "", "v4:4x4x4"),
@@ -44,7 +44,7 @@ CASES = [
 
 
 def measure() -> None:
-    """Compiles what is not in docs/scale.jsonl yet."""
+    """Compile the cases that docs/scale.jsonl lacks."""
     known = {_key(entry) for entry in read() if "older" not in entry}
     for kind, config, flags, topologies in CASES:
         for topology in topologies.split():
@@ -60,7 +60,7 @@ def measure() -> None:
             ]
             done = subprocess.run([*command, *flags.split()], stdout=subprocess.PIPE, text=True)
             entry = {"table": kind, "config": config, "flags": flags}
-            if done.returncode == EXIT_COMPILER_CRASHED:  # which is a result as well
+            if done.returncode == EXIT_COMPILER_CRASHED:  # a crash is a result, too
                 entry |= dict.fromkeys(KEYS) | {"topology": topology, "crashed": True}
             else:
                 done.check_returncode()
@@ -70,7 +70,7 @@ def measure() -> None:
 
 
 def read() -> list[dict]:
-    """The last entry of each case."""
+    """Return the last entry of each case."""
     entries = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     return list({_key(entry): entry for entry in entries}.values())
 
@@ -87,7 +87,7 @@ def network(entry: dict) -> str:
 
 
 def setting(entry: dict, name: str, default: str) -> str:
-    """What the case says of `name`, as an argument of the config or as a flag."""
+    """Return the value of `name` in the arguments of the config or in the flags."""
     found = re.search(rf"\b{name}=([^, ]+)", f"{entry['config']} {entry['flags']}")
     return found[1] if found else default
 
@@ -133,7 +133,7 @@ COLUMNS = {
 }
 
 
-# Of each table, the columns that it leaves out, and the order of its rows.
+# For each table: the columns to omit, and the order of the rows.
 TABLES = {
     "paper": ("micro-batches remat", lambda entry: (network(entry), version(entry), entry["chips"] or 0)),
     "memory": (
@@ -146,7 +146,7 @@ TABLES = {
 
 
 def write_tables() -> None:
-    """Replaces what stands between the markers of each table in docs/scale.md."""
+    """Replace the text between the markers of each table in docs/scale.md."""
     text, entries = PAGE.read_text(), read()
     for kind, (hidden, order) in TABLES.items():
         begin, end = f"<!-- {kind} -->\n", f"\n<!-- end of {kind} -->"

@@ -1,13 +1,13 @@
-"""How long a run takes to begin, and to save and find again what it has learned.
+"""Measure how long a run takes to start, to save a checkpoint and to restore it.
 
     python -m benchmarks.startup
 
-`cold` and `warm` are the same command, a pretraining run of two steps of the digits, in a process of its own: without the
-programs that an earlier run has compiled, and with them (WORKDIR/compilation_cache, as `simclr_jax.pretrain` keeps it).
-What differs is what is compiled; importing, opening the data and initialising are in both.
+`cold` and `warm` run the same command in a separate process: pretraining on the digits for two steps. `warm` uses the
+programs that an earlier run compiled (WORKDIR/compilation_cache, as `simclr_jax.pretrain` keeps it); `cold` does not. The
+times differ only by compilation: both include imports, opening the data and initialisation.
 
 `checkpoint` initialises the pretraining state of a network, saves it as `simclr_jax.pretrain` does, and restores it into
-another state. Sizes are those on disk. The file system is that of temporary files.
+another state. Sizes are sizes on disk, in the file system of temporary files.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ def start(options: dict, warm: bool) -> dict:
 
 
 def checkpoint(options: dict) -> dict:
-    """Initialises, saves and restores a ResNet-50 of `options["width"]`."""
+    """Initialise, save and restore a ResNet-50 of `options["width"]`."""
     from etils import epath
     import jax
     import numpy as np
@@ -59,7 +59,7 @@ def checkpoint(options: dict) -> dict:
     began = time.perf_counter()
     state = new_state(0)
     initialise = time.perf_counter() - began
-    # A momentum of zeros would be compressed to nothing on disk. After a step it is as large as the parameters.
+    # A momentum of zeros would be compressed to almost nothing. After a step it takes as much space as the parameters.
     noise = jax.jit(lambda x: x + jax.random.normal(jax.random.key(1), x.shape).astype(x.dtype))
     state = dataclasses.replace(state, opt_state=jax.tree.map(noise, state.opt_state))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params["encoder"]))

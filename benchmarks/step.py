@@ -1,30 +1,32 @@
-"""The training step on a CPU against PyTorch's: images per second, without any input pipeline.
+"""Compare the training step on a CPU with PyTorch's: images per second, without an input pipeline.
 
     python -m benchmarks.step
     python -m benchmarks.step --contenders=ours_float32,eager_float32
-    python -m benchmarks.step --batch=32 --rounds=1 --docs=/tmp/docs      # a look
+    python -m benchmarks.step --batch=32 --rounds=1 --docs=/tmp/docs      # a quick try
 
 ResNet-18 with the CIFAR stem, a head of two layers with BatchNorm, 32 px, 256 images (512 views), NT-Xent, LARS with
-momentum. Every contender gets the same random pixels, in memory already, and all cores. After a first step, which
-compiles, `--steps` are timed; a step takes seconds, so a few will do.
+momentum. Every contender gets the same random pixels, already in memory, and all cores. The first step compiles and is
+not counted. `--steps` further steps are timed; a step takes seconds, so a few are enough.
 
-- `ours_float32`, `ours_bfloat16`: `simclr_jax.training.steps.make_pretrain_step` of configs/cifar10.py, built as
-  `simclr_jax.pretrain` builds it, with its metrics, from uint8 views. It has no online classifier, since PyTorch's has none.
-- `eager_float32`, `compile_float32`, `compile_bfloat16`: what one would write with PyTorch. torchvision's resnet18 with
-  the usual CIFAR stem (3x3 convolution, no max-pooling), lightly's projection head, NTXentLoss and LARS (a Python loop over
-  parameters, little work beside the network's). Both views go through the network at once, so that BatchNorm sees all of
-  them as ours does. channels_last is what PyTorch recommends for convolutions on CPUs. The inputs are floats already, as
-  a DataLoader would bring them. `torch.compile` is applied to the network, where nearly all the time goes, with its
-  default settings; it needs a C++ compiler. bfloat16 is torch.autocast around the network, which keeps parameters in
-  float32 as ours does; the loss is computed in float32.
+- `ours_float32`, `ours_bfloat16`: the pretraining step of configs/cifar10.py, built by the recipe that
+  `simclr_jax.pretrain` uses, with its metrics, from uint8 views. It has no online classifier, because the PyTorch
+  contenders have none.
+- `eager_float32`, `compile_float32`, `compile_bfloat16`: a usual PyTorch program.
+  - Network: torchvision's resnet18 with the usual CIFAR stem (3x3 convolution, no max-pooling) and lightly's projection
+    head. Both views go through it at once, so that BatchNorm uses all views, as in ours.
+  - Loss and optimiser: lightly's NTXentLoss, in float32, and its LARS. This LARS is a Python loop over parameters, which
+    costs little beside the network.
+  - Inputs: floats, as a DataLoader would produce, in channels_last, which PyTorch recommends for convolutions on CPUs.
+  - `torch.compile` is applied to the network, where nearly all the time goes, with default settings. It needs a C++
+    compiler. bfloat16 is torch.autocast around the network, which keeps parameters in float32, as ours does.
 
-With GLIBC_TUNABLES set, as `make bench` does for a second run, the cases say "memory kept": glibc then keeps what a step
-frees, where otherwise the system takes gigabytes back and clears them again for every step.
+With GLIBC_TUNABLES set, as `make bench` sets it for a second run, the names of the cases end in "memory kept": glibc keeps
+the memory that a step frees. Without it, the system takes gigabytes back and clears them again for every step.
 
-In another case ours alone embeds the same batch in 2, 4, 8 and 16 parts (`config.microbatches`): what that costs in time,
-and what it saves in memory.
+Another case measures only ours, with the same batch in 2, 4, 8 and 16 micro-batches (`config.microbatches`). It shows the
+cost in time and the saving in memory.
 
-The losses in the results are no check, since the networks start from different random weights.
+The losses in the results differ, because the networks start from different random weights.
 """
 
 import functools
@@ -38,7 +40,7 @@ SIZE = 32
 
 
 def images_per_second(step, options: dict) -> dict:
-    """Times `step()`, which returns the loss once it is known."""
+    """Time `step()`, which waits for the loss and returns it."""
     first = harness.timed(step)
     losses = []
     seconds, mib = harness.added_memory(
@@ -54,7 +56,7 @@ def images_per_second(step, options: dict) -> dict:
 
 
 def pixels(batch: int):
-    """uint8 `[batch, 2, size, size, 3]`: the views of an image are alike."""
+    """Make uint8 `[batch, 2, size, size, 3]` with similar views of each image."""
     import numpy as np
 
     random = np.random.default_rng(0)
@@ -66,7 +68,7 @@ def pixels(batch: int):
 
 
 def ours(options: dict, **changes) -> dict:
-    """`changes` are fields of the config."""
+    """Measure our step. `changes` are fields of the config."""
     import numpy as np
 
     from configs import cifar10
@@ -84,13 +86,13 @@ def ours(options: dict, **changes) -> dict:
     def step():
         nonlocal state
         state, metrics = recipe.step(state, batch)
-        return float(metrics["loss"]) / 2  # the sum over both directions; lightly's is the mean
+        return float(metrics["loss"]) / 2  # ours is the sum over both directions, lightly's the mean
 
     return images_per_second(step, options)
 
 
 def torch_network():
-    """Encoder and head."""
+    """Return the encoder and head in PyTorch."""
     from lightly.models.modules import SimCLRProjectionHead
     from torch import nn
     import torchvision
@@ -161,8 +163,8 @@ BENCHMARK = harness.Benchmark(
 
 def main() -> None:
     parser = harness.make_parser(__doc__, rounds=3)
-    parser.add_argument("--batch", type=int, default=256, help="images of a step, two views each")
-    parser.add_argument("--steps", type=int, default=3, help="timed in each turn")
+    parser.add_argument("--batch", type=int, default=256, help="images in a step, with two views each")
+    parser.add_argument("--steps", type=int, default=3, help="steps to time in each measurement")
     args = parser.parse_args()
     options = {"batch": args.batch, "steps": args.steps}
     in_parts = [name for name in BENCHMARK.contenders if name.endswith("_parts")]

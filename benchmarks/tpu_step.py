@@ -1,12 +1,15 @@
-"""The step on a TPU slice, by the TPU compiler's own model, against the same step written the plain Flax way.
+"""Compare the step on a TPU slice with the same step in plain Flax, by estimates of the TPU compiler.
 
     python -m benchmarks.tpu_step                          # ResNet-50 on v5e:4x4: about ten minutes on 2 cores
     python -m benchmarks.tpu_step --topology=v4:2x2x4
 
-No TPU is needed, nor is anything timed: `cycles` are what the compiler estimates, as `simclr_jax.plan` adds them up. `ours`
-is what `simclr_jax.pretrain` runs, with metrics and online classifier. `plain` has neither; it is a SimCLR step as one
-would write it after Flax's ImageNet example (linen, `nn.BatchNorm`, `nn.max_pool`, all similarities at once, `optax.lars`).
-Both: bfloat16, 224 px, two views, batch split over the slice.
+This needs no TPU and times nothing. `cycles` is the sum of the compiler's estimates, as in `simclr_jax.plan`.
+
+- `ours`: the step of `simclr_jax.pretrain`, with metrics and online classifier.
+- `plain`: a SimCLR step in the way of Flax's ImageNet example (linen, `nn.BatchNorm`, `nn.max_pool`, all similarities at
+  once, `optax.lars`), without metrics and without classifier.
+
+Both use bfloat16, 224 px, two views, and a batch split over the slice.
 """
 
 import functools
@@ -19,7 +22,7 @@ SIZE = 224
 
 
 def plain_step(devices, batch: int):
-    """The jitted step of a plain Flax program and the shapes of its arguments."""
+    """Return the jitted step of a plain Flax program, and the shapes of its arguments."""
     from flax import linen as nn
     from flax.training import train_state
     import jax
@@ -147,7 +150,7 @@ BENCHMARK = harness.Benchmark(
 def main() -> None:
     parser = harness.make_parser(__doc__, rounds=1)
     parser.add_argument("--topology", default="v5e:4x4")
-    parser.add_argument("--images", type=int, default=64, help="on each chip (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=64, help="images on each chip (default: %(default)s)")
     args = parser.parse_args()
     name = f"ResNet-50 on {args.topology}, {args.images} images a chip"
     options = {"topology": args.topology, "images": args.images}

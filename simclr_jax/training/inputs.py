@@ -40,7 +40,7 @@ def open_batches(
         config.augment,
         num_views=2,
         size=config.data.image_size,
-        share=pipeline.local_share(mesh, config.batch_size, start_step),
+        shard=pipeline.local_shard(mesh, config.batch_size, start_step),
         seed=config.seed,
         bad_images=bad_images,
     )
