@@ -32,7 +32,7 @@ PATH = (
     ("training.steps", "gradient and update, one jitted function"),
     ("training.loop", "calls the step, over and over"),
     ("training.checkpoint", "saves the state"),
-    ("workdir.writers", "write the metrics"),
+    ("workdir.writers", "writes the metrics"),
 )
 
 # Pixels.
@@ -42,7 +42,7 @@ COLUMN = 118
 MARGIN = 24
 GAP = 30  # between rooms of a row
 ARROWS = 54  # between rows
-LEGEND = 380
+LEGEND = 310
 
 
 def modules(root: pathlib.Path = REPOSITORY / ROOT) -> dict[str, pathlib.Path]:
