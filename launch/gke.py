@@ -78,14 +78,13 @@ def hosts_of(topology: str) -> tuple[str, str, int, int]:
 
 def manifest(values: flags.FlagValues, command: list[str]) -> dict:
     """The JobSet (jobset.x-k8s.io/v1alpha2) for a command line."""
-    label, shape, hosts, chips = hosts_of(values["topology"].value)
+    label, shape, hosts, chips = hosts_of(values.topology)
     container = {
         "name": "worker",
-        "image": values["image"].value,
+        "image": values.image,
         "command": command,
         "env": [
-            {"name": name, "value": value}
-            for name, _, value in (setting.partition("=") for setting in values["env"].value)
+            {"name": name, "value": value} for name, _, value in (setting.partition("=") for setting in values.env)
         ],
         "ports": [{"containerPort": 8471}, {"containerPort": 8080}],
         "resources": {"requests": {"google.com/tpu": str(chips)}, "limits": {"google.com/tpu": str(chips)}},
@@ -93,17 +92,17 @@ def manifest(values: flags.FlagValues, command: list[str]) -> dict:
     selector = {"cloud.google.com/gke-tpu-accelerator": label, "cloud.google.com/gke-tpu-topology": shape}
     pod = {
         "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": values["grace_seconds"].value,
+        "terminationGracePeriodSeconds": values.grace_seconds,
         "nodeSelector": selector,
         "containers": [container],
     }
-    if values["spot"].value:
+    if values.spot:
         selector["cloud.google.com/gke-spot"] = "true"
         pod["tolerations"] = [
             {"key": "cloud.google.com/gke-spot", "operator": "Equal", "value": "true", "effect": "NoSchedule"}
         ]
-    if values["service_account"].value:
-        pod["serviceAccountName"] = values["service_account"].value
+    if values.service_account:
+        pod["serviceAccountName"] = values.service_account
     job = {
         "parallelism": hosts,
         "completions": hosts,
@@ -120,25 +119,25 @@ def manifest(values: flags.FlagValues, command: list[str]) -> dict:
         "template": {"spec": pod},
     }
     metadata = {
-        "name": values["name"].value,
+        "name": values.name,
         # Each slice is a node pool, and each child job has a whole one.
         "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"},
     }
-    if values["namespace"].value:
-        metadata["namespace"] = values["namespace"].value
+    if values.namespace:
+        metadata["namespace"] = values.namespace
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
         "metadata": metadata,
         "spec": {
             "failurePolicy": {
-                "maxRestarts": values["max_restarts"].value,
+                "maxRestarts": values.max_restarts,
                 "rules": [
                     # A job that podFailurePolicy lets fail is final; every other failure restarts the set.
                     {"name": "final", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
                 ],
             },
-            "replicatedJobs": [{"name": "slice", "replicas": values["slices"].value, "template": {"spec": job}}],
+            "replicatedJobs": [{"name": "slice", "replicas": values.slices, "template": {"spec": job}}],
         },
     }
 
@@ -151,19 +150,19 @@ def run(argv: list[str]) -> int:
     """
     verb, values, command = common.parse(argv, define_flags, __doc__, VERBS)
     common.require(values, name="simclr")
-    name = values["name"].value
+    name = values.name
     # Pods are called NAME-slice-0-12-abcde, which has to be a host name.
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", name):
         raise UserError(f"--name={name}: at most 40 small letters, digits and hyphens, beginning with a letter.")
-    shell = common.Shell(values["dry_run"].value)
-    kubectl = ["kubectl", *([f"--namespace={values['namespace'].value}"] if values["namespace"].value else [])]
+    shell = common.Shell(values.dry_run)
+    kubectl = ["kubectl", *([f"--namespace={values.namespace}"] if values.namespace else [])]
     if verb == "submit":
         common.require(values, image="REGISTRY/simclr_jax", topology="v5e:4x4")
         common.check_command(command)
         common.check_workdir(command)
-        common.check_settings(values["env"].value)
+        common.check_settings(values.env)
         text = yaml.safe_dump(manifest(values, command), sort_keys=False, width=1000)
-        if values["dry_run"].value:
+        if values.dry_run:
             print(text)
         return shell.run([*kubectl, "apply", "--filename=-"], text=text)
     if command:
@@ -174,7 +173,7 @@ def run(argv: list[str]) -> int:
         return shell.run([*kubectl, "get", "pods", pods, "--output=wide"])
     if verb == "logs":
         first = f"{pods},jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
-        return shell.run([*kubectl, "logs", first, "--tail=100", *(["--follow"] if values["follow"].value else [])])
+        return shell.run([*kubectl, "logs", first, "--tail=100", *(["--follow"] if values.follow else [])])
     return shell.run([*kubectl, "delete", "jobset", name])
 
 

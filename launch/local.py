@@ -139,13 +139,13 @@ def run(argv: list[str]) -> int:
     _, values, command = common.parse(argv, define_flags, __doc__)
     common.require(values, num_processes="2")
     common.check_command(command)
-    count, devices = values["num_processes"].value, values["devices_per_process"].value
-    if values["dry_run"].value:
+    count, devices = values.num_processes, values.devices_per_process
+    if values.dry_run:
         for number in range(count):
             settings = environment(number, count, 12345, devices)
             print(" ".join([*(f"{key}={shlex.quote(value)}" for key, value in settings.items()), shlex.join(command)]))
         return 0
-    return run_job(command, count, devices, values["max_restarts"].value)
+    return run_job(command, count, devices, values.max_restarts)
 
 
 if __name__ == "__main__":

@@ -119,27 +119,25 @@ def run(argv: list[str]) -> int:
     """
     _, values, command = common.parse(argv, define_flags, __doc__)
     common.check_command(command)
-    for option in values["option"].value:
+    for option in values.option:
         if not option.startswith("-"):
             raise UserError(f"--option={option}: give it as sbatch takes it, as in --option=--partition=gpu.")
-    folder = pathlib.Path(values["output"].value).resolve()
-    gpus, nodes = values["gpus_per_node"].value, values["nodes"].value
+    folder = pathlib.Path(values.output).resolve()
+    gpus, nodes = values.gpus_per_node, values.nodes
     options = [
-        f"--job-name={values['name'].value}",
+        f"--job-name={values.name}",
         f"--output={folder}/%x_%j.log",
         f"--nodes={nodes}",
         # JAX uses the GPU whose number is that of the process on its node, so each process has to see all GPUs.
         f"--ntasks-per-node={gpus or 1}",
         *([f"--gpus-per-node={gpus}"] if gpus else []),
-        *([f"--cpus-per-task={values['cpus_per_task'].value}"] if values["cpus_per_task"].value else []),
-        f"--time={values['time'].value}",
-        *values["option"].value,
+        *([f"--cpus-per-task={values.cpus_per_task}"] if values.cpus_per_task else []),
+        f"--time={values.time}",
+        *values.option,
     ]
-    script = batch_script(
-        options, values["setup"].value, shlex.join(command), max_restarts=values["max_restarts"].value
-    )
-    path = folder / f"{values['name'].value}.sh"
-    if values["dry_run"].value:
+    script = batch_script(options, values.setup, shlex.join(command), max_restarts=values.max_restarts)
+    path = folder / f"{values.name}.sh"
+    if values.dry_run:
         print(f"{script}\n$ sbatch {shlex.quote(str(path))}")
         return 0
     return submit(script, path)

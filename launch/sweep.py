@@ -58,7 +58,7 @@ def parse(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
     """
     _, values, backend_flags = common.parse(argv, define_flags, __doc__)
     common.require(values, sweep="configs/sweeps/NAME.py", workdir="runs/NAME")
-    check_folder("workdir", values["workdir"].value)
+    check_folder("workdir", values.workdir)
     return values, backend_flags
 
 
@@ -72,12 +72,12 @@ def run(argv: list[str]) -> int:
       UserError: before anything is started.
     """
     values, backend_flags = parse(argv)
-    workdir, backend = values["workdir"].value, values["backend"].value
+    workdir, backend = values.workdir, values.backend
     if backend_flags and backend == "local":
         raise UserError(f"{backend_flags[0]!r} after -- is only for --backend=slurm or tpu.")
-    loaded = sweep_file.load(values["sweep"].value, workdir)
+    loaded = sweep_file.load(values.sweep, workdir)
     runs = loaded.runs
-    chosen = sweep_file.select(runs, values["only"].value)
+    chosen = sweep_file.select(runs, values.only)
 
     def tabulate() -> None:
         print(
@@ -87,7 +87,7 @@ def run(argv: list[str]) -> int:
             print(f"{workdir}/results.png is the figure.")
 
     sweep_runs.check(runs, sweep_runs.Stage.check)
-    if values["collect"].value:
+    if values.collect:
         tabulate()
         return 0
     sweep_runs.check(chosen, sweep_runs.Stage.check_places)
@@ -98,7 +98,7 @@ def run(argv: list[str]) -> int:
                 f"{one.name}: skipped, because its loss became non-finite before; remove {one.records} to run it again."
             )
     print(f"{len(runs)} runs in the sweep, {len(chosen)} chosen, {len(todo)} to do.", flush=True)
-    dry_run = values["dry_run"].value
+    dry_run = values.dry_run
     if todo and backend == "slurm":
         return _slurm(values, runs, todo, backend_flags)
     jobs = sweep_workers.local_jobs if backend == "local" else sweep_backends.tpu_jobs(backend_flags)
@@ -110,10 +110,10 @@ def run(argv: list[str]) -> int:
         return 0
     if backend == "local":
         devices = sweep_workers.gpus()
-        shares = sweep_workers.shares(values["workers"].value or len(devices) or 1, devices)
+        shares = sweep_workers.shares(values.workers or len(devices) or 1, devices)
     else:
-        shares = [sweep_workers.Share()] * (values["workers"].value or 1)
-    workers = sweep_workers.Workers(shares, retries=values["retries"].value, jobs=jobs)
+        shares = [sweep_workers.WorkerShare()] * (values.workers or 1)
+    workers = sweep_workers.Workers(shares, retries=values.retries, jobs=jobs)
     outcomes = workers.work(todo)
     tabulate()
     if workers.stopping.is_set() and "stopped" in outcomes:
@@ -123,19 +123,19 @@ def run(argv: list[str]) -> int:
 
 
 def _slurm(values: flags.FlagValues, runs: list, todo: list, backend_flags: list[str]) -> int:
-    folder = pathlib.Path(values["workdir"].value).resolve() / "slurm"
+    folder = pathlib.Path(values.workdir).resolve() / "slurm"
     command = [sys.executable, "-m", "launch.sweep"]
     command += [f"--{name}={values[name].value}" for name in ("sweep", "workdir", "retries")]
     script = sweep_backends.slurm_script(
         runs,
         todo,
         command,
-        name=pathlib.Path(values["sweep"].value.partition(":")[0]).stem,
+        name=pathlib.Path(values.sweep.partition(":")[0]).stem,
         folder=folder,
-        workers=values["workers"].value or 0,
+        workers=values.workers or 0,
         flags=backend_flags,
     )
-    if values["dry_run"].value:
+    if values.dry_run:
         print(script)
         return 0
     return slurm.submit(script, folder / "array.sh")

@@ -72,7 +72,7 @@ def tpu_jobs(flags: list[str]) -> Callable[[SweepRun], list[Job]]:
     common.require(values, zone="us-west4-a", type="v5litepod-16")
     if command:
         raise UserError(f"{command[0]!r}: the sweep file says what runs, so no command can be given.")
-    prefix = values["name"].value or "sweep"
+    prefix = values.name or "sweep"
     rest = [flag for flag in flags if not flag.lstrip("-").startswith("name=")]
 
     def jobs(run: SweepRun) -> list[Job]:

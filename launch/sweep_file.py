@@ -130,8 +130,8 @@ def _make_run(item: dict[str, Any], workdir: epath.Path, records: pathlib.Path) 
         if binary == "pretrain":
             raise UserError(f"'then' has evaluations only, but {follow_up!r} is pretrain.")
         pretrained = f"--pretrained={first.workdir}"
-        given = (*common, pretrained, *_cache(workdir, common))
-        stages.append(Stage(follow_up, binary, given, workdir / name / follow_up, follow_up=True))
+        words = (*common, pretrained, *_cache(workdir, common))
+        stages.append(Stage(follow_up, binary, words, workdir / name / follow_up, follow_up=True))
     place, paper = item.get("figure"), item.get("paper", {})
     if place is not None and not (isinstance(place, tuple) and len(place) == 2):
         raise UserError(f"'figure' is {place!r}, but should be (series, x), as in (\"normalised\", 0.1).")

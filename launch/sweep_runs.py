@@ -8,7 +8,7 @@ import pathlib
 import sys
 from typing import Any
 
-from absl import flags
+from absl.flags import FlagValues
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -42,8 +42,8 @@ class Stage:
         return [python, "-m", f"simclr_jax.{self.binary}", *self.flags, f"--workdir={self.workdir}"]
 
     @functools.cached_property
-    def _parsed(self) -> flags.FlagValues:
-        values = flags.FlagValues()
+    def _parsed(self) -> FlagValues:
+        values = FlagValues()
         parse_run(self.command()[2:], values, self.binary, check_places=False)
         return values
 

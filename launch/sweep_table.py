@@ -28,7 +28,7 @@ def rows(runs: list[SweepRun]) -> list[dict[str, Any]]:
     """
     table = []
     for run in runs:
-        row = {"run": run.name, "status": run.status()}
+        row: dict[str, Any] = {"run": run.name, "status": run.status()}
         row |= {key.removeprefix("config."): _one(value) for key, value in run.overrides.items()}
         for stage in run.stages if row["status"] != "other config" else ():
             results = stage.results() or {}

@@ -40,7 +40,7 @@ class TpuSlice:
 
     def __init__(self, values: flags.FlagValues, command: list[str]):
         self._values, self._command = values, command
-        self._shell = common.Shell(values["dry_run"].value)
+        self._shell = common.Shell(values.dry_run)
         self.workers = 0  # the most that have answered so far
 
     def _flag(self, name: str):

@@ -74,8 +74,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def babysit(tpu: TpuSlice, values: flags.FlagValues) -> int:
     """Runs the job on a slice to its end, through preemptions and failures. Returns its exit code."""
-    name, created, failures, set_up = values["name"].value, False, 0, False
-    if values["dry_run"].value:
+    name, created, failures, set_up = values.name, False, 0, False
+    if values.dry_run:
         for step in (tpu.state, tpu.create, tpu.setup, tpu.start, tpu.codes):
             step()
         print("# after the loss of the slice, before it is created again, and at the end of the job:")
@@ -93,7 +93,7 @@ def babysit(tpu: TpuSlice, values: flags.FlagValues) -> int:
                 created, set_up = True, False
             elif state != "READY":
                 print(f"{name}: {state}", flush=True)
-                time.sleep(values["poll_seconds"].value)
+                time.sleep(values.poll_seconds)
                 continue
             if None in (tpu.codes() or []):
                 print(f"{name} runs the job.", flush=True)
@@ -114,13 +114,13 @@ def babysit(tpu: TpuSlice, values: flags.FlagValues) -> int:
         except UserError as error:  # gcloud failed, perhaps because of a preemption in the middle
             reason = str(error)
         failures += 1
-        if failures > values["max_failures"].value:
+        if failures > values.max_failures:
             print(f"{name}: {reason}; given up after {failures} failures.", file=sys.stderr, flush=True)
             code = 1 if code is None else code
             break
         print(f"{name}: {reason}; tried again (failures: {failures}).", flush=True)
-        time.sleep(values["poll_seconds"].value)
-    if created and not values["keep"].value:
+        time.sleep(values.poll_seconds)
+    if created and not values.keep:
         tpu.delete()
     return code
 
@@ -138,21 +138,21 @@ def run(argv: list[str]) -> int:
     elif command:
         raise UserError(f"{command[0]!r} after -- is only for run and babysit.")
     common.check_workdir(command)
-    common.check_settings(values["env"].value)
+    common.check_settings(values.env)
     tpu = TpuSlice(values, command)
     if verb == "babysit":
         return babysit(tpu, values)
     if verb == "status":
         state, codes = tpu.state(), tpu.codes()
-        if not values["dry_run"].value:
+        if not values.dry_run:
             shown = "no job" if codes is None else ["running" if code is None else code for code in codes]
             print(f"{values['name'].value}: {state}; exit codes of the workers: {shown}")
         return 0
     if verb == "run":
-        if not values["dry_run"].value and None in (tpu.codes() or []):
+        if not values.dry_run and None in (tpu.codes() or []):
             raise UserError("a job is running there: stop it first, or wait for it with babysit.")
         tpu.start()
-        if values["detach"].value or values["dry_run"].value:
+        if values.detach or values.dry_run:
             return 0
         code = tpu.wait()
         return 1 if code is None else code

@@ -47,13 +47,13 @@ def run(values: flags.FlagValues) -> list[dict]:
       CompilerCrashed: at the end, where the compiler crashed for one of the topologies.
     """
     jax.config.update("jax_platforms", "cpu")  # whatever this machine has: nothing is computed
-    config, as_json = values["config"].value, values["json"].value
+    config, as_json = values.config, values.json
     config_checks.check_fields(config, config_lib.pretrain())
     hint = "set it in the config file or on the command line."
     config_checks.require(config, "data.source", "data.image_size", "model.depth", hint=hint)
-    names = values["topology"].value
-    configs = [_config_for(config, name, values["batch_per_chip"].value) for name in names]
-    sizes = planning.training_set(config, values["num_examples"].value, values["num_classes"].value)
+    names = values.topology
+    configs = [_config_for(config, name, values.batch_per_chip) for name in names]
+    sizes = planning.training_set(config, values.num_examples, values.num_classes)
 
     entries, hints, crashed = [], [], []
     for name, one in zip(names, configs, strict=True):

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import itertools
 import logging
 import time
+from typing import Any
 
 from etils import epath
 import jax
@@ -91,7 +92,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
                 evaluate=test,
             )
         )
-    results = test(state) if test else {"top1": None, "top5": None, "n": 0}
+    results: dict[str, Any] = test(state) if test else {"top1": None, "top5": None, "n": 0}
     results |= {
         "step": total_steps,
         "seconds": time.monotonic() - began,

@@ -49,7 +49,7 @@ def columns(augment: ConfigDict) -> dict[str, list[tuple[str, dict]]]:
         fields = dict.fromkeys(bounds, 0.0) | on
         return [(f"strength {s:g}", fields | {"strength": s}) for s in (0.125, 0.25, 0.5, 1.0)]
 
-    draws = [(f"draw {draw}", {}) for draw in range(1, 5)]
+    draws: list[tuple[str, dict]] = [(f"draw {draw}", {}) for draw in range(1, 5)]
     changes = {
         "flip": [("", {})],
         "rotate": draws,

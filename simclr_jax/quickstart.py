@@ -33,7 +33,7 @@ def command(name: str, *words: str) -> dict:
 def run(values: flags.FlagValues) -> None:
     """Runs every command of the quickstart and prints the table."""
     began = time.monotonic()
-    workdir = pathlib.Path(values["workdir"].value)
+    workdir = pathlib.Path(values.workdir)
     distributed.initialize()
     run_monitor.use_compilation_cache(str(workdir / "compilation_cache"))
     configs = CONFIGS

@@ -29,8 +29,8 @@ log = logging.getLogger("simclr_jax")
 
 def run(values: flags.FlagValues) -> list[SavedRun]:
     """Writes the report of a command line and returns the runs in it."""
-    folders = [folder for value in values["workdirs"].value for folder in split_folders(value)]
-    return write(folders, values["output"].value, values["title"].value)
+    folders = [folder for value in values.workdirs for folder in split_folders(value)]
+    return write(folders, values.output, values.title)
 
 
 def split_folders(value: str) -> list[str]:

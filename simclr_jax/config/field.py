@@ -80,7 +80,7 @@ class Field:
 
 
 # A block of a config: fields and further blocks by name.
-Block = dict[str, "Field | Block"]
+Block = dict[str, Any]
 
 
 def to_config(block: Block) -> ml_collections.ConfigDict:
@@ -96,7 +96,7 @@ def to_config(block: Block) -> ml_collections.ConfigDict:
 
 def flatten(block: Block, prefix: str = "") -> dict[str, Field]:
     """`{"optimizer.name": Field(...), ...}`."""
-    flat = {}
+    flat: dict[str, Field] = {}
     for name, entry in block.items():
         flat |= flatten(entry, f"{prefix}{name}.") if isinstance(entry, dict) else {prefix + name: entry}
     return flat

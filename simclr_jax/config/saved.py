@@ -44,7 +44,7 @@ def upgrade(values: dict[str, Any]) -> dict[str, Any]:
 
 def flatten(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
     """`{"optimizer.name": "lars", ...}` with tuples as lists, as JSON has them."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, ml_collections.ConfigDict):
             flat |= flatten(value, f"{prefix}{key}.")

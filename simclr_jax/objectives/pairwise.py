@@ -105,8 +105,7 @@ def _all_pairs_on_device(rows: Rows, init: Rows, *, combine, combine_self, merge
     # Each pair of devices is computed on one of the two: the rows of the next half of the ring visit this device. The
     # accumulators of the visiting rows travel with them, and return to their own device at the end.
     rounds = (devices - 1) // 2
-    if devices > 1:
-        visitor = shift(local)
+    visitor = shift(local) if devices > 1 else local
     if rounds:
 
         def ring_step(_, carry):

@@ -74,7 +74,7 @@ def _data_of(run: SavedRun) -> str:
 def results(runs: list[SavedRun]) -> Section:
     """Top-1 of every evaluation beside that of the untrained network."""
     runs = [run for run in runs if run.kind not in OWN_SECTION]
-    rows = []
+    rows: list[list[Cell | str]] = []
     pairs = saved_runs.baselines(runs)
     for run, other in pairs:
         gain = ""
@@ -98,7 +98,7 @@ def results(runs: list[SavedRun]) -> Section:
 
 def transfer(runs: list[SavedRun]) -> Section:
     """Accuracy on other data sets."""
-    rows = []
+    rows: list[list[Cell | str]] = []
     for run in (run for run in runs if run.kind == "transfer" and run.results):
         got = run.results
         rows.append(
@@ -125,7 +125,7 @@ def transforms(runs: list[SavedRun]) -> Section:
 
 def pretraining(runs: list[SavedRun]) -> Section:
     """What was pretrained, and the last metrics."""
-    rows = []
+    rows: list[list[Cell | str]] = []
     for run in (run for run in runs if run.kind == "pretraining"):
         config, last = run.config, next((line for line in reversed(run.metrics) if "loss" in line), {})
         numbers = (
@@ -205,7 +205,7 @@ def _matrix(counts: np.ndarray, names: list[str]) -> Matrix:
 
 def _most_frequent(counts: np.ndarray, names: list[str]) -> Table:
     wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
-    rows = []
+    rows: list[list[Cell | str]] = []
     for place in np.argsort(-wrong, axis=None, kind="stable")[:LISTED_CONFUSIONS]:
         true, taken = divmod(int(place), len(counts))
         share = 100 * wrong[true, taken] / max(counts[true].sum(), 1)

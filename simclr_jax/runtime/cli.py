@@ -107,13 +107,13 @@ def work(command: str, values: flags.FlagValues) -> Any:
     from simclr_jax.runtime.run_monitor import RunMonitor
 
     monitor = RunMonitor(
-        profile_steps=parse_profile_steps(values["profile_steps"].value),
-        hang_timeout=values["hang_timeout"].value,
-        hang_exit=values["hang_exit"].value,
+        profile_steps=parse_profile_steps(values.profile_steps),
+        hang_timeout=values.hang_timeout,
+        hang_exit=values.hang_exit,
     )
-    arguments = [values["config"].value, epath.Path(values["workdir"].value)]
+    arguments = [values.config, epath.Path(values.workdir)]
     if KINDS[KIND_OF.get(command, command)].evaluates:
-        arguments.append(values["pretrained"].value)
+        arguments.append(values.pretrained)
     monitor.arm()
     try:
         return module.run(*arguments, monitor=monitor)
@@ -128,16 +128,16 @@ def _start(command: str, values: flags.FlagValues) -> Any:
     from simclr_jax.runtime import run_monitor
 
     distributed.initialize(
-        values["coordinator_address"].value,
-        values["num_processes"].value,
-        values["process_id"].value,
-        values["initialization_timeout"].value,
+        values.coordinator_address,
+        values.num_processes,
+        values.process_id,
+        values.initialization_timeout,
     )
     if not distributed.is_primary():
         log.setLevel(logging.WARNING)  # progress is printed once, warnings by every process
-    cache = values["compilation_cache"].value
+    cache = values.compilation_cache
     if cache is None:
-        cache = str(epath.Path(values["workdir"].value) / "compilation_cache")
+        cache = str(epath.Path(values.workdir) / "compilation_cache")
     run_monitor.use_compilation_cache(cache)
     return work(command, values)
 

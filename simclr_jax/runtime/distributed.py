@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import time
+from typing import Any
 
 from etils import epath
 import jax
@@ -70,7 +71,11 @@ def initialize(
 
 def _given(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> dict | None:
     """The three settings from the arguments and the environment, checked; None if none of them is set."""
-    values = {"coordinator_address": coordinator_address, "num_processes": num_processes, "process_id": process_id}
+    values: dict[str, Any] = {
+        "coordinator_address": coordinator_address,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
     for name, variable in VARIABLES.items():
         if values[name] is None:
             values[name] = os.environ.get(variable)

@@ -6,6 +6,7 @@ for the global batch and `jax.jit` inserts the collectives, so BatchNorm statist
 without further code.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
 import math
@@ -126,7 +127,7 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     return rows_of_process(blocks, batch_size, jax.process_index())
 
 
-def rows_of_process(blocks: dict[jax.Device, tuple[slice, ...]], batch_size: int, process_index: int) -> np.ndarray:
+def rows_of_process(blocks: Mapping[jax.Device, tuple[slice, ...]], batch_size: int, process_index: int) -> np.ndarray:
     """The rows of a batch on the devices of one process, sorted int64. `blocks` has the slice of each device."""
     mine = {rows[0].indices(batch_size)[:2] for device, rows in blocks.items() if device.process_index == process_index}
     return np.concatenate([np.arange(start, stop) for start, stop in sorted(mine)])

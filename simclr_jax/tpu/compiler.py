@@ -1,6 +1,5 @@
 """The TPU compiler, without a TPU: libtpu compiles for a slice that is not there, and says what the program would need."""
 
-from collections.abc import Callable
 import dataclasses
 import importlib.util
 import math
@@ -37,7 +36,7 @@ def topology(name: str) -> Topology:
       UserError: without libtpu, and for a name that is none.
     """
     _, chip, sizes = tpu_chips.parse(name)
-    options = {"chip_config_name": chip.config_name}
+    options: dict[str, Any] = {"chip_config_name": chip.config_name}
     if math.prod(sizes) == 1:  # a host has four chips otherwise
         options["chips_per_host_bounds"] = (1, 1, 1)
     _quiet()
@@ -82,7 +81,7 @@ class Program:
     collectives: dict[str, dict[str, int]] | None
 
 
-def compile_step(step: Callable, *arguments: Any) -> Program:
+def compile_step(step: Any, *arguments: Any) -> Program:
     """Compiles a jitted function for the devices that its abstract arguments are placed on."""
     try:
         compiled = step.lower(*arguments).compile()
@@ -125,7 +124,8 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
     them, always with the same channel: also once.
     """
     computations, entry = _computations(hlo)
-    found, chains = {}, set()
+    found: dict[str, dict[str, int]] = {}
+    chains: set[str] = set()
     pattern = rf"^\s*(?:ROOT )?%?\S+ = (.*?) ({'|'.join(COLLECTIVES)})(-start)?\("
 
     def add(name: str, times: int) -> None:
@@ -173,7 +173,8 @@ LOOP = r"while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)"
 
 def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
     """The lines of every computation of a program's text, by name, and the name of the one it begins with."""
-    found, entry, name = {}, "", None
+    found: dict[str, list[str]] = {}
+    entry, name = "", None
     for line in hlo.splitlines():
         head = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
         if head and not line.startswith(" "):

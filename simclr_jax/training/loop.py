@@ -95,6 +95,7 @@ def _fit(run: TrainingRun, start_step: int, writer: MetricsWriter, progress: Pro
     state, batch_size = run.state, run.config.batch_size
     pending = []  # metrics of the steps since the last fetch, still on the device
     timing = Timing(start_step)
+    history: list[dict[str, np.ndarray]] = []
     for step in range(start_step + 1, run.total_steps + 1):
         with timing.of("data_wait"):
             batch = next(run.batches)  # on its way to the device while the step before is running

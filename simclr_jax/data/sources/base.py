@@ -25,10 +25,21 @@ CANDIDATES = 4
 class Source(Protocol):
     """Examples with an image and perhaps a label, numbered 0 to n - 1."""
 
-    name: str  # for messages: "cifar10, split train"
-    num_examples: int
-    class_names: Sequence[str] | None  # None: no labels
-    multi_label: bool  # whether an example may have several classes
+    @property
+    def name(self) -> str:
+        """For messages: "cifar10, split train"."""
+
+    @property
+    def num_examples(self) -> int:
+        """How many there are."""
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """Of the classes 0, 1, ...; None: no labels."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an example may have several classes."""
 
     @property
     def labels(self) -> np.ndarray:
