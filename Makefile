@@ -1,13 +1,18 @@
-# Both commands do all the set-up. PYTHON chooses the interpreter: make test PYTHON=python3.12
+# Every command does all the set-up. PYTHON chooses the interpreter: make test PYTHON=python3.12
 PYTHON ?= python3
-VENV ?= .venv
-# What is installed beside the package itself: make test EXTRAS=test,tpu for planning; tpu, cuda12, cuda13 for such machines.
-EXTRAS ?= test
+# An environment for each interpreter that is named: .venv, .venv-3.12, ...
+VENV ?= .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+# Installed in addition to what the command needs: make quickstart EXTRAS=cuda13, make test EXTRAS=tpu
+EXTRAS ?=
 BIN := $(VENV)/bin
-# A stamp for each set of extras, so that asking for more installs more.
-INSTALLED := $(VENV)/installed-$(EXTRAS)
 
-# What the benchmarks compare with has an environment of its own.
+# A stamp for each set of extras in setup.py, so that a command that needs more installs more. To run, no extra is needed.
+TO_RUN := $(VENV)/installed$(EXTRAS:%=-%)
+TO_TEST := $(VENV)/installed-test$(EXTRAS:%=,%)
+TO_LINT := $(VENV)/installed-dev$(EXTRAS:%=,%)
+TO_DOCUMENT := $(VENV)/installed-docs$(EXTRAS:%=,%)
+
+# What the benchmarks compare with is installed in a separate environment.
 PEERS := .venv-peers
 PEERS_INSTALLED := $(PEERS)/installed
 
@@ -15,42 +20,73 @@ PEERS_INSTALLED := $(PEERS)/installed
 # it back, and clears gigabytes of it for the next step.
 KEEP_MEMORY := GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1000000000000
 
-.PHONY: help quickstart test test-heavy lint format peers bench clean
+.PHONY: help quickstart test test-fast test-heavy coverage lint format types docs bench peers clean
 
 help:
 	@echo "make quickstart   pretrain, probe and fine-tune on handwritten digits; 8 to 15 minutes on 2 cores"
-	@echo "make test         the tests, in parallel, without those marked heavy"
-	@echo "make test-heavy   those: real jobs of several processes, interrupted runs, large compilations"
-	@echo "make lint         ruff"
+	@echo "make test         the tests in parallel, without those marked heavy; 12 minutes on 2 cores"
+	@echo "make test-fast    the unit tests only; 2 minutes on 2 cores"
+	@echo "make test-heavy   the rest: real jobs of several processes, interrupted runs, large compilations"
+	@echo "make coverage     make test, and which lines it ran: a table, and htmlcov/index.html"
+	@echo "make lint         ruff, and the checks of .pre-commit-config.yaml"
+	@echo "make types        mypy"
+	@echo "make format       ruff mends what it can"
+	@echo "make docs         the documentation site, in docs/_build/html"
 	@echo "make bench        the benchmarks against PyTorch and lightly, into docs/benchmarks.md; over an hour on 2 cores"
+	@echo "make peers        only install what the benchmarks compare with; 6 GB"
+	@echo "make clean        remove the environments and everything built"
+	@echo "Options: PYTHON=python3.12, EXTRAS=cuda12, cuda13 or tpu, TESTARGS=tests/models, DOCSARGS=-v"
 
-# Made again whenever the requirements change. A failed install leaves no stamp and is tried again.
-$(INSTALLED): setup.py constraints.txt
+define install
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '$(1)'
 	touch $@
+endef
 
-quickstart: $(INSTALLED)
+# Made again whenever the requirements change. A failed install leaves no stamp and is tried again.
+$(VENV)/installed: setup.py constraints.txt
+	$(call install,.)
+
+$(VENV)/installed-%: setup.py constraints.txt
+	$(call install,.[$*])
+
+quickstart: $(TO_RUN)
 	$(KEEP_MEMORY) $(BIN)/python -m simclr_jax.quickstart runs/quickstart
 
 # As many workers as cores, but no more than four: each holds up to 2 GiB.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
-test: $(INSTALLED)
+test: $(TO_TEST)
 	$(PYTEST) -m "not heavy" $(TESTARGS)
 
-test-heavy: $(INSTALLED)
+test-fast: $(TO_TEST)
+	$(PYTEST) -m "not heavy and not slow" $(TESTARGS)
+
+test-heavy: $(TO_TEST)
 	$(PYTEST) -m heavy $(TESTARGS)
 
-lint: $(INSTALLED)
+coverage: $(TO_TEST)
+	$(PYTEST) -m "not heavy" --cov --cov-report=term:skip-covered --cov-report=html $(TESTARGS)
+
+lint: $(TO_LINT)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@if git rev-parse --git-dir > /dev/null 2>&1; then \
+	  PATH="$(BIN):$$PATH" SKIP=ruff,ruff-format,mypy $(BIN)/pre-commit run --all-files; \
+	fi
 
-format: $(INSTALLED)
+format: $(TO_LINT)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+types: $(TO_LINT)
+	$(BIN)/mypy
+
+docs: $(TO_DOCUMENT)
+	$(BIN)/python docs/draw_architecture.py
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --builder html $(DOCSARGS) docs docs/_build/html
 
 # 6 GB of disk: on Linux the package index has PyTorch with CUDA only.
 $(PEERS_INSTALLED): benchmarks/peers.txt
@@ -62,14 +98,14 @@ $(PEERS_INSTALLED): benchmarks/peers.txt
 
 peers: $(PEERS_INSTALLED)
 
-# With JPEG files of one's own: make bench INPUTARGS="--images_32=FOLDER --images_224=FOLDER"
-bench: $(INSTALLED) $(PEERS_INSTALLED)
+# With JPEG files of your own: make bench INPUTARGS="--images_32=FOLDER --images_224=FOLDER"
+bench: $(TO_RUN) $(PEERS_INSTALLED)
 	$(BIN)/python -m benchmarks.loss
 	$(BIN)/python -m benchmarks.input $(INPUTARGS)
 	$(BIN)/python -m benchmarks.step
 	$(KEEP_MEMORY) $(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.startup
-	$(BIN)/python -m benchmarks.tpu_step  # make bench EXTRAS=test,tpu
+	$(BIN)/python -m benchmarks.tpu_step  # make bench EXTRAS=tpu
 
 clean:
-	rm -rf $(VENV) $(PEERS) *.egg-info build
+	rm -rf $(VENV) $(PEERS) *.egg-info build docs/_build docs/api htmlcov .coverage .cache .mypy_cache .pytest_cache .ruff_cache

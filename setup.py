@@ -1,4 +1,8 @@
-"""Installs the package `simclr_jax`. The configs and launchers are used from a clone: pip install -e ."""
+"""Installs the package `simclr_jax`.
+
+A wheel carries `configs/` as `simclr_jax/configs`, so that the commands find their default configs outside a clone. The
+launchers and benchmarks are used from a clone: `pip install -e .`
+"""
 
 import pathlib
 import re
@@ -7,40 +11,68 @@ from setuptools import find_packages
 from setuptools import setup
 
 HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "simclr_jax" / "__init__.py").read_text()).group(1)
+
+# Folders of Python files that are data, not packages to import from.
+CONFIGS = {"simclr_jax.configs": "configs", "simclr_jax.configs.sweeps": "configs/sweeps"}
 
 setup(
     name="simclr_jax",
-    version=re.search(r'__version__ = "(.+)"', (HERE / "simclr_jax" / "__init__.py").read_text()).group(1),
+    version=VERSION,
     description="SimCLR in JAX and Flax: contrastive pretraining, linear probes and fine-tuning, from laptop to TPU pod",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["simclr_jax", "simclr_jax.*"]),
+    packages=[*find_packages(include=["simclr_jax", "simclr_jax.*"]), *CONFIGS],
+    package_dir=CONFIGS,
+    package_data={"simclr_jax": ["py.typed"], "simclr_jax.reporting": ["templates/*"]},
     install_requires=[
         "absl-py>=2.1",
         "etils[epath]>=1.9",
         "flax>=0.12",
-        "importlib_resources",  # tensorflow-datasets needs it to prepare a data set and does not say so
+        "importlib_resources",  # tensorflow-datasets needs it to prepare a data set, but does not require it
         "jax>=0.10",
+        "jaxtyping>=0.3",
+        "jinja2>=3.1",
         "matplotlib>=3.8",
         "ml_collections>=1.0",
-        "jaxtyping>=0.2.36",
-        "jinja2>=3.1",
         "numpy>=1.26",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",
         "pyyaml",
         "scikit-learn>=1.4",
         "tensorboardX>=2.6",
-        # TensorFlow reads data on the CPU; its CPU-only wheel is a third of the size.
+        # TensorFlow reads data on the CPU; its CPU-only wheel has a third of the size.
         "tensorflow-cpu>=2.18; platform_system == 'Linux' and platform_machine == 'x86_64'",
         "tensorflow>=2.18; platform_system != 'Linux' or platform_machine != 'x86_64'",
         "tensorflow-datasets>=4.9.7",
         "tqdm>=4.66",
     ],
     extras_require={
-        "test": ["gcsfs", "jsonschema", "kubernetes", "pillow", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.14"],
+        # `make test`. setuptools builds the wheel that tests/test_wheel.py installs.
+        "test": [
+            "beartype>=0.20",
+            "gcsfs",
+            "hypothesis>=6.100",
+            "jsonschema",
+            "kubernetes",
+            "pillow",
+            "pytest>=8",
+            "pytest-cov>=6",
+            "pytest-xdist>=3.5",
+            "setuptools>=77",
+        ],
+        # `make lint` and `make types`
+        "dev": [
+            "mypy>=1.15",
+            "pre-commit>=4",
+            "pre-commit-hooks>=5",
+            "ruff>=0.14",
+            "types-PyYAML",
+        ],
+        # `make docs`
+        "docs": ["furo", "myst-parser>=4", "sphinx>=8"],
         "tpu": ["jax[tpu]"],
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],

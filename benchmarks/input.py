@@ -69,15 +69,15 @@ def our_config(options: dict):
 
 
 def our_batches(config, source, options: dict) -> Iterable:
-    from simclr_jax.data import order
     from simclr_jax.data import pipeline
+    from simclr_jax.data.order import HostShard
 
     return pipeline.train_batches(
         source,
         config.augment,
         num_views=2,
         size=options["size"],
-        share=order.Share(BATCH[options["size"]]),
+        shard=HostShard(BATCH[options["size"]]),
         seed=0,
         bad_images=pipeline.BadImages(source, config.data.max_bad_fraction),
     )

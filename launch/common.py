@@ -1,4 +1,4 @@
-"""What the launchers share: their command lines, and commands that are printed before they are run."""
+"""What the launchers share: their command lines, and a shell that prints each command before it runs it."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -10,65 +10,68 @@ from absl import flags
 
 from simclr_jax import errors
 from simclr_jax.errors import UserError
+from simclr_jax.errors import nearest
+from simclr_jax.runtime import flags as flags_lib
+from simclr_jax.runtime import help as help_lib
 
 
 def parse(
     argv: Sequence[str], define_flags: Callable[[flags.FlagValues], None], doc: str, verbs: Sequence[str] = ()
 ) -> tuple[str, flags.FlagValues, list[str]]:
-    """The verb, the flags, and what stands behind `--`.
+    """Parses the command line of a launcher. --help prints `doc` and the flags, and ends the process with exit code 0.
 
     Args:
-      argv: the command line, `argv[0]` being the program.
+      argv: the command line; `argv[0]` is the program.
       define_flags: defines the launcher's flags.
-      doc: printed by --help, before the flags.
-      verbs: the first argument has to be one of them; none: there is no verb.
+      doc: the launcher's docstring.
+      verbs: the first argument has to be one of them; empty: the launcher has no verbs.
+
+    Returns:
+      The verb ("" for a launcher without verbs), the flags, and the words after `--`.
 
     Raises:
-      UserError: for unknown arguments.
+      UserError: for an unknown verb or flag, with the nearest name, and for a malformed value.
     """
-    mine, behind = list(argv), []
+    mine, command = list(argv), []
     if "--" in mine:
-        mine, behind = mine[: mine.index("--")], mine[mine.index("--") + 1 :]
+        mine, command = mine[: mine.index("--")], mine[mine.index("--") + 1 :]
     values = flags.FlagValues()
-    define_flags(values)
-    if "--help" in mine:
-        print(f"{doc}\n{values.get_help()}")
+    if any(word in flags_lib.HELP for word in mine[1:]):
+        define_flags(values)
+        help_lib.show(help_lib.text_of(doc, values))
         sys.exit(0)
     verb = ""
     if verbs:
         verb = mine.pop(1) if len(mine) > 1 else ""
         if verb not in verbs:
-            raise UserError(f"{verb or 'nothing'!r} is no verb of this launcher: one of {', '.join(verbs)}.")
-    try:
-        rest = values(mine)
-    except flags.Error as error:
-        raise UserError(str(error)) from error
-    if len(rest) > 1:
-        raise UserError(f"unknown argument {rest[1]!r}: flags begin with --, and the command to run stands behind --.")
-    return verb, values, behind
+            problem = f"unknown verb {verb!r}{nearest(verb, verbs)}" if verb else "the verb is missing"
+            raise UserError(f"{problem}: one of {', '.join(verbs)}.")
+    hint = "flags begin with --, and the command to run comes after a `--`, as in `FLAGS -- COMMAND`."
+    flags_lib.parse(mine, values, lambda _, values: define_flags(values), config=False, hint=hint)
+    return verb, values, command
 
 
 def require(values: flags.FlagValues, **examples: str) -> None:
-    """A clear error where a flag has no value; `examples` are flags with a value that would do."""
+    """Refuses flags without a value. `examples` has the names of the flags, each with a right value for the message."""
     for name, example in examples.items():
         if not values[name].value:
             raise UserError(f"--{name} is missing, as in --{name}={example}.")
 
 
 def check_command(command: Sequence[str]) -> None:
-    """A clear error where nothing stands behind `--`."""
+    """Refuses a command line without a command after `--`."""
     if not command:
-        raise UserError("no command: put it behind --, as in `-- python -m simclr_jax.pretrain ...`.")
+        raise UserError("no command: put it after --, as in `-- python -m simclr_jax.pretrain ...`.")
 
 
 def check_workdir(command: Sequence[str]) -> None:
-    """Refuses a relative workdir: on each worker it would be another folder."""
+    """Refuses a relative workdir: it would be another folder on each worker."""
     for word in command:
         name, _, value = word.lstrip("-").partition("=")
         if name == "workdir" and not (value.startswith("/") or "://" in value):
             raise UserError(
-                f"--workdir={value} would be another folder on every worker, and gone with the slice: give gs://BUCKET/..., "
-                "or an absolute path that all workers mount."
+                f"--workdir={value} would be another folder on every worker, and would be lost with the slice: give "
+                "gs://BUCKET/..., or an absolute path that all workers mount."
             )
 
 
@@ -80,7 +83,7 @@ def check_settings(settings: Sequence[str]) -> None:
 
 
 def main(run: Callable[[list[str]], int]) -> None:
-    """`run` as a program: messages instead of tracebacks, and exit codes."""
+    """Runs a launcher as a program: one-line messages for the user's mistakes, and exit codes. Ends the process."""
     try:
         code = run(sys.argv)
     except UserError as error:
@@ -93,22 +96,26 @@ def main(run: Callable[[list[str]], int]) -> None:
 
 
 class Shell:
-    """Runs commands of a tool such as gcloud, and prints each first; with `dry_run` it only prints."""
+    """Runs commands of a tool such as gcloud and prints each one first.
+
+    Args:
+      dry_run: only print them.
+    """
 
     def __init__(self, dry_run: bool):
         self.dry_run = dry_run
 
     def run(self, command: list[str], *, text: str | None = None, check: bool = True, quiet: bool = False) -> int:
-        """The exit code of a command, whose output goes to the terminal.
+        """Runs a command whose output goes to the terminal, and returns its exit code.
 
         Args:
           command: program and arguments.
           text: its standard input.
-          check: raise where it fails.
+          check: raise if it fails.
           quiet: do not print it.
 
         Raises:
-          UserError: where the program is not installed, or fails.
+          UserError: if the program is not installed, or fails.
         """
         if not quiet or self.dry_run:
             print(f"$ {shlex.join(command)}", flush=True)
@@ -120,7 +127,7 @@ class Shell:
         return code
 
     def ask(self, command: list[str]) -> tuple[int, str]:
-        """Exit code and standard output of a command, which is not printed but in a dry run, where it is not run."""
+        """Runs a command silently and returns its exit code and standard output. A dry run prints it instead."""
         if self.dry_run:
             print(f"$ {shlex.join(command)}", flush=True)
             return 0, ""
@@ -132,17 +139,15 @@ def _call(command: list[str], **options) -> subprocess.CompletedProcess:
     try:
         return subprocess.run(command, **options)
     except FileNotFoundError:
-        raise UserError(f"{command[0]!r} is not installed on this machine; --dry_run prints what would run.") from None
+        raise UserError(f"{command[0]!r} is not installed on this machine; --dry_run prints the commands.") from None
 
 
 def job_code(codes: Sequence[int]) -> int:
-    """One exit code for a job's processes: a mistake outranks its consequences in the other processes."""
+    """One exit code for the processes of a job: a mistake outranks its consequences in the other processes."""
     for code in errors.FINAL:
         if code in codes:
             return code
-    if all(code == 0 for code in codes):
-        return 0
-    if all(code in (0, errors.EXIT_PREEMPTED) for code in codes):
-        return errors.EXIT_PREEMPTED
-    others = [code for code in codes if code not in (0, errors.EXIT_PREEMPTED)]
-    return errors.EXIT_UNAVAILABLE if set(others) == {errors.EXIT_UNAVAILABLE} else 1
+    failures = {code for code in codes if code not in (0, errors.EXIT_PREEMPTED)}
+    if not failures:
+        return errors.EXIT_PREEMPTED if errors.EXIT_PREEMPTED in codes else 0
+    return errors.EXIT_UNAVAILABLE if failures == {errors.EXIT_UNAVAILABLE} else 1

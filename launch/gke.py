@@ -1,4 +1,4 @@
-"""Jobs on Google Kubernetes Engine, on one or several TPU slices, as a JobSet.
+"""Runs jobs on Google Kubernetes Engine, on one or several TPU slices, as a JobSet.
 
     python -m launch.gke submit --name=simclr --image=REGISTRY/simclr_jax --topology=v5e:4x4 --spot -- \
         python -m simclr_jax.pretrain --config=configs/imagenet.py --workdir=gs://BUCKET/run1
@@ -8,9 +8,9 @@
     python -m launch.gke logs   --name=simclr --follow
     python -m launch.gke delete --name=simclr
 
-The cluster needs the JobSet controller and a node pool of that topology; the image is built with launch/Dockerfile.
-When a pod fails or its node is taken away, JobSet recreates all pods, which continue from the newest checkpoint; after a
-mistake (exit code 2) or a non-finite loss (3) it gives up. The pods find each other by themselves.
+The cluster needs the JobSet controller and a node pool of that topology. Build the image with launch/Dockerfile. When a
+pod fails or loses its node, JobSet recreates all pods, which continue from the newest checkpoint. After a mistake (exit
+code 2) or a non-finite loss (3) it gives up. The pods connect without further settings.
 """
 
 import math
@@ -37,27 +37,32 @@ CHIPS_PER_HOST = 4
 
 
 def define_flags(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("name", None, "Of the job: small letters, digits, hyphens.", flag_values=values)
-    flags.DEFINE_string("namespace", None, "Default: kubectl's.", flag_values=values)
+    """Defines the flags of this launcher."""
+    text = "Name of the job: small letters, digits, hyphens."
+    flags.DEFINE_string("name", None, text, flag_values=values)
+    flags.DEFINE_string("namespace", None, "Kubernetes namespace. Default: that of kubectl.", flag_values=values)
     flags.DEFINE_string("image", None, "Container image, built with launch/Dockerfile.", flag_values=values)
-    flags.DEFINE_string("topology", None, "Of a slice, as in v5e:4x4.", flag_values=values)
-    flags.DEFINE_integer("slices", 1, "How many slices make up the job.", lower_bound=1, flag_values=values)
-    flags.DEFINE_bool("spot", False, "On spot nodes.", flag_values=values)
-    flags.DEFINE_multi_string("env", [], "NAME=VALUE for the command.", flag_values=values)
+    flags.DEFINE_string("topology", None, "Topology of a slice, as in v5e:4x4.", flag_values=values)
+    flags.DEFINE_integer("slices", 1, "Number of slices for the job.", lower_bound=1, flag_values=values)
+    flags.DEFINE_bool("spot", False, "Use spot nodes.", flag_values=values)
+    flags.DEFINE_multi_string("env", [], "Environment variable for the command, NAME=VALUE.", flag_values=values)
     flags.DEFINE_string("service_account", None, "Kubernetes service account, for the bucket.", flag_values=values)
-    text = "Failures, preemptions among them, after which the job is given up."
+    text = "Number of failures, including preemptions, after which JobSet gives up."
     flags.DEFINE_integer("max_restarts", 100, text, lower_bound=0, flag_values=values)
-    text = "Seconds that pods get to save when they are asked to stop. (Spot nodes are given 25 at most.)"
+    text = "Seconds that the pods have for saving when they are asked to stop. (Spot nodes have 25 at most.)"
     flags.DEFINE_integer("grace_seconds", 120, text, lower_bound=0, flag_values=values)
-    flags.DEFINE_bool("follow", False, "logs: go on until Ctrl-C.", flag_values=values)
-    flags.DEFINE_bool("dry_run", False, "Only print.", flag_values=values)
+    flags.DEFINE_bool("follow", False, "logs: continue until Ctrl-C.", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "Only print the manifest and the commands.", flag_values=values)
 
 
 def hosts_of(topology: str) -> tuple[str, str, int, int]:
-    """Of a topology such as "v5e:4x4": the node label, the shape, hosts of a slice, and chips of a host.
+    """What GKE has to know about a topology such as "v5e:4x4".
+
+    Returns:
+      The node label, the shape, the number of hosts of a slice, and the number of chips of a host.
 
     Raises:
-      UserError: for a topology that is none.
+      UserError: for an unknown topology.
     """
     version, _, sizes = tpu_chips.parse(topology)
     if version not in ACCELERATORS:
@@ -72,7 +77,7 @@ def hosts_of(topology: str) -> tuple[str, str, int, int]:
 
 
 def manifest(values: flags.FlagValues, command: list[str]) -> dict:
-    """The JobSet (jobset.x-k8s.io/v1alpha2) of a command line."""
+    """The JobSet (jobset.x-k8s.io/v1alpha2) for a command line."""
     label, shape, hosts, chips = hosts_of(values["topology"].value)
     container = {
         "name": "worker",
@@ -103,7 +108,7 @@ def manifest(values: flags.FlagValues, command: list[str]) -> dict:
         "parallelism": hosts,
         "completions": hosts,
         "completionMode": "Indexed",
-        "backoffLimit": 0,  # one pod alone cannot come back: JobSet restarts them all
+        "backoffLimit": 0,  # a single pod cannot rejoin the job, so JobSet restarts all pods
         "podFailurePolicy": {
             "rules": [
                 {
@@ -116,7 +121,7 @@ def manifest(values: flags.FlagValues, command: list[str]) -> dict:
     }
     metadata = {
         "name": values["name"].value,
-        # Each slice is a node pool, and each of the jobs has one to itself.
+        # Each slice is a node pool, and each child job has a whole one.
         "annotations": {"alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"},
     }
     if values["namespace"].value:
@@ -129,7 +134,7 @@ def manifest(values: flags.FlagValues, command: list[str]) -> dict:
             "failurePolicy": {
                 "maxRestarts": values["max_restarts"].value,
                 "rules": [
-                    # What podFailurePolicy lets fail is final; everything else restarts the set.
+                    # A job that podFailurePolicy lets fail is final; every other failure restarts the set.
                     {"name": "final", "action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}
                 ],
             },
@@ -162,7 +167,7 @@ def run(argv: list[str]) -> int:
             print(text)
         return shell.run([*kubectl, "apply", "--filename=-"], text=text)
     if command:
-        raise UserError(f"{command[0]!r} behind -- is for submit.")
+        raise UserError(f"{command[0]!r} after -- is only for submit.")
     pods = f"--selector=jobset.sigs.k8s.io/jobset-name={name}"
     if verb == "status":
         shell.run([*kubectl, "get", "jobset", name])

@@ -1,12 +1,12 @@
-"""Several processes of one job on this machine, started again when they fail.
+"""Runs several processes of one job on this machine, and restarts the job when one fails.
 
     python -m launch.local --num_processes=2 -- python -m simclr_jax.pretrain --config=configs/digits.py --workdir=DIR
 
-For trying out on one machine what happens on several, and for machines where one process for each group of devices is
-wanted. (One process alone uses all devices that JAX sees, and needs no launcher.) Process 0 has the terminal; the lines of
-the others begin with their number. If a process dies, the others, which would wait for it for ever, are killed, and the job
-is started again, at most --max_restarts times; it continues from its newest checkpoint. SIGTERM and Ctrl-C go to all
-processes, which save and end. The exit code is the job's: see launch/README.md.
+Use it to try out on one machine what happens on several, or to have one process for each group of devices. (A single
+process uses all devices that JAX sees and needs no launcher.) Process 0 has the terminal; the lines of the other processes
+begin with their number. If a process dies, the launcher kills the other processes, which would wait for it forever, and
+restarts the job, at most --max_restarts times. The job continues from its newest checkpoint. SIGTERM and Ctrl-C go to all
+processes, which save and end. The exit code is that of the job: see launch/README.md.
 """
 
 import os
@@ -18,27 +18,29 @@ import sys
 import threading
 import time
 
-from absl import app
 from absl import flags
 
 from launch import common
 from simclr_jax import errors
 
-PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes.", lower_bound=1, required=True)
-DEVICES = flags.DEFINE_integer(
-    "devices_per_process", 0, "CPU devices that each process simulates; 0: what JAX sees.", lower_bound=0
-)
-RESTARTS = flags.DEFINE_integer("max_restarts", 3, "Failures after which the job is given up.", lower_bound=0)
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Only print the commands.")
-
 # A process that lost its peers ends within seconds, or never.
 GRACE_SECONDS = 15.0
-# After SIGTERM: a step and a checkpoint.
+# After SIGTERM, time for one step and a checkpoint.
 SAVE_SECONDS = 600.0
 
 
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of this launcher."""
+    flags.DEFINE_integer("num_processes", None, "Number of processes.", lower_bound=1, flag_values=values)
+    text = "CPU devices that each process simulates; 0: the devices that JAX sees."
+    flags.DEFINE_integer("devices_per_process", 0, text, lower_bound=0, flag_values=values)
+    text = "Number of failures after which the launcher gives up."
+    flags.DEFINE_integer("max_restarts", 3, text, lower_bound=0, flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "Only print the commands.", flag_values=values)
+
+
 def environment(process: int, count: int, port: int, devices: int) -> dict[str, str]:
-    """The variables that make a process one of the job's."""
+    """The environment variables that tell a process which one of the job it is."""
     variables = {
         "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
         "JAX_NUM_PROCESSES": str(count),
@@ -52,7 +54,7 @@ def environment(process: int, count: int, port: int, devices: int) -> dict[str, 
 
 
 class Stop:
-    """Whether this launcher was asked to stop; passes it on to the processes."""
+    """Knows whether this launcher was asked to stop, and passes SIGTERM on to the processes."""
 
     def __init__(self):
         self.asked = False
@@ -69,13 +71,14 @@ class Stop:
 
 
 def start(command: list[str], count: int, devices: int) -> list[subprocess.Popen]:
+    """Starts `count` processes of a command, each with `devices` simulated CPU devices (0: what JAX sees)."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     processes = []
     for number in range(count):
         settings = os.environ | environment(number, count, port, devices)
-        # Sessions of their own: Ctrl-C reaches this launcher only, which asks them to save.
+        # In a new session, so that Ctrl-C reaches only this launcher, which then asks the processes to save.
         output = None if number == 0 else subprocess.PIPE
         process = subprocess.Popen(
             command, env=settings, stdout=output, stderr=subprocess.STDOUT if output else None, start_new_session=True
@@ -95,7 +98,7 @@ def _relay(lines, number: int) -> None:
 
 
 def wait(processes: list[subprocess.Popen]) -> list[int]:
-    """The exit codes, once all have ended; those that wait for a dead one are killed."""
+    """Waits until all processes have ended and returns their exit codes. Kills those that wait for a dead process."""
     deadline = None
     while any(process.poll() is None for process in processes):
         ended = [process.returncode for process in processes if process.returncode is not None]
@@ -110,8 +113,8 @@ def wait(processes: list[subprocess.Popen]) -> list[int]:
     return [process.returncode for process in processes]
 
 
-def run(command: list[str], count: int, devices: int, max_restarts: int) -> int:
-    """Runs the job to its end; returns its exit code."""
+def run_job(command: list[str], count: int, devices: int, max_restarts: int) -> int:
+    """Runs the job to its end and returns its exit code."""
     stop, failures = Stop(), 0
     while True:
         stop.processes = start(command, count, devices)
@@ -119,7 +122,7 @@ def run(command: list[str], count: int, devices: int, max_restarts: int) -> int:
         code = common.job_code(codes)
         if code in (0, *errors.FINAL) or stop.asked:
             return code
-        if code != errors.EXIT_PREEMPTED:  # one process alone was asked to stop: not a failure
+        if code != errors.EXIT_PREEMPTED:  # only one process was asked to stop, which is no failure
             failures += 1
             if failures > max_restarts:
                 print(f"launch.local: exit codes {codes}; given up after {max_restarts} restarts.", file=sys.stderr)
@@ -127,18 +130,23 @@ def run(command: list[str], count: int, devices: int, max_restarts: int) -> int:
         print(f"launch.local: exit codes {codes}; started again (failures: {failures}).", file=sys.stderr, flush=True)
 
 
-def main(argv: list[str]) -> None:
-    command = argv[1:]
-    if not command:
-        print("error: no command: put it behind --, as in `-- python -m simclr_jax.pretrain ...`.", file=sys.stderr)
-        sys.exit(errors.EXIT_USER_ERROR)
-    if DRY_RUN.value:
-        for number in range(PROCESSES.value):
-            settings = environment(number, PROCESSES.value, 12345, DEVICES.value)
+def run(argv: list[str]) -> int:
+    """Carries out a command line; returns the exit code.
+
+    Raises:
+      UserError: for mistakes in it.
+    """
+    _, values, command = common.parse(argv, define_flags, __doc__)
+    common.require(values, num_processes="2")
+    common.check_command(command)
+    count, devices = values["num_processes"].value, values["devices_per_process"].value
+    if values["dry_run"].value:
+        for number in range(count):
+            settings = environment(number, count, 12345, devices)
             print(" ".join([*(f"{key}={shlex.quote(value)}" for key, value in settings.items()), shlex.join(command)]))
-        return
-    sys.exit(run(command, PROCESSES.value, DEVICES.value, RESTARTS.value))
+        return 0
+    return run_job(command, count, devices, values["max_restarts"].value)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    common.main(run)

@@ -1,6 +1,6 @@
-"""The results of a sweep as a figure, beside what was published of the same experiment.
+"""Draws the results of a sweep as a figure, next to the published results of the same experiment.
 
-A sweep file asks for one with a module attribute, and says of each run where it stands in it:
+A sweep file with a figure has a module attribute `FIGURE`, and each run has its place in the figure:
 
     FIGURE = Figure("lines", {"probe.top1": "linear probe of h"}, x="temperature", log=True)
 
@@ -15,21 +15,21 @@ from typing import Any
 
 from etils import epath
 
-from launch.sweep_runs import Run
+from launch.sweep_runs import SweepRun
 from simclr_jax.reporting import pictures
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """What a figure of a sweep shows.
+    """What the figure of a sweep shows.
 
     Attributes:
-      kind: "lines" over numbers, "bars" for names, "matrix" for pairs of names: a cell for a run's (series, x), also
-        shown on the other side of the diagonal, unless another run is there.
-      measures: columns of results.csv, shares from 0 to 1, with what they are; a panel for each. What was published
-        has a panel of its own, of the first measure that has some, for it is of other images and another network.
-      x: what stands on that axis.
-      log: "lines" only.
+      kind: "lines" over numbers, "bars" for names, "matrix" for pairs of names. A cell of a matrix is a run's (series, x);
+        it is repeated on the other side of the diagonal if no run is there.
+      measures: columns of results.csv, fractions from 0 to 1, each with its title. Each has a panel. Published results have
+        separate panels, because their images and networks differ from ours.
+      x: label of the x axis.
+      log: logarithmic x axis, for "lines" only.
     """
 
     kind: str
@@ -42,29 +42,29 @@ class Figure:
             raise ValueError(f"a figure is of lines, bars or a matrix, but not of {self.kind!r}.")
 
 
-# Values at places: {(series, x): [one for each seed]}.
+# Values by place: {(series, x): [one for each seed]}.
 Values = dict[tuple[Any, Any], list[float]]
 
 
-def values_of(runs: list[Run], measure: str) -> Values:
-    """What the finished runs have in a column, "top1" or "STAGE.top1", in %, by their places."""
-    found: Values = {}
+def values_of(runs: list[SweepRun], measure: str) -> Values:
+    """The values of a column, "top1" or "STAGE.top1", of the finished runs, in %, by place."""
+    values: Values = {}
     stage_name, _, column = measure.rpartition(".")
     for run in runs:
         for stage in run.stages if run.place and run.status() == "done" else ():
             value = (stage.results() or {}).get(column)
             if stage.name == (stage_name or run.stages[0].name) and value is not None:
-                found.setdefault(run.place, []).append(100 * value)
-    return found
+                values.setdefault(run.place, []).append(100 * value)
+    return values
 
 
-def published(runs: list[Run], measure: str) -> Values:
-    """The paper's values, in %, by places."""
+def published(runs: list[SweepRun], measure: str) -> Values:
+    """The published values, in %, by place."""
     return {run.place: [100 * run.paper[measure]] for run in runs if run.place and measure in run.paper}
 
 
-def draw(figure: Figure, runs: list[Run], path: epath.Path) -> bool:
-    """Writes the figure of the finished runs as PNG; returns whether there was anything to draw."""
+def draw(figure: Figure, runs: list[SweepRun], path: epath.Path) -> bool:
+    """Writes the figure of the finished runs as PNG; returns False if there is nothing to draw."""
     panels = [(name, values) for key, name in figure.measures.items() if (values := values_of(runs, key))]
     if not panels:
         return False
@@ -102,7 +102,7 @@ def _mean_and_spread(values: list[float]) -> tuple[float, float]:
 
 
 def _range(values: Values) -> tuple[float, float]:
-    single = [value for found in values.values() for value in found]
+    single = [value for seeds in values.values() for value in seeds]
     return min(single), max(single)
 
 
@@ -123,7 +123,7 @@ def _bars(axes, values: Values, colours: dict[Any, str], order: list) -> None:
         means, spreads = [*zip(*(_mean_and_spread(values[series, x]) for x in mine), strict=True)] or ((), ())
         axes.bar(places, means, 0.9 * width, yerr=spreads, capsize=3, color=colour, label=str(series))
     axes.set_xticks(range(len(present)), [str(x) for x in present], rotation=30, ha="right", fontsize=8)
-    # Bars that begin at 0 would all look alike.
+    # With an axis from 0, all bars would look the same.
     low, high = _range(values)
     axes.set_ylim(max(0.0, low - 0.3 * (high - low) - 1), high + 0.1 * (high - low) + 1)
 
@@ -131,10 +131,10 @@ def _bars(axes, values: Values, colours: dict[Any, str], order: list) -> None:
 def _matrix(axes, values: Values) -> None:
     names = list(dict.fromkeys(name for place in values for name in place))
     grid = [[math.nan] * len(names) for _ in names]
-    for (one, other), found in values.items():
+    for (one, other), seeds in values.items():
         mirrored = [] if (other, one) in values else [(other, one)]
         for row, column in [(one, other), *mirrored]:
-            mean, spread = _mean_and_spread(found)
+            mean, spread = _mean_and_spread(seeds)
             row, column = names.index(row), names.index(column)
             grid[row][column] = mean
             text = f"{mean:.1f}" + (f"\n±{spread:.1f}" if spread else "")

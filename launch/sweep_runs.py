@@ -1,4 +1,4 @@
-"""The runs of a sweep: their commands, whether these are right, and how far each is."""
+"""The runs of a sweep: their commands, the checks of these commands, and the state of each run."""
 
 from collections.abc import Callable
 import dataclasses
@@ -24,11 +24,11 @@ class Stage:
     """One command of a run.
 
     Attributes:
-      name: of its folder in the run's, and of its columns: "pretrain", or the key in "then".
+      name: of its folder in the folder of the run, and of its columns: "pretrain", or the key in "then".
       binary: module of simclr_jax.
       flags: of the binary, without --workdir.
-      workdir: the binary's.
-      follow_up: whether it evaluates what an earlier stage of the run has trained.
+      workdir: of the binary.
+      follow_up: whether it evaluates a checkpoint that an earlier stage of the run writes.
     """
 
     name: str
@@ -38,20 +38,21 @@ class Stage:
     follow_up: bool = False
 
     def command(self, python: str = sys.executable) -> list[str]:
+        """The whole command line."""
         return [python, "-m", f"simclr_jax.{self.binary}", *self.flags, f"--workdir={self.workdir}"]
 
     @functools.cached_property
     def _parsed(self) -> flags.FlagValues:
         values = flags.FlagValues()
-        parse_run(self.command()[2:], values, self.binary)
+        parse_run(self.command()[2:], values, self.binary, check_places=False)
         return values
 
     @property
     def config(self) -> ConfigDict:
-        """What the binary is given; unset fields are not yet those of the pretraining run.
+        """The config on the command line. The binary later fills in unset fields from the pretraining run.
 
         Raises:
-          UserError: as the binary itself.
+          UserError: for any mistake in the command line, with the message of the binary.
         """
         return self._parsed["config"].value
 
@@ -59,25 +60,21 @@ class Stage:
         return config_lib.defaults(self.binary)
 
     def check(self) -> None:
-        """Refuses what the binary would refuse at its start, as far as that can be told without data and devices.
+        """Refuses a command line that the binary would refuse at its start, as far as this needs no data and no devices.
 
         Raises:
-          UserError: names the field.
+          UserError: with the flag or the field.
         """
         config = self.config
-        config_checks.check_fields(config, self._schema())
-        config_checks.check_values(config, device_count=1)
         if not config_lib.KINDS[self.binary].evaluates:
             hint = "set it in the config file or in the sweep."
             config_checks.require(config, "data.source", "data.image_size", "data.eval_crop", "model.depth", hint=hint)
-        elif config.init == "pretrained" and not self._parsed["pretrained"].value:
-            raise UserError("--pretrained is missing: the workdir of a pretraining run.")
 
     def check_places(self) -> None:
-        """Refuses a checkpoint that is not there, and a workdir in which another run's config stands.
+        """Refuses a checkpoint that does not exist, and a workdir that holds another run.
 
         Raises:
-          UserError: with the folder and, where these differ, the fields.
+          UserError: with the folder and, for another run, the fields that differ.
         """
         pretrained = None if self.binary == "pretrain" or self.follow_up else self._parsed["pretrained"].value
         if pretrained and not epath.Path(pretrained).exists():
@@ -85,18 +82,18 @@ class Stage:
         saved_config.refuse_another_run(
             self.workdir,
             self.disagreements(),
-            "Take another --workdir, move that folder away, or make the field part of what the sweep yields.",
+            "Take another --workdir, move that folder away, or let the sweep yield the field.",
         )
 
     def disagreements(self) -> list[str]:
-        """The fields in which the workdir's config.json is another run's, a line for each."""
+        """The fields whose values differ from those in the workdir's config.json, one line for each."""
         path = self.workdir / "config.json"
         if not path.exists():
             return []
         saved = saved_config.read(path, self._schema())
         config = self.config.copy_and_resolve_references()
         if self.binary != "pretrain":
-            saved_config.inherit(config, saved)  # what the evaluation has filled in from the checkpoint's config
+            saved_config.inherit(config, saved)  # as the evaluation filled it in from the config of the checkpoint
             config.pretrained = saved.pretrained
             given = self._parsed["pretrained"].value
             if given and saved.pretrained and not self.follow_up:
@@ -106,22 +103,22 @@ class Stage:
         return saved_config.differences(config, saved)
 
     def results(self) -> dict[str, Any] | None:
-        """What stands in results.json; None where the stage is not done."""
+        """The content of results.json; None if the stage is not done."""
         path = self.workdir / "results.json"
         return json.loads(path.read_text()) if path.exists() and (self.workdir / "config.json").exists() else None
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """One row of the table.
+class SweepRun:
+    """One run of a sweep, which is one row of its table.
 
     Attributes:
       name: of its folder.
-      overrides: what it is: `{"config.loss.temperature": 0.1}`.
-      stages: its commands; each needs those before it.
-      records: folder on this machine for logs and for what is known of a run that failed.
-      place: in the sweep's figure, (series, x), if it has one.
-      paper: what was published of it, by columns of the table: `{"probe.top1": 0.644}`.
+      overrides: the fields that set it apart: `{"config.loss.temperature": 0.1}`.
+      stages: its commands; each needs the earlier ones.
+      records: folder on this machine for the logs and the status.
+      place: in the figure of the sweep, (series, x); None: it is not in the figure.
+      paper: published results, by columns of the table: `{"probe.top1": 0.644}`.
     """
 
     name: str
@@ -132,13 +129,15 @@ class Run:
     paper: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def is_done(self) -> bool:
+        """Whether all stages have results."""
         return all(stage.results() is not None for stage in self.stages)
 
     def log(self, stage: Stage) -> pathlib.Path:
+        """The log file of a stage."""
         return self.records / f"{stage.name}.log"
 
     def status(self) -> str:
-        """One of "done", "other config", "not started", "unfinished", or what `record` was last told."""
+        """One of "done", "other config", "not started", "unfinished", or the status that `record` wrote last."""
         if any(stage.disagreements() for stage in self.stages):
             return "other config"
         if self.is_done():
@@ -148,20 +147,20 @@ class Run:
         return "unfinished" if self.records.exists() or self.stages[0].workdir.exists() else "not started"
 
     def record(self, status: str, **details) -> None:
-        """Keeps how the run ended, with whatever details there are."""
+        """Writes how the run ended to status.json, with any details."""
         text = json.dumps({"status": status, **details}, indent=2) + "\n"
         (self.records / "status.json").write_text(text)
 
 
-def check(runs: list[Run], what: Callable[[Stage], None]) -> None:
-    """All stages of all runs, in this process.
+def check(runs: list[SweepRun], what: Callable[[Stage], None]) -> None:
+    """Checks all stages of all runs in this process.
 
     Args:
-      runs: any.
+      runs: the runs to check.
       what: `Stage.check` or `Stage.check_places`.
 
     Raises:
-      UserError: the first mistake, with its run and stage, and how many more there are.
+      UserError: the first mistake, with its run and stage, and the number of further mistakes.
     """
     mistakes = []
     for run in runs:

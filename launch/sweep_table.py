@@ -8,23 +8,23 @@ from typing import Any
 
 from etils import epath
 
-from launch.sweep_runs import Run
+from launch.sweep_runs import SweepRun
 
-# These come first, in this order; whatever else a results.json has follows.
+# These columns come first, in this order; the rest of results.json follows.
 FIRST = ("top1", "top5", "top1_std", "loss", "seconds", "n", "step")
-# Of these the short table consists, for each stage.
+# The columns of the short table, for each stage.
 SHORT = ("top1", "top1_std", "top5", "map11", "loss", "seconds")
 PERCENT = ("top1", "top5", "top1_std", "mean_per_class", "map11", "val", "grayscale", "rotate", "noise", "sobel")
-# Runs that differ in these only are draws of one setting.
+# Runs that differ only in these fields are repetitions of one setting.
 SEEDS = ("seed", "label_seeds")
 
 
-def rows(runs: list[Run]) -> list[dict[str, Any]]:
-    """A row for each run, in the order of the sweep.
+def rows(runs: list[SweepRun]) -> list[dict[str, Any]]:
+    """The table: a row for each run, in the order of the sweep.
 
     Columns: `run` (its folder), `status`, the overrides without "config.", the numbers and strings in the results.json
-    of its first stage, those of the other stages as STAGE.NAME, and what was published of them as paper.NAME. A row lacks
-    what is not known. Accuracies are shares from 0 to 1, times are in seconds.
+    of its first stage, those of the other stages as STAGE.NAME, and published results as paper.NAME. Unknown values are
+    missing from a row. Accuracies are fractions from 0 to 1, times are in seconds.
     """
     table = []
     for run in runs:
@@ -45,18 +45,19 @@ def _one(value: Any) -> Any:
 
 
 def columns(table: list[dict[str, Any]]) -> list[str]:
-    """Those of all rows, in the order in which they come up; a column stands beside its row's neighbours."""
-    found: list[str] = []
+    """The columns of all rows, in order of appearance; a new column is put next to its neighbours in the row."""
+    names: list[str] = []
     for row in table:
         place = 0
         for name in row:
-            if name not in found:
-                found.insert(place, name)
-            place = found.index(name) + 1
-    return found
+            if name not in names:
+                names.insert(place, name)
+            place = names.index(name) + 1
+    return names
 
 
 def to_csv(table: list[dict[str, Any]]) -> str:
+    """The table as the text of a CSV file."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns(table), lineterminator="\n")
     writer.writeheader()
@@ -64,11 +65,11 @@ def to_csv(table: list[dict[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _overrides(runs: list[Run]) -> list[str]:
+def _overrides(runs: list[SweepRun]) -> list[str]:
     return list(dict.fromkeys(key.removeprefix("config.") for run in runs for key in run.overrides))
 
 
-def _measures(runs: list[Run], table: list[dict[str, Any]]) -> list[str]:
+def _measures(runs: list[SweepRun], table: list[dict[str, Any]]) -> list[str]:
     """The columns of the short table that at least one run has, first stage first."""
     stages = dict.fromkeys(f"{stage.name}." if stage.follow_up else "" for run in runs for stage in run.stages)
     names = [stage + name for stage in stages for name in SHORT if not stage or name != "seconds"]
@@ -94,16 +95,16 @@ def _cell(name: str, value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def short(runs: list[Run], table: list[dict[str, Any]]) -> list[list[str]]:
-    """Overrides, status and the main measures as text, the header first; accuracies in %."""
+def short(runs: list[SweepRun], table: list[dict[str, Any]]) -> list[list[str]]:
+    """The short table as cells of text, header first: overrides, status and the main measures; accuracies in %."""
     names = [*_overrides(runs), "status", *_measures(runs, table)]
     return [names, *([_cell(name, row.get(name)) for name in names] for row in table)]
 
 
-def over_seeds(runs: list[Run], table: list[dict[str, Any]]) -> list[list[str]]:
-    """As `short`, with mean +- sample standard deviation over the finished runs that differ in a seed only.
+def over_seeds(runs: list[SweepRun], table: list[dict[str, Any]]) -> list[list[str]]:
+    """Like `short`, but with mean +- sample standard deviation over the finished runs that differ only in a seed.
 
-    Empty where no setting has two of them.
+    Empty if no setting has two such runs.
     """
     settings = [name for name in _overrides(runs) if name.rpartition(".")[2] not in SEEDS]
     groups: dict[tuple, list[dict[str, Any]]] = {}
@@ -126,20 +127,22 @@ def over_seeds(runs: list[Run], table: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def aligned(lines: list[list[str]]) -> str:
-    """As text, a column as wide as its longest cell."""
+    """The cells as text in aligned columns."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
 
 
 def to_markdown(lines: list[list[str]]) -> str:
+    """The cells as a Markdown table."""
+
     def line(cells):
         return f"| {' | '.join(cells)} |"
 
     return "\n".join([line(lines[0]), line(["---"] * len(lines[0])), *map(line, lines[1:])])
 
 
-def write(runs: list[Run], workdir: epath.Path, description: str) -> str:
-    """Writes `results.csv` and `results.md` to the sweep's workdir; returns the short table as text."""
+def write(runs: list[SweepRun], workdir: epath.Path, description: str) -> str:
+    """Writes `results.csv` and `results.md` to the workdir of the sweep; returns the short table as text."""
     table = rows(runs)
     main, means = short(runs, table), over_seeds(runs, table)
     workdir.mkdir(parents=True, exist_ok=True)
@@ -155,7 +158,7 @@ def write(runs: list[Run], workdir: epath.Path, description: str) -> str:
 
 
 def _replace(path: epath.Path, text: str) -> None:
-    """Never seen half-written, though several tasks of a job array may write it."""
+    """Writes a file atomically, because several tasks of a job array may write it at the same time."""
     temporary = path.parent / f".{path.name}.{os.getpid()}"
     temporary.write_text(text)
     temporary.replace(path)

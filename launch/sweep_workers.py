@@ -1,4 +1,4 @@
-"""Workers that carry out the runs of a sweep, several at a time, and start again what may succeed then."""
+"""Workers that execute the runs of a sweep, several at a time, and restart a run that may then succeed."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -14,19 +14,19 @@ import signal
 import subprocess
 import threading
 
-from launch.sweep_runs import Run
 from launch.sweep_runs import Stage
+from launch.sweep_runs import SweepRun
 from simclr_jax import errors
 from simclr_jax.errors import UserError
 
-# Exit codes after which the same command would end in the same way.
-FINAL = {errors.EXIT_USER_ERROR: "mistake", errors.EXIT_NON_FINITE: "non-finite"}
+# The status of a run after each exit code in `errors.FINAL`.
+FINAL_STATUS = {errors.EXIT_USER_ERROR: "mistake", errors.EXIT_NON_FINITE: "non-finite"}
 TAIL_LINES = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One process of a run: what to start, and the stages whose results it leaves."""
+    """One process of a run: its command, and the stages whose results it writes."""
 
     command: list[str]
     stages: tuple[Stage, ...]
@@ -39,21 +39,26 @@ class Job:
         return all(stage.results() is not None for stage in self.stages)
 
 
-def local_jobs(run: Run) -> list[Job]:
-    """A process of the binary for each stage."""
+def local_jobs(run: SweepRun) -> list[Job]:
+    """One process for each stage of a run."""
     return [Job(stage.command(), (stage,)) for stage in run.stages]
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-    """A worker's part of this machine; no cores: all, without being bound to them."""
+class WorkerShare:
+    """The part of this machine that a worker has.
+
+    Attributes:
+      cores: numbers of the CPU cores to which its processes are bound; empty: not bound.
+      variables: environment variables for its processes.
+    """
 
     cores: tuple[int, ...] = ()
     variables: tuple[tuple[str, str], ...] = ()
 
 
 def gpus() -> list[str]:
-    """The GPUs that JAX would see, as CUDA_VISIBLE_DEVICES has them; asked of the driver, without starting JAX."""
+    """The GPUs that JAX would see, in the format of CUDA_VISIBLE_DEVICES. Asks the driver, so JAX is not started."""
     if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -66,10 +71,10 @@ def gpus() -> list[str]:
     return [str(number) for number, line in enumerate(listing.splitlines()) if line.startswith("GPU")]
 
 
-def shares(workers: int, devices: list[str]) -> list[Share]:
-    """This machine in equal parts: its cores, and its GPUs where there are some.
+def shares(workers: int, devices: list[str]) -> list[WorkerShare]:
+    """Divides the cores and the GPUs of this machine equally among the workers.
 
-    Bound to cores, for then JAX, TensorFlow and BLAS all start as many threads as a worker has cores.
+    Workers are bound to cores, so that JAX, TensorFlow and BLAS start one thread for each core of the worker.
 
     Raises:
       UserError: for more workers than GPUs.
@@ -83,39 +88,39 @@ def shares(workers: int, devices: list[str]) -> list[Share]:
         if cores and not mine:  # more workers than cores
             mine = [cores[worker % len(cores)]]
         visible = devices[worker * len(devices) // workers : (worker + 1) * len(devices) // workers]
-        parts.append(Share(tuple(mine), (("CUDA_VISIBLE_DEVICES", ",".join(visible)),) if visible else ()))
+        parts.append(WorkerShare(tuple(mine), (("CUDA_VISIBLE_DEVICES", ",".join(visible)),) if visible else ()))
     return parts
 
 
 class Workers:
-    """Carries out runs, as many at a time as there are shares, until all have ended or it is asked to stop.
+    """Executes runs, one for each share at a time, until all have ended or it is asked to stop.
 
-    SIGTERM and Ctrl-C make it ask the processes to save and end; Ctrl-C once more kills them.
+    On SIGTERM and Ctrl-C it asks the processes to save and end; a second Ctrl-C kills them.
 
     Args:
       shares: one for each worker.
-      retries: how often a job is started again that has failed for a reason unknown. Preemption does not count.
-      jobs: a run's jobs, in their order.
-      say: told what happens, a text of one or more lines.
+      retries: how often to restart a job that failed for an unknown reason. Preemptions do not count.
+      jobs: returns the jobs of a run, in order.
+      say: receives the messages, each of one or more lines.
     """
 
     def __init__(
         self,
-        shares: list[Share],
+        shares: list[WorkerShare],
         *,
         retries: int,
-        jobs: Callable[[Run], list[Job]] = local_jobs,
+        jobs: Callable[[SweepRun], list[Job]] = local_jobs,
         say: Callable[[str], None] = lambda text: print(text, flush=True),
     ):
         self._count, self._retries, self._jobs, self._say = len(shares), retries, jobs, say
-        self._free: queue.SimpleQueue[Share] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[WorkerShare] = queue.SimpleQueue()
         for share in shares:
             self._free.put(share)
         self._processes: set[subprocess.Popen] = set()
         self.stopping = threading.Event()
 
-    def work(self, runs: list[Run]) -> list[str]:
-        """How each run ended: "done", "non-finite", "mistake", "failed", "stopped" or "elsewhere"."""
+    def work(self, runs: list[SweepRun]) -> list[str]:
+        """Executes the runs. Returns how each ended: "done", "non-finite", "mistake", "failed", "stopped" or "elsewhere"."""
         before = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             with futures.ThreadPoolExecutor(self._count) as pool:
@@ -137,7 +142,7 @@ class Workers:
         for process in list(self._processes):
             process.send_signal(signal.SIGKILL if again and number == signal.SIGINT else signal.SIGTERM)
 
-    def _work_on(self, run: Run, label: str) -> str:
+    def _work_on(self, run: SweepRun, label: str) -> str:
         if self.stopping.is_set():
             return "stopped"
         share = self._free.get()
@@ -146,12 +151,12 @@ class Workers:
             with _locked(run.records / ".lock") as lock:
                 return self._carry_out(run, label, share, lock)
         except BlockingIOError:
-            self._say(f"{label}: left out, since another process works on it")
+            self._say(f"{label}: skipped, because another process works on it")
             return "elsewhere"
         finally:
             self._free.put(share)
 
-    def _carry_out(self, run: Run, label: str, share: Share, lock: int) -> str:
+    def _carry_out(self, run: SweepRun, label: str, share: WorkerShare, lock: int) -> str:
         (run.records / "status.json").unlink(missing_ok=True)
         self._say(f"{label}: started")
         status = "done"
@@ -160,13 +165,14 @@ class Workers:
             if outcome == "done":
                 continue
             status = outcome
+            # A failed evaluation does not keep the other evaluations from running.
             if outcome == "stopped" or not job.stages[0].follow_up:
-                break  # the other evaluations do not need the one that failed
+                break
         self._say(f"{label}: {status}")
         return status
 
-    def _finish(self, run: Run, job: Job, label: str, share: Share, lock: int) -> str:
-        """Starts the job until it is done or there is no use in it."""
+    def _finish(self, run: SweepRun, job: Job, label: str, share: WorkerShare, lock: int) -> str:
+        """Starts the job until it is done, or until another start would not help."""
         failures = 0
         while not job.is_done():
             if self.stopping.is_set():
@@ -174,7 +180,7 @@ class Workers:
             code = self._start(job, run.log(job.stages[0]), share, lock)
             if job.is_done():
                 break
-            if code not in FINAL:
+            if code not in errors.FINAL:
                 if self.stopping.is_set():
                     return "stopped"
                 if code == errors.EXIT_PREEMPTED:
@@ -184,15 +190,15 @@ class Workers:
                 if failures <= self._retries:
                     self._say(f"{label}: {job.name} ended with {_reason(code)}; started again")
                     continue
-            status = FINAL.get(code, "failed")
+            status = FINAL_STATUS.get(code, "failed")
             run.record(status, stage=job.name, exit_code=code, failures=failures)
             log = run.log(job.stages[0])
             self._say(f"{label}: {job.name} ended with {_reason(code)}. {log} ends with:\n{_tail(log)}")
             return status
         return "done"
 
-    def _start(self, job: Job, log: pathlib.Path, share: Share, lock: int) -> int:
-        # Alone in its job, whatever cluster this launcher itself may have been started by.
+    def _start(self, job: Job, log: pathlib.Path, share: WorkerShare, lock: int) -> int:
+        # JAX detects SLURM by this variable. Without it the process is a whole job, even if SLURM started this launcher.
         inherited = {key: value for key, value in os.environ.items() if key != "SLURM_STEP_NODELIST"}
         with log.open("ab") as output:
             output.write(f"$ {shlex.join(job.command)}\n".encode())
@@ -203,13 +209,13 @@ class Workers:
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C reaches this launcher only, which asks the process to save
-                pass_fds=(lock,),  # if this launcher is killed, the run stays locked as long as the process lives
+                start_new_session=True,  # Ctrl-C reaches only this launcher, which then asks the process to save
+                pass_fds=(lock,),  # if this launcher is killed, the run stays locked while the process lives
             )
         self._processes.add(process)
         if share.cores:
             with contextlib.suppress(ProcessLookupError):
-                os.sched_setaffinity(process.pid, share.cores)  # at once, so before it starts threads
+                os.sched_setaffinity(process.pid, share.cores)  # at once, before it starts threads
         if self.stopping.is_set():
             process.terminate()
         code = process.wait()
@@ -219,10 +225,10 @@ class Workers:
 
 @contextlib.contextmanager
 def _locked(path: pathlib.Path) -> Iterator[int]:
-    """Holds a lock file, so that no two processes work on a run.
+    """Holds a lock file, so that no two processes work on the same run. Yields its file descriptor.
 
     Raises:
-      BlockingIOError: where another one holds it.
+      BlockingIOError: if another process holds it.
     """
     with path.open("w") as file:
         try:

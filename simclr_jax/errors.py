@@ -1,20 +1,19 @@
-"""Errors that a user can cause, printed as one line instead of a traceback, and the exit codes of the commands."""
+"""The exit codes of the commands, and the errors that end a command with one line instead of a traceback."""
 
 from collections.abc import Iterable
 import difflib
 
-# A launcher restarts a run that ends with EXIT_PREEMPTED (sysexits' EX_TEMPFAIL: "try again later").
 EXIT_USER_ERROR = 2
 EXIT_NON_FINITE = 3
-EXIT_UNAVAILABLE = 69  # the processes of a job did not find each other (sysexits' EX_UNAVAILABLE)
-EXIT_COMPILER_CRASHED = 70  # of simclr_jax.plan (sysexits' EX_SOFTWARE)
-EXIT_PREEMPTED = 75
-# After these, the same command would end in the same way: a launcher does not start it again.
+EXIT_UNAVAILABLE = 69  # the processes of a job could not connect to each other (sysexits' EX_UNAVAILABLE)
+EXIT_COMPILER_CRASHED = 70  # in simclr_jax.plan (sysexits' EX_SOFTWARE)
+EXIT_PREEMPTED = 75  # a launcher starts the run again (sysexits' EX_TEMPFAIL: "try again later")
+# The same command would fail in the same way: a launcher does not start it again.
 FINAL = (EXIT_USER_ERROR, EXIT_NON_FINITE)
 
 
 class UserError(ValueError):
-    """Something the user gave is wrong: the message says what it was and what would be right."""
+    """A value from the user is wrong. The message names the value and says what would be right."""
 
     exit_code = EXIT_USER_ERROR
 
@@ -26,23 +25,23 @@ class NonFiniteLoss(RuntimeError):
 
 
 class Preempted(Exception):
-    """Not a failure: the run was asked to stop (SIGTERM), has saved, and continues when it is started again."""
+    """Not a failure: the run received SIGTERM and saved its state. The same command continues it."""
 
     exit_code = EXIT_PREEMPTED
 
 
 class CompilerCrashed(RuntimeError):
-    """The process of the TPU compiler died."""
+    """The process that ran the TPU compiler died."""
 
     exit_code = EXIT_COMPILER_CRASHED
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A question for a message about an unknown name: " (did you mean 'width'?)"; empty where none is near."""
+    """A hint for a message about an unknown name, as in " (did you mean 'width'?)"; empty if no known name is similar."""
     match = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names in a message, sorted."""
+    """Sorted names for a message, separated by commas."""
     return ", ".join(sorted(names))

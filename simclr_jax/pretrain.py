@@ -62,6 +62,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
     mesh = sharding.make_mesh(config.mesh)
     num_classes = len(source.class_names) if _has_classes(config, source) else None
     recipe = PretrainRecipe(config, mesh, source.num_examples, num_classes)
+    total_steps = recipe.total_steps  # refuses a schedule that does not fit, before anything is written
     distributed.check_agreement(config=saved_config.to_json(config), training_set=sources.identity(source))
     distributed.check_shared(workdir)
     with Checkpoints(workdir, config) as checkpoints:
@@ -82,7 +83,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
                 workdir=workdir,
                 state=state,
                 step_fn=recipe.step,
-                total_steps=recipe.total_steps,
+                total_steps=total_steps,
                 batches=batches,
                 checkpoints=checkpoints,
                 monitor=monitor,
@@ -92,10 +93,10 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
         )
     results = test(state) if test else {"top1": None, "top5": None, "n": 0}
     results |= {
-        "step": recipe.total_steps,
+        "step": total_steps,
         "seconds": time.monotonic() - began,
         "bad_images": distributed.sum_over_processes(bad_images.count),
-        "checkpoint": str(checkpoints.directory / str(recipe.total_steps)),
+        "checkpoint": str(checkpoints.directory / str(total_steps)),
     }
     monitor.disarm()
     return _conclude(results, workdir) if distributed.is_primary() else results

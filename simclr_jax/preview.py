@@ -1,11 +1,10 @@
-"""What the augmentations do to one's own images: look before a long run.
+"""Show what the augmentations do to your own images, before a long run.
 
     python -m simclr_jax.preview --config=configs/folder.py --config.data.root=PHOTOS --workdir=runs/preview
 
-Writes to the workdir, from the first images that a run of this config would see: views.png, pairs of views by the config's
-recipe; op_NAME.png for every operation of the family by itself, each at several strengths; histograms.png, the pixel values
-of crops of an image with and without colour distortion (paper figure 6: without it crops of one image look alike in their
-histograms, which is all that a network would have to learn).
+Writes pictures of the first images of a run with this config to the workdir: views.png, pairs of views; op_NAME.png for every
+operation of the family alone, at several strengths; histograms.png, the pixel values of crops of an image with and without
+colour distortion (paper figure 6: without it, a network can recognise the crops of an image by their histograms alone).
 """
 
 from simclr_jax.runtime import cli
@@ -22,10 +21,11 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax import config as config_lib
+from simclr_jax.augment import family
 from simclr_jax.config import checks as config_checks
-from simclr_jax.data import order
 from simclr_jax.data import pipeline
 from simclr_jax.data import sources
+from simclr_jax.data.order import HostShard
 from simclr_jax.reporting import pictures
 from simclr_jax.runtime.run_monitor import RunMonitor
 
@@ -35,33 +35,40 @@ IMAGES = 6
 CROPS = 4  # of an image, in the histograms
 PAIRS = 32
 
-OFF = {f"{op}_prob": 0.0 for op in ("flip", "rotate", "jitter", "grayscale", "sobel", "blur", "noise", "cutout")}
-COLOUR_OPS = ("brightness", "contrast", "saturation", "hue")
+OFF = {op.prob_field: 0.0 for op in family.OPS}
 
 
 def columns(augment: ConfigDict) -> dict[str, list[tuple[str, dict]]]:
     """For every operation, the columns of its sheet: a title, and the fields of `config.augment` that make it.
 
-    Where an operation has a strength, a column has it at a share of the config's.
+    The columns of an operation that has a strength are at fractions of the config's strength.
     """
+    bounds = {op: augment[op] for op in family.JITTER_OPS}
 
-    def at_strengths(**bounds) -> list[tuple[str, dict]]:
-        fields = dict.fromkeys(COLOUR_OPS, 0.0) | bounds
-        return [(f"strength {s:g}", fields | {"jitter_prob": 1.0, "strength": s}) for s in (0.125, 0.25, 0.5, 1.0)]
+    def at_strengths(**on: float) -> list[tuple[str, dict]]:
+        fields = dict.fromkeys(bounds, 0.0) | on
+        return [(f"strength {s:g}", fields | {"strength": s}) for s in (0.125, 0.25, 0.5, 1.0)]
 
-    bounds = {op: augment[op] for op in COLOUR_OPS}
-    return {
-        "crop": [(f"draw {draw}", {"crop": True}) for draw in range(1, 5)],
-        "flip": [("", {"flip_prob": 1.0})],
-        "rotate": [(f"draw {draw}", {"rotate_prob": 1.0}) for draw in range(1, 5)],
+    draws = [(f"draw {draw}", {}) for draw in range(1, 5)]
+    changes = {
+        "flip": [("", {})],
+        "rotate": draws,
         "jitter": at_strengths(**bounds),
-        **{op: at_strengths(**{op: bound}) for op, bound in bounds.items()},
-        "grayscale": [("", {"grayscale_prob": 1.0})],
-        "sobel": [("", {"sobel_prob": 1.0})],
-        "blur": [(f"sigma {s:g} px", {"blur_prob": 1.0, "blur_sigma": (s, s)}) for s in (0.5, 1.0, 1.5, 2.0)],
-        "noise": [(f"deviation {d:g}", {"noise_prob": 1.0, "noise_std": d}) for d in (0.05, 0.1, 0.2)],
-        "cutout": [(f"side {side:g}", {"cutout_prob": 1.0, "cutout_side": side}) for side in (0.25, 0.5, 0.75)],
+        "grayscale": [("", {})],
+        "sobel": [("", {})],
+        "blur": [(f"sigma {s:g} px", {"blur_sigma": (s, s)}) for s in (0.5, 1.0, 1.5, 2.0)],
+        "noise": [(f"std {std:g}", {"noise_std": std}) for std in (0.05, 0.1, 0.2)],
+        "cutout": [(f"side {side:g}", {"cutout_side": side}) for side in (0.25, 0.5, 0.75)],
     }
+
+    def alone(op: str, columns: list[tuple[str, dict]]) -> list[tuple[str, dict]]:
+        return [(title, {f"{op}_prob": 1.0} | fields) for title, fields in columns]
+
+    return (
+        {"crop": [(title, {"crop": True}) for title, _ in draws]}
+        | {op.name: alone(op.name, changes[op.name]) for op in family.OPS}
+        | {op: alone("jitter", at_strengths(**{op: bound})) for op, bound in bounds.items()}
+    )
 
 
 class Looker:
@@ -72,7 +79,7 @@ class Looker:
         self._source = sources.open_source(config.data, "train")
 
     def views(self, fields: dict, images: int, num_views: int) -> np.ndarray:
-        """uint8 `[images, num_views, size, size, 3]`, with these fields of `config.augment` changed."""
+        """uint8 `[images, num_views, size, size, 3]`, made with these changes to `config.augment`."""
         augment = self._config.augment.copy_and_resolve_references()
         augment.update(fields | {"where": "host"})
         batches = pipeline.train_batches(
@@ -80,16 +87,16 @@ class Looker:
             augment,
             num_views=num_views,
             size=self._config.data.image_size,
-            share=order.Share(min(images, self._source.num_examples)),
+            shard=HostShard(min(images, self._source.num_examples)),
             seed=self._config.seed,
             bad_images=pipeline.BadImages(self._source, 1.0),
         )
         return next(batches)["views"]
 
     def sheet(self, op: str, made: Sequence[tuple[str, dict]]) -> tuple[list[str], np.ndarray]:
-        """Titles of the columns, and uint8 `[images, columns, size, size, 3]`; the first column is the image as it is."""
+        """Titles of the columns, and uint8 `[images, columns, size, size, 3]`; the first column is the unchanged image."""
         alone = OFF | {"crop": False, "one_branch": False}
-        draws = len(made) if op in ("crop", "rotate") else 1  # a column is another draw of the same
+        draws = len(made) if op in ("crop", "rotate") else 1  # their columns differ in the draw only
         pictures_of = [self.views(alone, IMAGES, 1)]
         if draws > 1:
             pictures_of.append(self.views(alone | made[0][1], IMAGES, draws))
@@ -117,7 +124,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
     pictures.contact_sheet(looker.views({}, PAIRS, 2), path("views"))
     for op, made in columns(config.augment).items():
         titles, images = looker.sheet(op, made)
-        pictures.labelled_sheet(images, titles, f"{op}, by itself", path(f"op_{op}"))
+        pictures.labelled_sheet(images, titles, f"{op} alone", path(f"op_{op}"))
     crops = OFF | {"crop": True, "one_branch": False}
     colour = {"jitter_prob": 0.8, "grayscale_prob": 0.2, "strength": config.augment.strength or 1.0}
     plain, coloured = (looker.views(fields, 3, CROPS) for fields in (crops, crops | colour))

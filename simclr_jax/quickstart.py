@@ -1,8 +1,8 @@
-"""The whole method on the embedded digits, in minutes: was the pretraining worth it?
+"""The whole method on the embedded digits, in minutes: does pretraining help?
 
     make quickstart          (or: python -m simclr_jax.quickstart [WORKDIR])
 
-Runs the commands that it prints, one after the other, and ends with one table. Started again, it continues.
+Runs and prints one command after the other and ends with a table. The same command again continues.
 """
 
 from simclr_jax.runtime import cli
@@ -72,14 +72,14 @@ def _cell(results: dict) -> str:
 def _table(rows: list[tuple], pretraining: dict, workdir: pathlib.Path, seconds: float) -> str:
     lines = [
         "",
-        "Was it worth it? Top-1 accuracy in %, on 360 test images of handwritten digits (10 classes)",
+        "Did pretraining help? Top-1 accuracy in %, on 360 test images of handwritten digits (10 classes)",
         f"{'':30} {'labels':>10} {'pretrained':>14} {'untrained':>14} {'gain':>7}",
     ]
     for name, labels, ours, other in rows:
         gain = 100 * (ours["top1"] - other["top1"])
         lines.append(f"{name:30} {labels:>10} {_cell(ours):>14} {_cell(other):>14} {gain:>+7.1f}")
     files = {
-        "report.html": "all of it on one page, for a browser",
+        "report.html": "everything on one page, for a browser",
         "pretrain/views.png": "augmented view pairs: what the network saw",
         "pretrain/curves.png": "training curves",
         "knn/embedding_map.png": "2-D map of the test embeddings, coloured by class",
@@ -88,8 +88,8 @@ def _table(rows: list[tuple], pretraining: dict, workdir: pathlib.Path, seconds:
     lines += [
         "",
         "pretrained: SimCLR on the 1,437 training images without their labels. untrained: the same network with random",
-        "weights; fine-tuned, that is training from scratch, with a learning rate of its own. +-: standard deviation over",
-        f"{len(DRAWS)} draws of the labels.",
+        "weights; for fine-tuning this is training from scratch, with its own learning rate. +-: standard deviation over",
+        f"{len(DRAWS)} subsets of the labels.",
         "",
         f"Pretraining took {pretraining['seconds']:.0f} s, everything {seconds:.0f} s. Look at:",
     ]

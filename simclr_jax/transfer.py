@@ -150,7 +150,7 @@ def _lbfgs(setup: Setup, parts: Parts) -> dict:
         config.lbfgs,
         seed=config.seed,
         held_out=np.flatnonzero(np.isin(seen.index, parts.val)),
-        measure=measured,
+        metric=measured,
         stop=setup.monitor.poll,
     )
     scores = logistic_regression.scores(classifier, test.values, setup.num_classes)

@@ -1,34 +1,35 @@
-"""The preview binary: its pictures are there, and show what they say."""
+"""The preview command: it writes all pictures, and they show what their titles say."""
 
 import numpy as np
 from PIL import Image
 
 from configs import digits
 from simclr_jax import preview
-from simclr_jax.config import CONFIGS
+from simclr_jax.augment import family
 from simclr_jax.runtime import cli
 
 
 def test_every_picture_is_written(tmp_path):
-    written = cli.call("preview", f"--config={CONFIGS / 'digits.py'}", f"--workdir={tmp_path}")
+    written = cli.call("preview", "--config=digits", f"--workdir={tmp_path}")
     ops = set(preview.columns(digits.get_config().augment))
+    assert ops == {"crop", *(op.name for op in family.OPS), *family.JITTER_OPS}
     assert set(written) == {"views", "histograms"} | {f"op_{op}" for op in ops}
     for path in written.values():
         pixels = np.asarray(Image.open(path).convert("RGB"))
         assert min(pixels.shape[:2]) > 100
-        assert pixels.std() > 5, "something is drawn"
+        assert pixels.std() > 5, "not empty"
 
 
-def test_a_sheet_shows_the_image_and_what_the_op_alone_makes_of_it():
+def test_a_sheet_shows_the_image_and_the_results_of_one_operation():
     looker = preview.Looker(digits.get_config())
     made = preview.columns(digits.get_config().augment)
     titles, images = looker.sheet("flip", made["flip"])
     assert titles == ["image", ""]
     np.testing.assert_array_equal(images[:, 1], images[:, 0, :, ::-1])
-    titles, turned = looker.sheet("rotate", made["rotate"])
-    assert turned.shape[:2] == (preview.IMAGES, 5)
-    np.testing.assert_array_equal(turned[:, 0], images[:, 0])
-    for row in turned:
+    titles, rotated = looker.sheet("rotate", made["rotate"])
+    assert rotated.shape[:2] == (preview.IMAGES, 5)
+    np.testing.assert_array_equal(rotated[:, 0], images[:, 0])
+    for row in rotated:
         for view in row[1:]:
             assert any(np.array_equal(view, np.rot90(row[0], turns)) for turns in range(4))
     _, jittered = looker.sheet("brightness", made["brightness"])

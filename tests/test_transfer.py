@@ -119,14 +119,14 @@ def test_classes_are_regressed_one_by_one_and_what_does_not_count_is_left_out():
         return metrics.mean_average_precision(scores, found)
 
     classifier, l2 = logistic_regression.fit(
-        features, labels, lbfgs, seed=0, held_out=np.arange(150, 200), measure=measure
+        features, labels, lbfgs, seed=0, held_out=np.arange(150, 200), metric=measure
     )
     assert asked == [50] * 5
     assert l2 in np.geomspace(1e-6, 1e5, 5)
     scores = logistic_regression.scores(classifier, features, 3)
     assert metrics.mean_average_precision(scores, labels) > 0.99
     # As if those examples were not there: the second class by itself.
-    alone = logistic_regression.OneByOne(1, C=1 / l2, max_iter=10000).fit(features[~spoilt], labels[~spoilt, 1:2])
+    alone = logistic_regression.OneVsRest(1, C=1 / l2, max_iter=10000).fit(features[~spoilt], labels[~spoilt, 1:2])
     assert np.mean((alone.decision_function(features)[:, 0] > 0) == (scores[:, 1] > 0)) > 0.97
     # A class that is the same everywhere is not a question.
     labels[:, 2] = 0

@@ -1,26 +1,33 @@
-"""Random crops in JAX, over whole batches, to run inside the jitted training step: as `data.crops` has them."""
+"""Random crops in JAX, over whole batches, to run inside the jitted training step: the twin of `tf_crops`."""
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
+from jaxtyping import Float32
+from jaxtyping import Int32
+from jaxtyping import Integer
+from jaxtyping import UInt8
 from ml_collections import ConfigDict
 import numpy as np
 
-# Keeps views apart from what else is drawn with a run's seed. A view has two streams: crop box, all else.
+# Separates the draws of views from all other draws with a run's seed. A view has two streams: crop box, and everything else.
 _VIEWS = 0x76696577
 BOX, REST = range(2)
-# And all views have one crop box in common, where they do: as of a view that there never is.
+# The crop box that all views of an image share comes from the stream of a view number that is never used.
 _SHARED_BOX = 62
 
 _ATTEMPTS = 100
 _MIN_COVERED = 0.1
 
-# Matrix units round their operands to bfloat16 or TF32 where they are allowed to: half a level of uint8.
+# Without this, matrix units round their operands to bfloat16 or TF32, an error of half a level of uint8.
 EXACT = jax.lax.Precision.HIGHEST
 
 
-def uniforms(seed: int, positions: jax.Array, num_views: int, stream: int, count: int) -> jax.Array:
-    """Uniform numbers in [0, 1), float32 `[n, num_views, count]`: a function of (seed, position, view, stream)."""
-    # Not the implementation that JAX is set to: with a hardware generator, draws would depend on the batch.
+def uniforms(
+    seed: int, positions: Integer[Array, " n"], num_views: int, stream: int, count: int
+) -> Float32[Array, "n {num_views} {count}"]:
+    """Uniform numbers in [0, 1): a function of (seed, position, view, stream)."""
+    # A fixed implementation, whatever JAX's configuration: with a hardware generator, draws would depend on the batch.
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _VIEWS)
     fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     images = fold(key, positions.astype(jnp.uint32))
@@ -29,34 +36,34 @@ def uniforms(seed: int, positions: jax.Array, num_views: int, stream: int, count
 
 
 def random_boxes(
-    draws: jax.Array,
-    height: int | jax.Array,
-    width: int | jax.Array,
+    draws: Float32[Array, "n 202"],
+    height: int | Int32[Array, " n"],
+    width: int | Int32[Array, " n"],
     area: tuple[float, float],
     aspect: tuple[float, float],
-) -> jax.Array:
-    """The boxes of random crops: area a share of the image, aspect ratio width / height.
+) -> Int32[Array, "n 4"]:
+    """The boxes of random crops: area as a fraction of the image, aspect ratio width / height.
 
-    What TensorFlow's `sample_distorted_bounding_box` does in `data.crops.random_box`, with its rounding to whole pixels:
-    an aspect ratio, then a height among those that its area bounds allow, then a place; up to 100 attempts at a shape
-    that fits and covers a tenth of the image, and the whole image after that.
+    This is what TensorFlow's `sample_distorted_bounding_box` does in `tf_crops.random_box`, with its rounding to whole pixels:
+    an aspect ratio, then a height among those that the area bounds allow, then a place. It makes up to 100 attempts at a shape
+    that fits and covers a tenth of the image, and then takes the whole image.
 
-    All attempts are made at once. A loop until all images have a shape would end on every device when it ends on the
-    last one, which takes a collective for each turn.
+    All attempts are made at once. A loop until all images have a shape would need a collective per iteration, because it ends
+    on every device when it ends on the last one.
 
     Args:
-      draws: float32 `[n, 202]`, uniform in [0, 1).
-      height, width: of the images, in pixels; of all, or int32 `[n]`.
-      area: least and largest share of the image.
-      aspect: least and largest ratio.
+      draws: uniform in [0, 1).
+      height, width: of the images, in pixels; one number for all images, or one for each.
+      area: smallest and largest fraction of the image.
+      aspect: smallest and largest ratio.
 
     Returns:
-      int32 `[n, 4]`: top, left, height, width.
+      Top, left, height and width, in pixels.
     """
     shapes, (down, right) = draws[:, :-2], (draws[:, -2], draws[:, -1])
     height, width = (jnp.asarray(side, jnp.float32).reshape(-1, 1) for side in (height, width))
     ratio = aspect[0] + shapes[:, :_ATTEMPTS] * np.float32(aspect[1] - aspect[0])
-    least, most = (np.float32(share) * (height * width) for share in area)
+    least, most = (np.float32(fraction) * (height * width) for fraction in area)
 
     # Heights whose areas are within the bounds, for the ratio and the image's own sides.
     low, high = (jnp.round(jnp.sqrt(bound / ratio)) for bound in (least, most))
@@ -65,7 +72,7 @@ def random_boxes(
     low = jnp.minimum(low, high)
     tall = low + jnp.floor(shapes[:, _ATTEMPTS:] * (high - low + 1))
 
-    # Rounding may have left the bounds: a pixel more, or less.
+    # Rounding may have moved the area out of the bounds: one pixel more, or one less.
     tall = jnp.where(tall * jnp.round(tall * ratio) < least, tall + 1, tall)
     tall = jnp.where(tall * jnp.round(tall * ratio) > most, tall - 1, tall)
     wide = jnp.round(tall * ratio)
@@ -74,26 +81,22 @@ def random_boxes(
     fits &= (tall > 0) & (wide > 0) & (tall <= height) & (wide <= width)
 
     first = fits & (jnp.cumsum(fits, axis=1) == 1)
-    found = jnp.any(fits, axis=1)
+    any_fits = jnp.any(fits, axis=1)
     height, width = height[:, 0], width[:, 0]
     tall, wide = (jnp.sum(jnp.where(first, side, 0), axis=1) for side in (tall, wide))
-    tall, wide = jnp.where(found, tall, height), jnp.where(found, wide, width)
-    # As in TensorFlow, the last row and the last column are in no crop but the ones of full height or width.
+    tall, wide = jnp.where(any_fits, tall, height), jnp.where(any_fits, wide, width)
+    # As in TensorFlow, only crops of full height contain the last row, and only crops of full width the last column.
     top, left = jnp.floor(down * (height - tall)), jnp.floor(right * (width - wide))
     return jnp.stack([top, left, tall, wide], axis=1).astype(jnp.int32)
 
 
-def _resize_weights(start: jax.Array, length: jax.Array, side: int, size: int) -> jax.Array:
-    """What each of `size` new pixels takes of each of `side` old ones, when [start, start + length) is resized.
+def _resize_weights(
+    start: Int32[Array, " n"], length: Int32[Array, " n"], side: int, size: int
+) -> Float32[Array, "n {size} {side}"]:
+    """The weight of each of `side` old pixels in each of `size` new pixels, when [start, start + length) is resized.
 
-    Keys' cubic with a = -0.5 and pixels at half-integers, in TensorFlow's version: what lies outside is left out and the
-    rest scaled to sum to one; places are rounded to 1/1024 of a pixel (its table of weights).
-
-    Args:
-      start, length: int32 `[n]`.
-
-    Returns:
-      float32 `[n, size, side]`.
+    Keys' cubic with a = -0.5 and pixels at half-integers, as TensorFlow computes it: pixels outside the range get no weight and
+    the rest is scaled to sum to one; positions are rounded to 1/1024 of a pixel (its table of weights).
     """
     scale = (length.astype(jnp.float32) / size)[:, None]
     place = (jnp.arange(size) + np.float32(0.5)) * scale - 0.5
@@ -108,16 +111,15 @@ def _resize_weights(start: jax.Array, length: jax.Array, side: int, size: int) -
     return weights / jnp.sum(weights, axis=-1, keepdims=True)
 
 
-def crop_and_resize(images: jax.Array, boxes: jax.Array, size: int) -> jax.Array:
-    """The parts of images that boxes hold, resized: bicubic without antialiasing, so a little outside [0, 1] too.
+def crop_and_resize(
+    images: UInt8[Array, "n height width 3"], boxes: Int32[Array, "n 4"], size: int
+) -> Float32[Array, "n {size} {size} 3"]:
+    """Cuts boxes out of images and resizes them: bicubic without antialiasing, so values can be a little outside [0, 1].
 
     Args:
-      images: uint8 `[n, height, width, 3]`.
-      boxes: int32 `[n, 4]`: top, left, height, width, in pixels.
+      images: one for each box.
+      boxes: top, left, height, width, in pixels.
       size: side of the result in pixels.
-
-    Returns:
-      float32 `[n, size, size, 3]`.
     """
     top, left, tall, wide = jnp.moveaxis(boxes, 1, 0)
     rows = _resize_weights(top, tall, images.shape[1], size)
@@ -126,8 +128,8 @@ def crop_and_resize(images: jax.Array, boxes: jax.Array, size: int) -> jax.Array
     return jnp.einsum("nij,nhjc->nhic", columns, images, precision=EXACT) / 255.0
 
 
-def central_square(images: jax.Array, size: int) -> jax.Array:
-    """Where `augment.crop` is off: the central square, resized. uint8 `[n, h, w, 3]` to float32 `[n, size, size, 3]`."""
+def central_square(images: UInt8[Array, "n height width 3"], size: int) -> Float32[Array, "n {size} {size} 3"]:
+    """The central square, resized: the view of an image when `augment.crop` is off."""
     num_images, height, width = images.shape[:3]
     side = min(height, width)
     top, left = (height - side + 1) // 2, (width - side + 1) // 2
@@ -138,25 +140,27 @@ def central_square(images: jax.Array, size: int) -> jax.Array:
 
 
 def resized_crops(
-    images: jax.Array, positions: jax.Array, seed: int, augment: ConfigDict, size: int, num_views: int
-) -> jax.Array:
-    """The first half of the views: random crops, as `data.crops.random_crops` makes them, resized.
+    images: UInt8[Array, "n height width 3"],
+    positions: Integer[Array, " n"],
+    seed: int,
+    augment: ConfigDict,
+    size: int,
+    num_views: int,
+) -> Float32[Array, "n {num_views} {size} {size} 3"]:
+    """The first half of the views: random crops as `tf_crops.random_crops` makes them, resized.
 
     Args:
-      images: uint8 `[n, height, width, 3]`.
-      positions: uint32 `[n]`, global.
+      images: to crop.
+      positions: global.
       seed: of the run.
       augment: `config.augment`.
       size: side of the views in pixels.
       num_views: of each image.
-
-    Returns:
-      float32 `[n, num_views, size, size, 3]`.
     """
     num_images, height, width = images.shape[:3]
 
     def boxes_in(height, width, num_views, stream):
-        """`[n, num_views, 4]`, of images that are all `height` by `width` pixels or, for one view, `[n]`."""
+        """Boxes `[n, num_views, 4]`. `height` and `width` are those of all images or, for one view, of each: `[n]`."""
         draws = uniforms(seed, positions, num_views, stream, 2 * _ATTEMPTS + 2).reshape(num_images * num_views, -1)
         boxes = random_boxes(draws, height, width, augment.crop_area, augment.crop_aspect)
         return boxes.reshape(num_images, num_views, 4)

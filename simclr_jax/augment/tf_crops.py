@@ -1,4 +1,4 @@
-"""Opening images and cropping them (paper appendix A), stateless, in TensorFlow: one image at a time."""
+"""Decode and crop images (paper appendix A), stateless, in TensorFlow: one image at a time."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from simclr_jax.runtime.tensorflow import tf
 
 
 def decode(image: tf.Tensor) -> tf.Tensor:
-    """JPEG, PNG, WebP, BMP or (the first frame of) GIF bytes to uint8 `[height, width, 3]`; pixels pass unchanged."""
+    """Decodes JPEG, PNG, WebP, BMP or GIF (first frame) to uint8 `[height, width, 3]`; pixels are returned unchanged."""
     if image.dtype != tf.string:
         return image
     image = tf.io.decode_image(image, channels=3, expand_animations=False)
@@ -19,14 +19,14 @@ def decode(image: tf.Tensor) -> tf.Tensor:
 
 
 def open_cropped(image: tf.Tensor, choose_boxes: Sequence[Callable[[tf.Tensor], tf.Tensor]]) -> list[tf.Tensor]:
-    """Opens the parts of an image that some boxes hold.
+    """Decodes some boxes of an image.
 
-    A single part of a JPEG is decoded and cropped in one op, which skips most of the work. For two or more the whole image
-    is decoded once: finding the place of a crop in a JPEG takes most of the time of decoding all of it.
+    A single box of a JPEG is decoded and cropped in one op, which skips most of the work. For two or more boxes the whole image
+    is decoded once: seeking to a crop in a JPEG takes most of the time of decoding all of it.
 
     Args:
       image: encoded bytes (scalar string) or uint8 pixels `[height, width, 3]`.
-      choose_boxes: each an int32 shape `[height, width, channels]` to an int32 box `[top, left, height, width]`.
+      choose_boxes: each maps an int32 shape `[height, width, channels]` to an int32 box `[top, left, height, width]`.
 
     Returns:
       uint8 `[box height, box width, 3]` for each box.
@@ -50,9 +50,9 @@ def open_cropped(image: tf.Tensor, choose_boxes: Sequence[Callable[[tf.Tensor], 
 
 
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:
-    """uint8 `[h, w, 3]` to float32 `[size, size, 3]`: bicubic without antialiasing, so a little outside [0, 1] too.
+    """uint8 `[h, w, 3]` to float32 `[size, size, 3]`: bicubic without antialiasing, so values can be a little outside [0, 1].
 
-    The kernel behind `tf.image.resize(..., "bicubic")`, without its half a dozen other ops.
+    Calls the kernel of `tf.image.resize(..., "bicubic")` without the half a dozen ops around it.
     """
     image = tf.raw_ops.ResizeBicubic(images=image[None], size=[size, size], half_pixel_centers=True)[0] / 255.0
     image.set_shape([size, size, 3])
@@ -60,10 +60,10 @@ def resize(image: tf.Tensor, size: int) -> tf.Tensor:
 
 
 def random_box(shape: tf.Tensor, seed: tf.Tensor, area: tuple[float, float], aspect: tuple[float, float]) -> tf.Tensor:
-    """The box `[top, left, height, width]` of a random crop: area a share of the image, aspect ratio width / height.
+    """The box `[top, left, height, width]` of a random crop: area as a fraction of the image, aspect ratio width / height.
 
-    The paper's Inception-style crop as the reference draws it: at least a tenth of the image is covered, whatever `area`
-    allows, and after 100 misses (the drawn shape does not fit) the box is the whole image.
+    The paper's Inception-style crop as the reference draws it. A crop covers at least a tenth of the image, whatever `area`
+    allows. After 100 drawn shapes that do not fit, the box is the whole image.
     """
     begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
         shape,
@@ -86,16 +86,19 @@ def center_box(shape: tf.Tensor, proportion: float) -> tf.Tensor:
     return tf.stack([top, left, side, side])
 
 
-def random_crops(image: tf.Tensor, augment: ConfigDict, seed: int, position: tf.Tensor, num_views: int):
-    """Opens an image and crops it, once for each view; the central square where `augment.crop` is off.
+def random_crops(
+    image: tf.Tensor, augment: ConfigDict, seed: int, position: tf.Tensor, num_views: int
+) -> list[tf.Tensor]:
+    """Decodes an image and crops it, once for each view. Where `augment.crop` is off, a view is the central square.
 
-    With `augment.one_branch` all views have one random crop in common (paper section 3.1), and `augment.crop` crops the
-    first view once more.
+    With `augment.one_branch` all views share one random crop (paper section 3.1), and `augment.crop` crops the first view a
+    second time.
 
     Args:
       image: encoded bytes (scalar string) or uint8 pixels `[height, width, 3]`.
       augment: `config.augment`.
-      seed, position: of the run, and global: what the boxes are drawn from.
+      seed: of the run.
+      position: global. The boxes are a function of (seed, position, view).
       num_views: how many.
 
     Returns:
@@ -108,21 +111,21 @@ def random_crops(image: tf.Tensor, augment: ConfigDict, seed: int, position: tf.
 
     def box_of_view(view):
         if augment.get("one_branch", False):
-            return lambda shape: box_in_common(shape, again=view == 0 and augment.crop)
+            return lambda shape: shared_box(shape, again=view == 0 and augment.crop)
         if augment.crop:
             return lambda shape: box(shape, own[view])
         return lambda shape: center_box(shape, 1.0)
 
-    def box_in_common(shape, again):
-        common = box(shape, tf_random.shared_crop_seed(seed, position))
+    def shared_box(shape, again):
+        shared = box(shape, tf_random.shared_crop_seed(seed, position))
         if not again:
-            return common
-        within = box(tf.concat([common[2:], [3]], axis=0), own[0])
-        return tf.concat([common[:2] + within[:2], within[2:]], axis=0)
+            return shared
+        within = box(tf.concat([shared[2:], [3]], axis=0), own[0])
+        return tf.concat([shared[:2] + within[:2], within[2:]], axis=0)
 
     return open_cropped(image, [box_of_view(view) for view in range(num_views)])
 
 
 def central_crop(image: tf.Tensor, proportion: float) -> tf.Tensor:
-    """How an image is seen in evaluation: the central square of `proportion` of its shorter side, uint8."""
+    """The crop for evaluation, uint8: the central square whose side is `proportion` of the image's shorter side."""
     return open_cropped(image, [lambda shape: center_box(shape, proportion)])[0]

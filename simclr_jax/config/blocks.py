@@ -2,8 +2,8 @@
 
 import re
 
-from simclr_jax.config import choices
-from simclr_jax.config import field
+import simclr_jax.config.choices as choices
+import simclr_jax.config.field as field
 from simclr_jax.config.field import Block
 from simclr_jax.config.field import Bound
 from simclr_jax.config.field import Field

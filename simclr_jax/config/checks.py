@@ -6,6 +6,7 @@ import ml_collections
 
 from simclr_jax.config import saved as saved_config
 from simclr_jax.config.fields import fields_of
+from simclr_jax.config.kinds import KINDS
 from simclr_jax.errors import UserError
 from simclr_jax.errors import listed
 from simclr_jax.errors import nearest
@@ -59,6 +60,8 @@ def check_values(config: ml_collections.ConfigDict, device_count: int) -> None:
       UserError: with the field, its value, and what would be right.
     """
     flat = saved_config.flatten(config)
+    if flat["kind"] not in KINDS:
+        raise UserError(f"config.kind is {flat['kind']!r}, but must be one of {', '.join(KINDS)}.")
     for name, field in fields_of(flat["kind"]).items():
         problem = field.problem(flat.get(name))
         if problem is not None:

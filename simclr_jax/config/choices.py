@@ -3,7 +3,7 @@
 SOURCES = ("tfds", "folder", "digits")
 DEPTHS = (18, 34, 50, 101, 152, 200)
 STEMS = ("imagenet", "cifar")
-HEADS = ("nonlinear", "linear", "none")
+HEADS = ("none", "linear", "nonlinear")
 LOSSES = ("nt_xent", "nt_logistic", "margin_triplet")
 LOSS_METHODS = ("auto", "blocks", "dense")
 OPTIMIZERS = ("lars", "sgd", "adamw")

@@ -1,1 +1,1 @@
-"""Images and labels: sources, order, batches."""
+"""Sources of images, their order, and batches."""

@@ -1,8 +1,8 @@
-"""Which example stands at which global position: pure functions of (seed, position).
+"""The order of the examples: which one is at which global position, a pure function of (seed, position).
 
-The training stream is one endless sequence of positions 0, 1, 2, ...: step s of a run with global batch B consumes the
-positions [s B, (s + 1) B), and position p belongs to epoch p // n. Nothing else decides what a step sees, so a run
-resumes at any step without stored iterators, and the number of hosts or threads changes nothing.
+The training stream is one endless sequence of positions 0, 1, 2, ... Step s of a run with global batch B consumes the positions
+[s B, (s + 1) B), and position p belongs to epoch p // n. A step depends on nothing else. So a run resumes at any step without
+stored iterators, and the number of hosts or threads changes nothing.
 """
 
 import dataclasses
@@ -12,10 +12,11 @@ import numpy as np
 from simclr_jax.augment import tf_random
 from simclr_jax.runtime.tensorflow import tf
 
-_SHUFFLE_KEY = 498247692  # what TensorFlow fills its shuffling op's seed up with
+_SHUFFLE_KEY = 498247692  # the constant with which TensorFlow extends the seed of its shuffling op
 
 
 def epoch_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:
+    """An int64 seed `[2]` for everything that is drawn once per epoch."""
     return tf_random.stream_seed(seed, tf_random.EPOCH, epoch)
 
 
@@ -23,10 +24,10 @@ def permuted(position: tf.Tensor, num_examples: int, seed: int, attempt: int = 0
     """The index of the example at a global position: each epoch is a new permutation of `num_examples`.
 
     Args:
-      position: int64, a global position, or several, `[n]`.
-      num_examples: of an epoch.
+      position: int64, one global position or several, `[n]`.
+      num_examples: in an epoch.
       seed: of the run.
-      attempt: 0 for the order itself; other values give other permutations, for replacements.
+      attempt: 0 for the order itself. Other values give other permutations, for replacements of unreadable images.
 
     Returns:
       int64 in [0, num_examples), of the same shape.
@@ -34,7 +35,7 @@ def permuted(position: tf.Tensor, num_examples: int, seed: int, attempt: int = 0
     epoch, within = position // num_examples, position % num_examples
     if num_examples == 1:
         return tf.zeros_like(position)
-    # The op of `tf.random.experimental.index_shuffle`, which does not take a seed for each position.
+    # The op behind `tf.random.experimental.index_shuffle`, which itself does not accept a seed for each position.
     key = tf_random.stream_seed(seed, tf_random.SHUFFLE + attempt, epoch)
     key = tf.concat([tf.fill(tf.shape(key[..., :1]), tf.constant(_SHUFFLE_KEY, tf.int64)), key], axis=-1)
     last = tf.constant(num_examples - 1, tf.int64)
@@ -42,7 +43,7 @@ def permuted(position: tf.Tensor, num_examples: int, seed: int, attempt: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class HostShard:
     """The part of the global sequence that one host reads, from a step on."""
 
     batch_size: int  # global
@@ -50,8 +51,8 @@ class Share:
     num_steps: int | None = None  # None: endless
     process_index: int = 0
     process_count: int = 1
-    # Which rows of every global batch this host's devices hold (`parallel.local_rows`), sorted int64 `[B / hosts]`; None
-    # is the host's block of B / hosts consecutive ones.
+    # Which rows of every global batch this host's devices hold (`sharding.local_rows`), sorted int64 `[B / hosts]`. None means
+    # B / hosts consecutive rows.
     rows: np.ndarray | None = None
 
     @property
@@ -63,7 +64,7 @@ class Share:
         return self.positions_of_steps().unbatch()
 
     def positions_of_steps(self) -> tf.data.Dataset:
-        """The same a step at a time: int64 `[local batch]`."""
+        """This host's global positions, one step at a time: int64 `[local batch]`."""
         steps = tf.data.Dataset.counter(self.start_step, dtype=tf.int64)
         if self.num_steps is not None:
             steps = steps.take(self.num_steps)
@@ -73,6 +74,6 @@ class Share:
         return steps.map(lambda step: step * self.batch_size + rows)
 
     def piece(self, num_examples: int) -> tuple[int, int]:
-        """This host's range [start, stop) of `num_examples` examples that are dealt out in consecutive pieces."""
+        """This host's range [start, stop) when `num_examples` examples are divided among the hosts in consecutive pieces."""
         start = self.process_index * num_examples // self.process_count
         return start, (self.process_index + 1) * num_examples // self.process_count

@@ -1,7 +1,7 @@
-"""Data that lives on the devices altogether: decoded once, dealt out over them, and picked from inside the jitted step.
+"""Data sets of small images in device memory: decoded once, split over the devices, and read inside the jitted step.
 
-For data sets of small images. The order is, as in `data.order`, a pure function of (seed, position), but another one:
-each epoch is a permutation that is computed on the device, so a step needs nothing from its host but its number.
+As in `data.order`, the order is a pure function of (seed, position), but a different one: each epoch is a permutation that is
+computed on the device. So the host passes nothing but the step number.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import Array
+from jaxtyping import Int32
+from jaxtyping import Integer
+from jaxtyping import UInt8
+from jaxtyping import UInt32
 import numpy as np
 
 from simclr_jax.errors import UserError
@@ -21,9 +26,10 @@ from simclr_jax.runtime import sharding
 if TYPE_CHECKING:
     from simclr_jax.data.sources.base import RandomAccess
 
-# Keeps the order apart from what else is drawn with a run's seed.
+# Separates the order from all other draws with a run's seed.
 _SHUFFLE = 0x73687566
-# With 8, some orders of 5 examples are more frequent than others; with 16, none of 6 (chi-square over 20,000 epochs).
+# With 8 rounds, some orders of 5 examples are more frequent than the rest; with 16, no order of 6 is (chi-square over 20,000
+# epochs).
 _ROUNDS = 16
 
 # Images that are decoded at a time.
@@ -33,28 +39,28 @@ _CHUNK = 256
 # --- Order ---------------------------------------------------------------------------------------------------------
 
 
-def _hash(x: jax.Array) -> jax.Array:
+def _hash(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
     """A bijection of uint32 in which every bit depends on every bit (C. Wellons' "lowbias32")."""
     x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
     return x ^ (x >> 16)
 
 
-def permuted(positions: jax.Array, num_examples: int, seed: int) -> jax.Array:
+def permuted(positions: Integer[Array, " n"], num_examples: int, seed: int) -> Int32[Array, " n"]:
     """The indices of the examples at global positions: each epoch is a new permutation of `num_examples`.
 
-    A Feistel network: an index is a pair of digits, and in turn one digit is moved by a hash of the other, which can
-    always be undone. Here the digits are of base ceil(sqrt(n)) or one less instead of bits, so that hardly more pairs
-    than examples exist; from a pair beyond them the network walks on until it meets one within (Black and Rogaway 2002,
-    "Ciphers with arbitrary finite domains"). So no position has to know of another.
+    A Feistel network: an index is a pair of digits, and the rounds alternately shift one digit by a hash of the other one,
+    which is always invertible. The digits have base ceil(sqrt(n)) or one less instead of a power of two, so there are hardly
+    more pairs than examples. A pair beyond the last example passes through the network again until it is within the range
+    (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"). So each position is computed independently.
 
     Args:
-      positions: uint32 or int32 `[n]`, not negative.
+      positions: not negative.
       num_examples: how many examples an epoch has.
       seed: of the run.
 
     Returns:
-      int32 `[n]` in [0, num_examples).
+      Indices in [0, num_examples).
     """
     positions = positions.astype(jnp.uint32)
     epochs, start = positions // np.uint32(num_examples), positions % np.uint32(num_examples)
@@ -63,7 +69,7 @@ def permuted(positions: jax.Array, num_examples: int, seed: int) -> jax.Array:
     base = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _SHUFFLE)
     keys = jax.vmap(lambda epoch: jax.random.bits(jax.random.fold_in(base, epoch), (_ROUNDS,), jnp.uint32))(epochs)
 
-    def network(index: jax.Array) -> jax.Array:
+    def network(index: UInt32[Array, " n"]) -> UInt32[Array, " n"]:
         first, second = index // np.uint32(low), index % np.uint32(low)
         for number in range(0, _ROUNDS, 2):
             first = (first + _hash(second ^ keys[:, number]) % np.uint32(high)) % np.uint32(high)
@@ -79,20 +85,20 @@ def permuted(positions: jax.Array, num_examples: int, seed: int) -> jax.Array:
     return indices.astype(jnp.int32)
 
 
-# --- Images on the devices -----------------------------------------------------------------------------------------
+# --- Images in device memory ---------------------------------------------------------------------------------------
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Resident:
-    """Images and labels, split over all devices of a mesh. A pytree: give it to a jitted function as an argument.
+    """Images and labels, split over all devices of a mesh. A pytree: pass it to a jitted function as an argument.
 
     (A function that closes over it would have the images compiled into it.)
 
     Attributes:
-      images: uint8 `[n, height, width, 3]`, n filled up with black images to a multiple of the devices.
+      images: uint8 `[n, height, width, 3]`, n padded with black images to a multiple of the number of devices.
       labels: int32 `[n]`, -1 for none.
-      num_examples: without the filling.
+      num_examples: without the padding.
       mesh: over which they are split.
     """
 
@@ -103,18 +109,23 @@ class Resident:
 
     @classmethod
     def put(cls, images: np.ndarray, labels: np.ndarray, mesh: Mesh) -> "Resident":
-        """Places arrays that are whole on this host: uint8 `[n, height, width, 3]` and int32 `[n]`.
+        """Copies arrays of this host to the devices.
 
-        Of several processes each needs only the rows of `sharding.local_rows`: a memory map is read at those alone.
+        Of several processes each reads only the rows of its own devices, so `images` can be a memory map.
+
+        Args:
+          images: uint8 `[n, height, width, 3]`.
+          labels: int32 `[n]`.
+          mesh: over which to split them.
         """
         return cls._place(lambda start, stop: images[start:stop], images.shape[1:], labels, mesh)
 
     @classmethod
     def load(cls, source: "RandomAccess", mesh: Mesh) -> "Resident":
-        """Decodes a source onto the devices: each process what its own devices hold, a device's part at a time.
+        """Decodes a source into device memory. Each process decodes the parts of its own devices, one part at a time.
 
         Raises:
-          UserError: as `as_arrays`; and before anything else is read, where the devices have no room for the images.
+          UserError: where the devices have no room for the images (after reading one image); and as `as_arrays`.
         """
         shape = _first_shape(source)
         _check_room(source, shape, mesh)
@@ -141,32 +152,38 @@ class Resident:
             mesh=mesh,
         )
 
-    def batch(self, positions: jax.Array, seed: int) -> tuple[jax.Array, jax.Array]:
-        """The examples at global positions, uint32 or int32 `[batch]`, in the order of a seed; inside a jitted function.
+    def batch(
+        self, positions: Integer[Array, " batch"], seed: int
+    ) -> tuple[UInt8[Array, "batch height width 3"], Int32[Array, " batch"]]:
+        """The images and labels at global positions, in the order of a seed; inside a jitted function.
 
         Returns:
           As `take`.
         """
-        # A few numbers: every device computes all. Were they split, each turn of the loop would wait for all devices.
+        # Every device computes all of these few numbers. If they were split, each iteration of the loop in `permuted` would
+        # wait for all devices.
         positions = jax.lax.with_sharding_constraint(positions, sharding.replicated(self.mesh))
         return self.take(permuted(positions, self.num_examples, seed))
 
-    def take(self, indices: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Examples by their numbers, int32 `[batch]`, inside a jitted function.
+    def take(
+        self, indices: Integer[Array, " batch"]
+    ) -> tuple[UInt8[Array, "batch height width 3"], Int32[Array, " batch"]]:
+        """The images and labels at these indices, inside a jitted function.
 
-        Every device looks up what it holds and the sum is dealt out: what travels is a batch, never the data set.
+        Every device looks up the examples that it holds, and a collective combines them. So one batch is sent between devices,
+        never the data set.
 
         Returns:
-          uint8 `[batch, height, width, 3]` and int32 `[batch]`, split over all devices.
+          Images and labels, split over all devices.
         """
         whole, split = sharding.replicated(self.mesh), sharding.batch_sharded(self.mesh)
-        # Every device has to know of all indices. Were they split, the compiler might rather gather the images.
+        # Every device needs all indices. If they were split, the compiler might gather the images instead.
         indices = jax.lax.with_sharding_constraint(indices, whole)
 
-        def pick(array: jax.Array) -> jax.Array:
+        def look_up(array: jax.Array) -> jax.Array:
             return jax.lax.with_sharding_constraint(jnp.take(array, indices, axis=0, mode="clip"), split)
 
-        return pick(self.images), pick(self.labels)
+        return look_up(self.images), look_up(self.labels)
 
 
 # --- Sources -------------------------------------------------------------------------------------------------------
@@ -176,12 +193,13 @@ def as_arrays(source: "RandomAccess") -> tuple[np.ndarray, np.ndarray]:
     """All examples of a source, decoded: uint8 `[n, height, width, 3]` and int32 `[n]`, -1 for no label.
 
     Raises:
-      UserError: naming the first image that cannot be read, or has another shape than the first.
+      UserError: naming the first image that cannot be read, or whose shape is not that of the first image.
     """
     return _decode(source, 0, source.num_examples, _first_shape(source)), _labels(source)
 
 
 def _check_room(source: "RandomAccess", shape: tuple[int, ...], mesh: Mesh) -> None:
+    """Raises a UserError if the images do not fit into the memory of this process's devices."""
     each = -(-source.num_examples // mesh.size) * math.prod(shape)
     room = min(map(free_bytes, mesh.local_devices))
     if each > room:
@@ -194,7 +212,7 @@ def _check_room(source: "RandomAccess", shape: tuple[int, ...], mesh: Mesh) -> N
 
 
 def free_bytes(device: jax.Device) -> int:
-    """What a device has left; of a CPU, its share of the machine's memory, in use or not."""
+    """The free bytes of a device. For a CPU device, an equal part of the machine's memory, used or not."""
     stats = device.memory_stats()
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
@@ -202,7 +220,7 @@ def free_bytes(device: jax.Device) -> int:
 
 
 def _labels(source: "RandomAccess") -> np.ndarray:
-    if source.all_labels is None or source.multi_label:  # several labels: as without, in pretraining
+    if source.all_labels is None or source.multi_label:  # pretraining uses no list of labels
         return np.full(source.num_examples, -1, np.int32)
     return np.asarray(source.all_labels, np.int32)
 
@@ -219,7 +237,7 @@ def _open(source: "RandomAccess", index: int) -> np.ndarray:
     try:
         return tf_crops.decode(source.fetch(tf.constant(index, tf.int64))).numpy()
     except tf.errors.OpError:
-        raise UserError(f"cannot read the image {source.describe(index)}, which data on the devices needs.") from None
+        raise UserError(f"cannot read the image {source.describe(index)}, which config.data.resident needs.") from None
 
 
 def _decode(source: "RandomAccess", start: int, stop: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -238,13 +256,13 @@ def _decode(source: "RandomAccess", start: int, stop: int, shape: tuple[int, ...
             images[done : done + len(chunk)] = chunk
             done += len(chunk)
     except tf.errors.OpError:
-        # The error does not say which image it was.
+        # The error does not name the image.
         for index in range(start + done, stop):
-            found = _open(source, index).shape
-            if found != shape:
+            actual = _open(source, index).shape
+            if actual != shape:
                 raise UserError(
-                    f"data on the devices needs images of one shape, but {source.describe(index)} is "
-                    f"{_pixels(found)} and {source.describe(0)} is {_pixels(shape)} (height x width)."
+                    f"config.data.resident needs images of one shape, but {source.describe(index)} is "
+                    f"{_pixels(actual)} and {source.describe(0)} is {_pixels(shape)} (height x width)."
                 ) from None
         raise
     return images

@@ -1,4 +1,4 @@
-"""Which labels a semi-supervised run may use: class-balanced, seeded (paper section 4.2: 1 % and 10 %)."""
+"""Choose the labels that a semi-supervised run may use: class-balanced and seeded (paper section 4.2: 1 % and 10 %)."""
 
 import json
 import logging
@@ -15,17 +15,21 @@ log = logging.getLogger("simclr_jax")
 def choose_labelled(
     labels: np.ndarray, class_names, *, fraction: float = 1.0, per_class: int = 0, seed: int = 0
 ) -> np.ndarray:
-    """The examples whose labels may be used, drawn without replacement and equally many from each class.
+    """Draws the examples whose labels may be used, without replacement and the same number from each class.
 
     Args:
       labels: int `[n]`.
       class_names: of the classes 0, 1, ...
-      fraction: of the n labels, in (0, 1]; each class gets `round(fraction * n / classes)`, at least one, or all it has.
+      fraction: of the n labels, in (0, 1]. Each class gets `round(fraction * n / classes)`, but at least one, and at most all
+        of its examples.
       per_class: if positive, this many of each class instead.
       seed: of the draw.
 
     Returns:
-      Sorted int64 indices. All of them, whatever the balance, where `fraction` is 1 and `per_class` is 0.
+      Sorted int64 indices. If `fraction` is 1 and `per_class` is 0: all of them, balanced or not.
+
+    Raises:
+      UserError: where a class has no examples, or fewer than `per_class`.
     """
     if not per_class and fraction == 1.0:
         return np.arange(len(labels))
@@ -40,8 +44,8 @@ def choose_labelled(
                 f"config.labels_per_class={per_class}, but the class {name!r} has only {len(members)} examples."
             )
         if target > len(members):
-            log.warning("Class %r has only %d examples; all are taken, %d were wanted.", name, len(members), target)
-        # A generator for each class: the draw in one class does not depend on the others.
+            log.warning("Class %r has only %d examples: all are used, instead of %d.", name, len(members), target)
+        # One generator per class, so that the draw in a class does not depend on the other classes.
         chosen.append(np.random.default_rng([seed, number]).permutation(members)[:target])
     return np.sort(np.concatenate(chosen))
 
@@ -51,7 +55,7 @@ def labelled_rows(
 ) -> np.ndarray:
     """The indices of `choose_labelled` in a source.
 
-    Where they are not all, the chosen examples are listed in `ids_file` (JSON), if one is given.
+    If they are not all, and `ids_file` is given, the chosen examples are listed in it (JSON).
     """
     if not per_class and fraction == 1.0:
         return np.arange(source.num_examples)

@@ -51,10 +51,10 @@ def run_over(
       Preempted: when `stop` says so.
     """
     steps = -(-source.num_examples // batch_size)
-    share = pipeline.local_share(mesh, batch_size, num_steps=steps)
+    shard = pipeline.local_shard(mesh, batch_size, num_steps=steps)
     bad_images = pipeline.BadImages(source, data.max_bad_fraction)
     batches = pipeline.eval_batches(
-        source, size=data.image_size, crop=data.eval_crop, share=share, bad_images=bad_images
+        source, size=data.image_size, crop=data.eval_crop, shard=shard, bad_images=bad_images
     )
     parts = []
     for batch in batches:

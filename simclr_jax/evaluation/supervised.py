@@ -141,7 +141,7 @@ class ClassifierTraining:
             config.augment,
             num_views=1,
             size=config.data.image_size,
-            share=pipeline.local_share(mesh, config.batch_size, start_step),
+            shard=pipeline.local_shard(mesh, config.batch_size, start_step),
             seed=seed,
             bad_images=bad_images,
         )

@@ -1,8 +1,10 @@
-"""The networks that are trained: encoder + projection head (pretraining), encoder + classifier (probe, fine-tuning)."""
+"""The networks to train: encoder + projection head (pretraining), encoder + classifier (linear probe, fine-tuning)."""
 
 from flax import nnx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from simclr_jax.models.heads import LinearClassifier
@@ -10,13 +12,13 @@ from simclr_jax.models.heads import ProjectionHead
 from simclr_jax.models.resnet import ResNet
 
 
-def dtypes(compute_dtype: str) -> dict:
-    """The computation in `compute_dtype`, parameters in float32 at least (float64 is for the tests)."""
+def dtypes(compute_dtype: str) -> dict[str, jnp.dtype]:
+    """Compute in `compute_dtype`; keep parameters in float32, or in float64 where that is it (for the tests)."""
     return {"dtype": jnp.dtype(compute_dtype), "param_dtype": jnp.promote_types(compute_dtype, jnp.float32)}
 
 
 def make_encoder(config: ConfigDict, rngs: nnx.Rngs) -> ResNet:
-    """The encoder that `config.model` describes, with `config.compute_dtype` and `config.remat`."""
+    """Build the encoder that `config.model` describes, with `config.compute_dtype` and `config.remat`."""
     model = config.model
     return ResNet(
         model.depth,
@@ -32,7 +34,10 @@ def make_encoder(config: ConfigDict, rngs: nnx.Rngs) -> ResNet:
 def make_head(
     head: ConfigDict, encoder: ResNet, compute_dtype: str, rngs: nnx.Rngs, output_layer: int | None = None
 ) -> ProjectionHead:
-    """The projection head that `config.head` describes, on an encoder; it returns z, or the output of another layer."""
+    """Build the projection head that `config.head` describes, for the representations of `encoder`.
+
+    It returns z, or the output of `output_layer` (see `ProjectionHead`).
+    """
     return ProjectionHead(
         encoder.num_features,
         head.kind,
@@ -45,11 +50,11 @@ def make_head(
 
 
 class SimCLR(nnx.Module):
-    """Encoder, projection head and, if asked for, an online linear classifier on stop-gradient representations.
+    """Encoder, projection head and, optionally, an online linear classifier on stop-gradient representations.
 
     Args:
       config: a pretraining config (`model`, `head`, `compute_dtype`, `remat`).
-      num_classes: of the online classifier; None for none.
+      num_classes: number of classes of the online classifier; None: no classifier.
       rngs: Flax random number generators.
     """
 
@@ -62,20 +67,35 @@ class SimCLR(nnx.Module):
                 self.encoder.num_features, num_classes, param_dtype=param_dtype, rngs=rngs
             )
 
-    def __call__(self, images: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Float images `[batch, height, width, 3]` in [0, 1] to (h `[batch, features]`, z `[batch, dim]`)."""
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], *, train: bool
+    ) -> tuple[Float[Array, "batch features"], Float[Array, "batch dim"]]:
+        """Images in [0, 1] to representations h and embeddings z, both float32."""
         h = self.encoder(images, train=train)
         return h, self.head(h, train=train)
 
 
 class Classifier(nnx.Module):
-    """Encoder and linear classifier. A frozen encoder runs with its stored BatchNorm statistics and gets no gradient.
+    """Encoder and linear classifier.
 
-    With a `head`, the classifier sees what that returns instead of h: z = g(h) (paper Table 3), or the output of a hidden
-    layer (SimCLRv2 section 4.2). The head is frozen with the encoder.
+    Args:
+      encoder: the encoder.
+      num_classes: number of outputs.
+      head: a projection head between encoder and classifier. The classifier then sees its output instead of h: z = g(h)
+        (paper Table 3), or the output of a hidden layer (SimCLRv2 section 4.2).
+      frozen: whether encoder and head are frozen: they use their stored BatchNorm statistics and get no gradient.
+      rngs: Flax random number generators.
     """
 
-    def __init__(self, encoder: ResNet, num_classes: int, *, head: ProjectionHead | None = None, frozen: bool, rngs):
+    def __init__(
+        self,
+        encoder: ResNet,
+        num_classes: int,
+        *,
+        head: ProjectionHead | None = None,
+        frozen: bool,
+        rngs: nnx.Rngs,
+    ):
         self.encoder = encoder
         if head is not None:
             self.head = head
@@ -84,8 +104,10 @@ class Classifier(nnx.Module):
         features = head.num_features if head is not None else encoder.num_features
         self.classifier = LinearClassifier(features, num_classes, rngs=rngs)
 
-    def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
-        """Float images `[batch, height, width, 3]` in [0, 1] to float32 logits `[batch, num_classes]`."""
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], *, train: bool
+    ) -> Float[Array, "batch num_classes"]:
+        """Images in [0, 1] to float32 logits."""
         train = train and not self.frozen
         features = self.encoder(images, train=train)
         if self.uses_head:

@@ -1,8 +1,9 @@
 """Contrastive objectives over the global batch.
 
-from simclr_jax.objectives import nt_xent
-
-loss = nt_xent(z, temperature=0.5)  # z: [pairs, 2, dim]
+>>> import jax
+>>> from simclr_jax.objectives import nt_xent
+>>> z = jax.random.normal(jax.random.key(0), (8, 2, 4))  # [pairs, 2, dim]
+>>> loss = nt_xent(z, temperature=0.5)
 """
 
 from simclr_jax.objectives.alternatives import margin_triplet

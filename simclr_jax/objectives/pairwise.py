@@ -1,119 +1,129 @@
-"""Something computed for every pair of rows of an array, without ever holding a matrix of all pairs.
+"""Reduce over all pairs of rows of an array, without ever holding the matrix of all pairs.
 
-Rows are cut into blocks. Every block meets every other one exactly once, and what is symmetric in a pair is computed once
-for both sides. Between devices blocks travel on a ring: each device keeps its own rows and sees the others pass by, so no
-device holds more than two devices' rows and one block of pairs at a time.
+The rows are cut into blocks, and every pair of blocks is visited exactly once: a term that is symmetric in its two rows
+is computed once for both. Between devices the blocks travel on a ring. Each device keeps its own rows while the rows of
+the other devices pass by, so it holds the rows of two devices and one block of pairs at a time.
 """
 
 from collections.abc import Callable
 import functools
 from typing import Any
+from typing import TypeAlias
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec
+from jaxtyping import Array
+from jaxtyping import Float
+from jaxtyping import Int
+from jaxtyping import PyTree
+from jaxtyping import Shaped
 import numpy as np
 
-# Rows in a block: its pairs (4 MiB in float32) stay in the cache of a CPU core, and are enough work for a TPU's matrix unit.
+# Rows in a block: its pairs (4 MiB in float32) fit the cache of a CPU core and keep the matrix unit of a TPU busy.
 BLOCK = 1024
 
-# Rows, or what was gathered about them: a pytree of arrays with the same first axis.
-Rows = Any
+# One entry for each row: a pytree of arrays with the same first axis.
+Rows: TypeAlias = PyTree[Shaped[Array, "rows ..."]]
+# The same, cut into blocks.
+Blocks: TypeAlias = PyTree[Shaped[Array, "blocks block_rows ..."]]
+# (running maximum m, sum of exponentials s, ...): s and all that follow are to be multiplied by exp(m). For the rows of one
+# block, or for all blocks at once.
+ScaledSums = tuple[Float[Array, "*rows"], ...]
 
 
 def all_pairs(
     rows: Rows,
-    nothing: Rows,
+    init: Rows,
     *,
-    meet: Callable[[Rows, Rows, Rows, Rows], tuple[Rows, Rows]],
-    meet_itself: Callable[[Rows, Rows], Rows],
-    merge: Callable[[Rows, Rows], Rows],
+    combine: Callable[[Any, Any, Any, Any], tuple[Any, Any]],
+    combine_self: Callable[[Any, Any], Any],
+    merge: Callable[[Any, Any], Any],
     mesh: Mesh | None,
-) -> Rows:
-    """What every row gathers from all rows, itself included.
+) -> Any:
+    """For every row, a reduction over all rows, itself included.
 
     Args:
       rows: arrays `[n, ...]`, split over all devices of the mesh along their first axis.
-      nothing: arrays `[n, ...]`, what a row has gathered that has met no other; `merge` with it changes nothing.
-      meet: (rows of a block, rows of another, gathered of the one, of the other) to what both have gathered then. Blocks
-        may be padded with rows of zeros at their end.
-      meet_itself: (rows of a block, gathered) to what it has gathered then from its own rows.
-      merge: joins what the same rows have gathered in two places.
-      mesh: None for rows that are on one device.
+      init: accumulators `[n, ...]` to start from, the identity element of `merge`.
+      combine: takes the rows of two different blocks and the accumulators of both; returns both accumulators with the
+        pairs of the two blocks added. Blocks may be padded with rows of zeros at their end.
+      combine_self: takes the rows of one block and its accumulator; returns that with the pairs within the block added.
+      merge: joins two accumulators of the same rows.
+      mesh: the devices; None for rows that are on one device.
 
     Returns:
-      Arrays as in `nothing`, after all meetings, split as the rows are. Not to be differentiated: the gradient
-      is another call.
+      The accumulators after all pairs, as `init`, split as the rows are. Do not differentiate this function: write the
+      gradient as another call.
     """
-    run = functools.partial(_all_pairs_of_device, meet=meet, meet_itself=meet_itself, merge=merge)
+    run = functools.partial(_all_pairs_on_device, combine=combine, combine_self=combine_self, merge=merge)
     if mesh is None or mesh.size == 1:
-        return run(rows, nothing, axes=(), devices=1)
+        return run(rows, init, axes=(), devices=1)
     axes = tuple(mesh.axis_names)
     split = PartitionSpec(axes)
     run = functools.partial(run, axes=axes, devices=mesh.size)
-    # The check would want every constant in the loops marked as differing between devices. It guards gradients through
-    # shard_map, which are not taken here.
-    return jax.shard_map(run, mesh=mesh, in_specs=(split, split), out_specs=split, check_vma=False)(rows, nothing)
+    # check_vma would require every constant in the loops to be marked as varying between devices. It protects gradients
+    # through shard_map, and none is taken here.
+    return jax.shard_map(run, mesh=mesh, in_specs=(split, split), out_specs=split, check_vma=False)(rows, init)
 
 
-def _all_pairs_of_device(rows, nothing, *, meet, meet_itself, merge, axes, devices):
+def _all_pairs_on_device(rows: Rows, init: Rows, *, combine, combine_self, merge, axes: tuple[str, ...], devices: int):
     num_rows = jax.tree.leaves(rows)[0].shape[0]
-    own, nothing = _to_blocks(rows, num_rows), _to_blocks(nothing, num_rows)
-    count = jax.tree.leaves(own)[0].shape[0]
+    local, init = _to_blocks(rows, num_rows), _to_blocks(init, num_rows)
+    count = jax.tree.leaves(local)[0].shape[0]
 
-    def itself(i, found):
-        return _put(found, i, meet_itself(_get(own, i), _get(found, i)))
+    def within_block(i, acc):
+        return _put(acc, i, combine_self(_get(local, i), _get(acc, i)))
 
-    found = lax.fori_loop(0, count, itself, nothing)
+    acc = lax.fori_loop(0, count, within_block, init)
 
-    first, second = np.triu_indices(count, 1)
-    if len(first):
-        first, second = jnp.asarray(first, jnp.int32), jnp.asarray(second, jnp.int32)
+    if count > 1:
+        first, second = (jnp.asarray(index, jnp.int32) for index in np.triu_indices(count, 1))
 
-        def among_own(number, found):
+        def between_local_blocks(number, acc):
             i, j = first[number], second[number]
-            one, other = meet(_get(own, i), _get(own, j), _get(found, i), _get(found, j))
-            return _put(_put(found, i, one), j, other)
+            acc_i, acc_j = combine(_get(local, i), _get(local, j), _get(acc, i), _get(acc, j))
+            return _put(_put(acc, i, acc_i), j, acc_j)
 
-        found = lax.fori_loop(0, len(first), among_own, found)
+        acc = lax.fori_loop(0, len(first), between_local_blocks, acc)
 
-    def pass_by(others, found, found_by_others):
+    def with_visitor(visitor, acc, visitor_acc):
         def step(number, carry):
-            found, found_by_others = carry
+            acc, visitor_acc = carry
             i, j = number // count, number % count
-            one, other = meet(_get(own, i), _get(others, j), _get(found, i), _get(found_by_others, j))
-            return _put(found, i, one), _put(found_by_others, j, other)
+            acc_i, acc_j = combine(_get(local, i), _get(visitor, j), _get(acc, i), _get(visitor_acc, j))
+            return _put(acc, i, acc_i), _put(visitor_acc, j, acc_j)
 
-        return lax.fori_loop(0, count * count, step, (found, found_by_others))
+        return lax.fori_loop(0, count * count, step, (acc, visitor_acc))
 
     def shift(tree, by=1):
-        """To every device what the one `by` places further has."""
-        return lax.ppermute(tree, axes, [((place + by) % devices, place) for place in range(devices)])
+        """Give every device what the device `by` positions ahead holds."""
+        return lax.ppermute(tree, axes, [((position + by) % devices, position) for position in range(devices)])
 
-    # Two devices meet on the one that comes first within half a round; what was found there for the passing rows travels
-    # on with them, and home at the end.
-    meetings = (devices - 1) // 2
+    # Each pair of devices is computed on one of the two: the rows of the next half of the ring visit this device. The
+    # accumulators of the visiting rows travel with them, and return to their own device at the end.
+    rounds = (devices - 1) // 2
     if devices > 1:
-        others = shift(own)
-    if meetings:
+        visitor = shift(local)
+    if rounds:
 
-        def visit(_, carry):
-            others, found, found_by_others = carry
-            next_ones = shift(others)  # on its way while these are being met
-            found, found_by_others = pass_by(others, found, found_by_others)
-            return next_ones, found, shift(found_by_others)
+        def ring_step(_, carry):
+            visitor, acc, visitor_acc = carry
+            next_visitor = shift(visitor)  # sent while the pairs with this one are computed
+            acc, visitor_acc = with_visitor(visitor, acc, visitor_acc)
+            return next_visitor, acc, shift(visitor_acc)
 
-        others, found, found_by_others = lax.fori_loop(0, meetings, visit, (others, found, nothing))
-        found = merge(found, shift(found_by_others, -(meetings + 1)))
-    if devices % 2 == 0:  # the opposite device: both meet, and each keeps its own side
-        found, _ = pass_by(others, found, nothing)
-    return _from_blocks(found, num_rows)
+        visitor, acc, visitor_acc = lax.fori_loop(0, rounds, ring_step, (visitor, acc, init))
+        acc = merge(acc, shift(visitor_acc, -(rounds + 1)))
+    if devices % 2 == 0:  # the opposite device: both compute the pairs, and each keeps its own side
+        acc, _ = with_visitor(visitor, acc, init)
+    return _from_blocks(acc, num_rows)
 
 
-def _to_blocks(tree: Rows, num_rows: int) -> Rows:
-    """`[rows, ...]` to `[blocks, rows of a block, ...]`, padded with zeros at the end, as evenly as possible."""
+def _to_blocks(tree: Rows, num_rows: int) -> Blocks:
+    """`[rows, ...]` to `[blocks, rows of a block, ...]`, as evenly as possible, with zeros at the end where needed."""
     count = -(-num_rows // BLOCK)
     size = -(-num_rows // count)
 
@@ -124,20 +134,20 @@ def _to_blocks(tree: Rows, num_rows: int) -> Rows:
     return jax.tree.map(cut, tree)
 
 
-def _from_blocks(tree: Rows, num_rows: int) -> Rows:
+def _from_blocks(tree: Blocks, num_rows: int) -> Rows:
     return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:num_rows], tree)
 
 
-def _get(tree: Rows, index: jax.Array) -> Rows:
+def _get(tree: Blocks, index: Int[Array, ""]) -> PyTree[Shaped[Array, "block_rows ..."]]:
     return jax.tree.map(lambda array: lax.dynamic_index_in_dim(array, index, keepdims=False), tree)
 
 
-def _put(tree: Rows, index: jax.Array, value: Rows) -> Rows:
+def _put(tree: Blocks, index: Int[Array, ""], value: PyTree[Shaped[Array, "block_rows ..."]]) -> Blocks:
     return jax.tree.map(lambda array, part: lax.dynamic_update_index_in_dim(array, part, index, 0), tree, value)
 
 
 def is_padded(num_rows: int, devices: int) -> bool:
-    """Whether `all_pairs` has to pad blocks of `num_rows` rows on so many devices."""
+    """Whether `all_pairs` has to pad its blocks when `num_rows` rows are split over `devices` devices."""
     rows = num_rows // devices
     return bool(rows % -(-rows // BLOCK))
 
@@ -145,16 +155,19 @@ def is_padded(num_rows: int, devices: int) -> bool:
 # --- Sums of exponentials, block by block ---------------------------------------------------------------------------
 
 
-def scaled_sum(logits: jax.Array, axis: int, bound: float | None) -> tuple[jax.Array, jax.Array]:
-    """(m, s) with s exp(m) the sum of exp(logits) along an axis. m is the maximum, or `bound` where there is one."""
+def scaled_sum(
+    logits: Float[Array, "rows columns"], axis: int, bound: float | None
+) -> tuple[Float[Array, " kept"], Float[Array, " kept"]]:
+    """(m, s) such that s exp(m) is the sum of exp(logits) along `axis`; m is the maximum, or `bound` if it is given."""
     if bound is not None:
         return jnp.full(logits.shape[1 - axis], bound, logits.dtype), jnp.sum(jnp.exp(logits - bound), axis)
-    greatest = jnp.maximum(jnp.max(logits, axis), jnp.finfo(logits.dtype).min)  # finite, also of no logits at all
-    return greatest, jnp.sum(jnp.exp(logits - jnp.expand_dims(greatest, axis)), axis)
+    # Finite also where every logit is masked out.
+    maximum = jnp.maximum(jnp.max(logits, axis), jnp.finfo(logits.dtype).min)
+    return maximum, jnp.sum(jnp.exp(logits - jnp.expand_dims(maximum, axis)), axis)
 
 
-def merge_sums(one: tuple[jax.Array, ...], other: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """Adds up sums of two blocks: each (m, s, ...), standing for s exp(m), ... ."""
-    greatest = jnp.maximum(one[0], other[0])
-    here, there = jnp.exp(one[0] - greatest), jnp.exp(other[0] - greatest)
-    return greatest, *(a * here + b * there for a, b in zip(one[1:], other[1:], strict=True))
+def merge_sums(a: ScaledSums, b: ScaledSums) -> ScaledSums:
+    """Add two partial results (m, s, ...) of the same rows, where s and all that follows are to be scaled by exp(m)."""
+    running_max = jnp.maximum(a[0], b[0])
+    scale_a, scale_b = jnp.exp(a[0] - running_max), jnp.exp(b[0] - running_max)
+    return running_max, *(x * scale_a + y * scale_b for x, y in zip(a[1:], b[1:], strict=True))

@@ -47,7 +47,7 @@ def main(command: str) -> None:
     values = flags.FlagValues()
     set_up_logging()
     if any(word in HELP for word in sys.argv[1:]):
-        print(help_of(command))
+        help_lib.show(help_of(command))
         sys.exit(0)
     try:
         parse(command, sys.argv, values)

@@ -1,4 +1,4 @@
-"""How processes find each other: the start and the end of JAX's distributed runtime."""
+"""Connects the processes of a run: start and end of JAX's distributed runtime, and checks that they agree."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ VARIABLES = {
 
 
 def is_primary() -> bool:
-    """Whether this process writes what is written once: metrics, pictures, results."""
+    """Whether this process is the one that writes metrics, pictures and results."""
     return jax.process_index() == 0
 
 
@@ -34,22 +34,22 @@ def initialize(
     process_id: int | None = None,
     timeout: int = 300,
 ) -> None:
-    """Starts JAX's distributed runtime; binaries call it before anything touches a device.
+    """Starts JAX's distributed runtime. Commands call it before they use a device.
 
-    Cloud TPU, GKE, SLURM and Open MPI say by themselves who takes part. Elsewhere the three arguments do, or the
-    environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. With neither, this process is
-    alone; the runtime is started all the same, since its preemption notifier turns SIGTERM, which would kill the
-    process, into the answer of `Preemption`.
+    On Cloud TPU, GKE, SLURM and Open MPI, JAX detects the processes of the job. Elsewhere they are given by the three
+    arguments, or by the environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Without any of
+    these, there is a single process. It starts the runtime too, because the preemption notifier of the runtime catches
+    SIGTERM, which would otherwise kill the process before it has saved: see `Preemption`.
 
     Args:
       coordinator_address: HOST:PORT at which process 0 listens, the same on all processes.
-      num_processes: how many there are.
-      process_id: of this one, from 0.
-      timeout: seconds until all have to be there. Then this process ends with a message and the exit code 69: JAX
+      num_processes: number of processes.
+      process_id: number of this process, from 0.
+      timeout: seconds to wait for the other processes. After that, this process ends with a message and exit code 69; JAX
         itself would abort.
 
     Raises:
-      UserError: for arguments that are incomplete or malformed.
+      UserError: for incomplete or malformed arguments.
     """
     if jax.distributed.is_initialized():
         return
@@ -59,17 +59,17 @@ def initialize(
         return
     try:
         _connect({}, timeout)
-    except ValueError:  # "coordinator_address should be defined": no cluster that JAX knows
+    except ValueError:  # "coordinator_address should be defined": JAX detects no cluster
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             port = probe.getsockname()[1]
-        # Its only task is this process: a missed heartbeat says no more than that a laptop was asleep.
+        # There is only this process, so a missed heartbeat only means that, for example, the laptop was asleep.
         never = 10 * 365 * 24 * 3600
         jax.distributed.initialize(f"localhost:{port}", num_processes=1, process_id=0, heartbeat_timeout_seconds=never)
 
 
 def _given(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> dict | None:
-    """The three settings from arguments and environment, checked; None where there are none."""
+    """The three settings from the arguments and the environment, checked; None if none of them is set."""
     values = {"coordinator_address": coordinator_address, "num_processes": num_processes, "process_id": process_id}
     for name, variable in VARIABLES.items():
         if values[name] is None:
@@ -78,7 +78,7 @@ def _given(coordinator_address: str | None, num_processes: int | None, process_i
         return None
     missing = [f"--{name} (or {VARIABLES[name]})" for name, value in values.items() if value is None]
     if missing:
-        raise UserError(f"of the settings for several processes {' and '.join(missing)} is missing.")
+        raise UserError(f"{' and '.join(missing)} is missing: several processes need all three settings.")
     for name in ("num_processes", "process_id"):
         try:
             values[name] = int(values[name])
@@ -96,7 +96,7 @@ def _given(coordinator_address: str | None, num_processes: int | None, process_i
 
 
 def _connect(given: dict, timeout: int) -> None:
-    """`jax.distributed.initialize`, with a message instead of an abort where it does not succeed in time."""
+    """Calls `jax.distributed.initialize`. At the timeout, ends the process with a message instead of an abort."""
     connected = threading.Event()
 
     def watch():
@@ -112,38 +112,39 @@ def _connect(given: dict, timeout: int) -> None:
 
 
 def _diagnosis(given: dict, timeout: int) -> str:
-    """Why the processes have not found each other."""
+    """Why the processes could not connect."""
     if not given:
-        return f"the other processes of this cluster did not answer within {timeout} s; are all of them started?"
+        return f"the other processes of this cluster did not answer within {timeout} s. Are all of them started?"
     address = given["coordinator_address"]
-    everyone = f"within {timeout} s not all of the {given['num_processes']} processes were there"
+    everyone = f"not all of the {given['num_processes']} processes connected within {timeout} s"
     if given["process_id"] == 0:
         return (
-            f"{everyone}. Are all started, with --coordinator_address={address} and each with its own --process_id, and "
+            f"{everyone}. Are all started, with --coordinator_address={address} and a different --process_id for each, and "
             "can they reach this address through the firewall?"
         )
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except socket.gaierror:
-        why = f"the host name {host!r} is not known here"
+        why = f"this machine does not know the host name {host!r}"
     except OSError as error:
         why = f"nothing answers there ({error.strerror or error})"
     else:
         return (
-            f"{everyone}, though the coordinator at {address} answers. Are the others started, with the same address?"
+            f"{everyone}, although the coordinator at {address} answers. Are the other processes started, with the same "
+            "address?"
         )
     return (
-        f"cannot reach the coordinator at {address} within {timeout} s: {why}. --coordinator_address must be where the "
-        "process with --process_id=0 runs."
+        f"cannot reach the coordinator at {address} within {timeout} s: {why}. --coordinator_address must be the address of "
+        "the process with --process_id=0."
     )
 
 
 def check_shared(workdir: epath.Path) -> None:
-    """Refuses a workdir that is not one folder for all processes; every one of several has to call it.
+    """Refuses a workdir that is not the same folder for all processes. All processes have to call it.
 
     Raises:
-      UserError: on the processes that do not see what process 0 has written there.
+      UserError: on the processes that do not see a file that process 0 has written there.
     """
     if jax.process_count() == 1:
         return
@@ -167,24 +168,27 @@ def check_shared(workdir: epath.Path) -> None:
 
 
 def linger() -> None:
-    """Lets the others come to the same mistake and tell it, before the coordinator goes and they are aborted."""
+    """Gives the other processes time to report the same mistake. They are aborted when the coordinator, process 0, ends."""
     if jax.distributed.is_initialized() and jax.process_count() > 1 and jax.process_index() == 0:
         time.sleep(5)
 
 
 def shutdown() -> None:
-    """Waits for the other processes, so that none loses its coordinator; every one of several has to call it."""
+    """Waits for the other processes, so that none loses its coordinator. All processes have to call it."""
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         jax.distributed.shutdown()
 
 
 def check_agreement(**facts: str) -> None:
-    """Refuses to go on where processes were started with different things: another config, another data set.
+    """Checks that all processes were started with the same facts, such as config and data set.
 
-    Every process has to call it with the same names.
+    All processes have to call it with the same names.
+
+    Args:
+      **facts: text to compare, by name.
 
     Raises:
-      UserError: on every process, naming the fact and the processes that differ from process 0.
+      UserError: on every process, with the fact and the processes that differ from process 0.
     """
     if jax.process_count() == 1:
         return
@@ -196,22 +200,22 @@ def check_agreement(**facts: str) -> None:
             mine = next(iter(facts[name].splitlines()), "")[:200]
             raise UserError(
                 f"the processes {differing} have another {name.replace('_', ' ')} than process 0: start all with the "
-                f"same command on the same data. Here (process {jax.process_index()}) it is: {mine}"
+                f"same command on the same data. Process {jax.process_index()} has: {mine}"
             )
 
 
 def sum_over_processes(value: int) -> int:
-    """The sum of every process's number; all have to call it."""
+    """The sum of `value` over all processes. All processes have to call it."""
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.process_allgather(np.array(value, np.int64)).sum())
 
 
 class Preemption:
-    """Answers whether this run was asked to stop (SIGTERM), the same on every process, at the same call.
+    """Answers whether this run was asked to stop (SIGTERM). The n-th call returns the same on all processes.
 
-    Every process has to call it equally often. Without the distributed runtime (in a notebook, in tests) the answer is
-    always no, and SIGTERM does what it does.
+    All processes have to call it equally often. Without the distributed runtime (in a notebook, in tests) the answer is
+    always no, and SIGTERM ends the process.
     """
 
     def __init__(self):

@@ -11,6 +11,7 @@ import re
 import traceback
 
 from absl import flags
+import ml_collections
 from ml_collections import config_flags
 
 from simclr_jax.config import CONFIGS
@@ -28,7 +29,10 @@ Define = Callable[[Sequence[str], flags.FlagValues], None]
 
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort", "-?")
 # Flags whose values are places on a file system: `~` is expanded in them.
-PLACES = ("workdir", "pretrained", "compilation_cache", "output", "workdirs", "config.data.root", "config.teacher")
+PLACES = (
+    *("workdir", "workdirs", "pretrained", "compilation_cache", "output", "sweep"),
+    *("config.data.root", "config.teacher"),
+)
 
 
 def define_config(argv: Sequence[str], values: flags.FlagValues, default: str | None = None) -> None:
@@ -70,7 +74,14 @@ def define_run(values: flags.FlagValues, pretrained: bool) -> None:
     flags.DEFINE_integer("initialization_timeout", 300, text, lower_bound=1, flag_values=values)
 
 
-def parse(argv: Sequence[str], values: flags.FlagValues, define: Define, *, config: bool = True) -> None:
+def parse(
+    argv: Sequence[str],
+    values: flags.FlagValues,
+    define: Define,
+    *,
+    config: bool = True,
+    hint: str = "flags begin with --; --help lists them.",
+) -> None:
     """Defines flags by `define(argv, values)` and fills `values` from a command line.
 
     Args:
@@ -78,6 +89,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues, define: Define, *, conf
       values: where the flags are defined.
       define: defines the flags of the command.
       config: whether --config is one of them.
+      hint: ends the message about a word that is no flag.
 
     Raises:
       UserError: for an unknown flag or field, with the nearest name; for a malformed value; for a config file that is
@@ -91,7 +103,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues, define: Define, *, conf
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise _explain(error, argv, values) from error
     if len(rest) > 1:
-        raise UserError(f"unknown argument {rest[1]!r}: flags begin with --, as in --workdir=DIR.")
+        raise UserError(f"unknown argument {rest[1]!r}: {hint}")
     if config and values["config"].value is None:
         raise UserError(f"--config is missing, as in --config={CONFIGS / 'digits.py'}.")
 
@@ -104,19 +116,27 @@ def normalise(argv: Sequence[str]) -> list[str]:
         name, equals, value = word.partition("=")
         name = name.lstrip("-") if word.startswith("-") else ""
         if not equals and (name in PLACES or name == "config"):
-            value = next(rest, None)
-            if value is None:
-                raise UserError(f"--{name} has no value, as in --{name}={'digits.py' if name == 'config' else 'DIR'}.")
+            value = next(rest, "")
+            if not value or value.startswith("--"):
+                raise _no_value(name)
         elif not equals:
             words.append(word)
             continue
-        if name == "config" and value:
+        if name == "config":
+            if not value:
+                raise _no_value(name)
             file, colon, arguments = value.partition(":")
             value = f"{find_config(file)}{colon}{arguments}"
         elif name in PLACES and value.startswith("~"):
             value = os.path.expanduser(value)
+        if name == "config":  # the last one counts, as with every flag; ml_collections would mix the two
+            words = [word for word in words if not word.startswith("--config=")]
         words.append(f"--{name}={value}" if name else word)
     return [argv[0], *words]
+
+
+def _no_value(name: str) -> UserError:
+    return UserError(f"--{name} has no value, as in --{name}={'digits.py' if name == 'config' else 'DIR'}.")
 
 
 def try_config(argv: Sequence[str]) -> None:
@@ -125,27 +145,39 @@ def try_config(argv: Sequence[str]) -> None:
     Raises:
       UserError: with the file, the line and the mistake.
     """
-    value = next((word.partition("=")[2] for word in argv if word.startswith("--config=")), None)
-    if not value:
+    value = next((word.removeprefix("--config=") for word in argv if word.startswith("--config=")), None)
+    if value is None:
         return
     file, colon, arguments = value.partition(":")
     try:
         module = import_file(pathlib.Path(file))
         if not hasattr(module, "get_config"):
             raise UserError("it has no function get_config(arg=None) that returns the config.")
-        module.get_config(*([arguments] if colon else []))
+        config = module.get_config(*([arguments] if colon else []))
+        if not isinstance(config, ml_collections.ConfigDict):
+            raise UserError(
+                f"get_config() returns {config!r}, but should return a config: start from simclr_jax.config."
+            )
     except UserError as error:
         raise UserError(f"--config={value}: {error}") from error
     except SyntaxError as error:
         raise UserError(f"--config={file}: line {error.lineno}: {error.msg}.") from error
     except Exception as error:  # whatever its code raises
         frames = traceback.extract_tb(error.__traceback__)
-        line = next((frame.lineno for frame in reversed(frames) if frame.filename == file), "?")
+        lines = [frame.lineno for frame in frames if os.path.abspath(frame.filename) == os.path.abspath(file)]
+        line = lines[-1] if lines else "?"
         raise UserError(f"--config={file}: line {line}: {type(error).__name__}: {error}") from error
 
 
-def parse_run(argv: Sequence[str], values: flags.FlagValues, kind: str) -> None:
+def parse_run(argv: Sequence[str], values: flags.FlagValues, kind: str, *, check_places: bool = True) -> None:
     """Parses the command line of a kind of run and checks all that needs neither data nor devices.
+
+    Args:
+      argv: the command line; `argv[0]` is the program.
+      values: where the flags are defined.
+      kind: of the run.
+      check_places: look up --workdir and --pretrained on the file system too. False for a stage of a sweep, which may
+        evaluate a checkpoint that an earlier stage has yet to write.
 
     Raises:
       UserError: for any mistake in it.
@@ -158,12 +190,18 @@ def parse_run(argv: Sequence[str], values: flags.FlagValues, kind: str) -> None:
 
     parse(argv, values, define)
     parse_profile_steps(values["profile_steps"].value)
-    _check_workdir(values["workdir"].value)
-    if known.evaluates:
-        _check_exists("pretrained", values["pretrained"].value)
+    if not values["workdir"].value:
+        raise UserError("--workdir is missing: the folder for checkpoints, metrics and results.")
+    if check_places:
+        check_folder("workdir", values["workdir"].value)
+        if known.evaluates:
+            _check_exists("pretrained", values["pretrained"].value)
     config = values["config"].value
     check_fields(config, defaults(kind))
     check_values(config, device_count=1)
+    if known.evaluates and config.init == "pretrained" and not values["pretrained"].value:
+        hint = "the workdir of a pretraining run. (Or from scratch: --config.init=random.)"
+        raise UserError(f"--pretrained is missing: {hint}")
 
 
 def parse_profile_steps(text: str | None) -> tuple[int, int] | None:
@@ -176,11 +214,15 @@ def parse_profile_steps(text: str | None) -> tuple[int, int] | None:
     return int(first), int(last)
 
 
-def _check_workdir(workdir: str | None) -> None:
-    if not workdir:
-        raise UserError("--workdir is missing: the folder for checkpoints, metrics and results.")
-    if "://" not in workdir and os.path.exists(workdir) and not os.path.isdir(workdir):
-        raise UserError(f"--workdir={workdir} is a file, but has to be a folder, or a name for a new one.")
+def check_folder(name: str, folder: str) -> None:
+    """Refuses the value of flag `name` where a file has the name of this folder, or of a folder above it."""
+    if "://" in folder:
+        return
+    path = pathlib.Path(folder)
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            what = "it" if place == path else str(place)
+            raise UserError(f"--{name}={folder}: {what} is a file, but has to be a folder, or a name for a new one.")
 
 
 def _check_exists(name: str, place: str | None) -> None:
@@ -190,7 +232,7 @@ def _check_exists(name: str, place: str | None) -> None:
 
 def _explain(error: Exception, argv: Sequence[str], values: flags.FlagValues) -> UserError:
     """A message of one line for what absl or ml_collections raised."""
-    text = " ".join(str(error.args[0] if error.args else error).replace("\\n", " ").split()).strip("'\"")
+    text = " ".join(str(error.args[0] if error.args else error).replace("\\n", " ").split())
     override = next((word for word in argv if _names_wrong_field(word, values)), None)
     if override is not None:
         name = override.lstrip("-").partition("=")[0].removeprefix("config.")
@@ -198,9 +240,9 @@ def _explain(error: Exception, argv: Sequence[str], values: flags.FlagValues) ->
         return UserError(
             f"{override}: a --config override names a field that does not exist{nearest(name, fields)}; --help lists them."
         )
-    wrong = re.search(r"flag --(config\.[\w.]+)=([^:]*): ", text)
+    wrong = re.search(r"flag --([\w.]+)=(.*?): ", text)
     if wrong:
-        return _wrong_value(wrong[1], wrong[2].strip(), values)
+        return UserError(f"--{wrong[1]}={wrong[2].strip()}: should be {_right_value(wrong[1], values)}.")
     if isinstance(error, flags.UnrecognizedFlagError):
         return UserError(f"unknown flag --{error.flagname}{nearest(error.flagname, values)}; --help lists them.")
     return UserError(text)
@@ -219,11 +261,17 @@ def _fields_of(values: flags.FlagValues) -> list[str]:
     return [*fields_of(kind)]
 
 
-def _wrong_value(name: str, value: str, values: flags.FlagValues) -> UserError:
-    field = name.removeprefix("config.")
-    config = values["config"].value
-    declared = fields_of(config.kind).get(field) if config is not None and config.get("kind") in KINDS else None
-    right = "of another type" if declared is None else f"of type {declared.value_type.__name__}"
-    if declared is not None and declared.bound is not None and declared.value_type is tuple:
-        right = declared.bound.text
-    return UserError(f"--{name}={value}: should be {right}.")
+def _right_value(name: str, values: flags.FlagValues) -> str:
+    """What the value of a flag has to be, for a message."""
+    if name.startswith("config."):
+        config = values["config"].value
+        declared = fields_of(config.kind).get(name.removeprefix("config.")) if config.get("kind") in KINDS else None
+        if declared is None:
+            return "of another type"
+        if declared.bound is not None and declared.value_type is tuple:
+            return declared.bound.text
+        return f"of type {declared.value_type.__name__}"
+    flag = values[name]
+    if isinstance(flag, flags.EnumFlag):
+        return f"one of {', '.join(flag.parser.enum_values)}"
+    return "true or false" if flag.boolean else flag.parser.syntactic_help or f"of type {flag.flag_type()}"

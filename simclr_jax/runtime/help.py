@@ -1,6 +1,8 @@
 """The text of --help: a command's description, its flags, and the fields of its config."""
 
 from collections.abc import Iterable
+import os
+import sys
 from typing import Any
 
 from absl import flags
@@ -25,12 +27,26 @@ def text_of(doc: str, values: flags.FlagValues, kind: str | None = None) -> str:
         lines += _entry("--config", None, values["config"].help)
     for name in values:
         if name not in _HIDDEN and not name.startswith("config."):
-            lines += _entry(f"--{name}", values[name].default, values[name].help)
+            lines += _entry(f"--{name}", values[name].default, _text(values[name]))
     if kind is not None:
         lines += ["", "Config fields:"]
         for name, field in fields_of(kind).items():
             lines += _field(name, field)
     return "\n".join(lines)
+
+
+def show(text: str) -> None:
+    """Prints the text of --help. Its reader, such as `head`, may close the pipe early."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its exit
+
+
+def _text(flag: flags.Flag) -> str:
+    """The help of a flag, and the values that it may have."""
+    choices = f" One of {', '.join(flag.parser.enum_values)}." if isinstance(flag, flags.EnumFlag) else ""
+    return flag.help + choices
 
 
 def _entry(name: str, default: Any, text: str) -> list[str]:

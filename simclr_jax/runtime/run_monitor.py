@@ -1,4 +1,4 @@
-"""What keeps a long run in hand: stopping on request, a watchdog for hangs, a profile, the cache of compiled programs."""
+"""Watches a long run: stop requests, a watchdog for hangs, profiles, and the cache of compiled programs."""
 
 from collections.abc import Iterator
 import contextlib
@@ -9,23 +9,21 @@ import time
 from etils import epath
 import jax
 
-from simclr_jax.errors import UserError
 from simclr_jax.runtime import distributed
 
 log = logging.getLogger("simclr_jax")
 
-# Programs that took longer than this to compile are worth a file.
+# Programs that compile faster than this are not cached.
 MIN_COMPILE_SECONDS = 0.5
 
 
 class RunMonitor:
-    """Polled after every training step and every evaluation batch.
+    """Watches a run. It is polled after every training step and every evaluation batch.
 
     Args:
       profile_steps: (first, last) training step to trace, or None.
-      hang_timeout: seconds without a poll after which the stacks of all threads are printed, again after each such time;
-        0 for never.
-      hang_exit: end the process then (exit code 1), so that its launcher starts the job again.
+      hang_timeout: seconds without a poll after which the stacks of all threads are printed, repeatedly; 0 for never.
+      hang_exit: then end the process (exit code 1), so that its launcher restarts the job.
     """
 
     def __init__(
@@ -36,26 +34,26 @@ class RunMonitor:
         self._armed = 0.0
 
     def poll(self) -> bool:
-        """Says that the run is alive, and answers whether it was asked to stop. All processes call it equally often."""
+        """Resets the watchdog and returns whether the run was asked to stop. All processes call it equally often."""
         self.arm()
         return self._preempted()
 
     def arm(self) -> None:
-        """From now on the run has to be polled."""
+        """Starts or resets the watchdog."""
         now = time.monotonic()
         if self._hang_timeout and now - self._armed > min(1.0, self._hang_timeout / 4):
             self._armed = now
-            # Of the standard library: a thread without the interpreter's lock, so it runs also where Python hangs.
+            # faulthandler uses a thread without the interpreter lock, so it works even when Python hangs.
             faulthandler.dump_traceback_later(self._hang_timeout, repeat=True, exit=self._hang_exit)
 
     def disarm(self) -> None:
-        """For work that may take as long as it likes, such as drawing a map."""
+        """Stops the watchdog, for work without a time limit such as drawing a map."""
         faulthandler.cancel_dump_traceback_later()
         self._armed = 0.0
 
     @contextlib.contextmanager
     def profile(self, workdir: epath.Path) -> Iterator["Profile"]:
-        """Traces `profile_steps` of the loop inside the `with` block, and ends the trace however the loop ends."""
+        """Traces `profile_steps` of the loop inside the `with` block. The trace is written even if the loop fails."""
         profile = Profile(self._profile_steps if distributed.is_primary() else None, workdir / "profile")
         try:
             yield profile
@@ -68,49 +66,39 @@ class Profile:
 
     Args:
       steps: (first, last), counted from 1; None for no trace.
-      folder: where it is written.
+      folder: for the trace.
     """
 
     def __init__(self, steps: tuple[int, int] | None, folder: epath.Path):
         self._steps, self._folder, self._running = steps, folder, False
 
     def before_step(self, step: int) -> None:
-        """Starts the trace when its first step is about to run."""
+        """Starts the trace if `step` is its first step."""
         if self._steps and step == self._steps[0]:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 
     def after_step(self, step: int, output: jax.Array) -> None:
-        """Ends the trace when its last step is done; `output` is anything that this step computed."""
+        """Ends the trace if `step` is its last step; `output` is any array that this step computed."""
         if self._running and step == self._steps[1]:
             output.block_until_ready()
             self.stop()
 
     def stop(self) -> None:
-        """Writes the trace, if one is running."""
+        """Ends and writes the trace, if one is running."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
             log.info("A trace of steps %d to %d is in %s.", *self._steps, self._folder)
 
 
-def parse_profile_steps(text: str | None) -> tuple[int, int] | None:
-    """`--profile_steps=a:b`: trace steps a to b, both included, counted from 1."""
-    if not text:
-        return None
-    first, colon, last = text.partition(":")
-    if not (first.isdigit() and last.isdigit() and colon) or not 1 <= int(first) <= int(last):
-        raise UserError(f"--profile_steps={text}: give the first and the last step, as in --profile_steps=100:104.")
-    return int(first), int(last)
-
-
 def use_compilation_cache(folder: str) -> None:
-    """Compiled programs are kept in `folder` and found again by later runs, so that a restart starts fast.
+    """Keeps compiled programs in `folder`, where later runs can load them, so that a restart is fast.
 
     Args:
-      folder: also in a bucket; empty for none. JAX_COMPILATION_CACHE_DIR in the environment goes before it.
+      folder: may be in a bucket; empty for no cache. JAX_COMPILATION_CACHE_DIR in the environment overrides it.
     """
-    if jax.config.jax_compilation_cache_dir:  # the user's own, by JAX_COMPILATION_CACHE_DIR
+    if jax.config.jax_compilation_cache_dir:  # set by the user with JAX_COMPILATION_CACHE_DIR
         return
     jax.config.update("jax_compilation_cache_dir", folder or None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)

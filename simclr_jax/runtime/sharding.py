@@ -1,9 +1,9 @@
-"""Where arrays live: mesh, shardings, host batch to global array.
+"""How arrays are distributed over devices: the mesh, shardings, and global arrays from the batches of each host.
 
 The mesh has two axes, "data" and "fsdp". Batches are split over both. Parameters and optimiser state are replicated
-over "data"; over "fsdp" the large ones are split as well, which saves memory and changes no number. The step is written
+over "data". Over "fsdp" the large ones are split, which saves memory and does not change the results. The step is written
 for the global batch and `jax.jit` inserts the collectives, so BatchNorm statistics and the contrastive loss are global
-by themselves.
+without further code.
 """
 
 from collections.abc import Sequence
@@ -23,19 +23,19 @@ from simclr_jax.errors import UserError
 
 AXES = ("data", "fsdp")
 
-# Smaller arrays (BatchNorm, biases, the head's last layer) are not worth a collective of their own.
+# For smaller arrays (BatchNorm, biases, the last layer of the head) a collective costs more than the memory it saves.
 FSDP_MIN_SIZE = 2**16
 
 
 def make_mesh(mesh: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The devices of all processes as a mesh with the axes "data" and "fsdp".
+    """A mesh of the devices of all processes, with the axes "data" and "fsdp".
 
     Args:
-      mesh: `config.mesh`: `data` and `fsdp`, the sizes of the axes; -1 for data is all that fsdp leaves.
-      devices: default: all that JAX sees.
+      mesh: `config.mesh`: `data` and `fsdp`, the sizes of the axes. data=-1: the number of devices divided by fsdp.
+      devices: default: all devices that JAX sees.
 
     Raises:
-      UserError: where the sizes do not fit the number of devices.
+      UserError: if the sizes do not fit the number of devices.
     """
     devices = list(jax.devices() if devices is None else devices)
     count = len(devices)
@@ -45,36 +45,38 @@ def make_mesh(mesh: ConfigDict, devices: Sequence[jax.Device] | None = None) -> 
         raise UserError(f"config.mesh.fsdp is {fsdp}, but has to divide the {count} devices: one of {sizes}.")
     if mesh.data not in (-1, count // fsdp):
         raise UserError(
-            f"config.mesh is data={mesh.data}, fsdp={fsdp}, which is not the {count} devices that are there: set "
-            f"config.mesh.data to {count // fsdp}, or to -1 for whatever number there is."
+            f"config.mesh is data={mesh.data}, fsdp={fsdp}, which does not fit the {count} devices: set config.mesh.data to "
+            f"{count // fsdp}, or to -1 for any number of devices."
         )
     data = count // fsdp
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1 and devices[0].platform == "tpu" and data % slices == 0:
-        # Parameters are gathered within a slice; only the gradients' sums cross the slower network between slices.
+        # Parameters are gathered within a slice; only sums of gradients cross the slower network between slices.
         grid = mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), devices)
         return Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2)
     return jax.make_mesh((data, fsdp), AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharded(mesh: Mesh) -> NamedSharding:
-    """The first axis over all devices."""
+    """The first axis split over all devices: `[batch, ...]`."""
     return NamedSharding(mesh, PartitionSpec(AXES))
 
 
 def parts_sharded(mesh: Mesh) -> NamedSharding:
-    """The second axis over all devices: `[parts, batch, ...]`."""
+    """The second axis split over all devices: `[parts, batch, ...]`."""
     return NamedSharding(mesh, PartitionSpec(None, AXES))
 
 
 def sharding_of(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
-    """Where a parameter, a statistic or an entry of the optimiser state lives: a function of its shape alone.
+    """The sharding of a parameter, a statistic or an entry of the optimiser state. It depends only on the shape.
 
-    Over "fsdp" the largest dimension that this axis divides is split (of equals the last); small arrays are not.
+    The largest dimension that is divisible by the size of "fsdp" is split over "fsdp"; of equal dimensions, the last. Small
+    arrays, and arrays without such a dimension, are replicated.
     """
     fsdp = mesh.shape["fsdp"]
     if fsdp == 1 or math.prod(shape) < FSDP_MIN_SIZE:
@@ -87,14 +89,14 @@ def sharding_of(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
 
 
 def shardings_of(tree: Any, mesh: Mesh) -> Any:
-    """`sharding_of` for every array, or shape, in a tree."""
+    """`sharding_of` for every leaf of a tree; a leaf is an array, or anything with a shape."""
     return jax.tree.map(lambda leaf: sharding_of(leaf.shape, mesh), tree)
 
 
 def gather(params: Any, mesh: Mesh) -> Any:
-    """The whole parameters on every device, inside a jitted function; their gradients come back split.
+    """Gathers the whole parameters on every device, inside a jitted function. Their gradients are split again.
 
-    Without it the compiler is free to split activations instead, which costs more in a convolutional network.
+    Without it the compiler may split activations instead, which costs more in a convolutional network.
     """
     if mesh.shape["fsdp"] == 1:
         return params
@@ -115,22 +117,31 @@ def gather(params: Any, mesh: Mesh) -> Any:
 
 @functools.lru_cache(maxsize=16)
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """Which rows of a global batch this process's devices hold: sorted int64.
+    """The rows of a global batch on the devices of this process: sorted int64.
 
-    On a CPU or GPU cluster they are one block. A TPU mesh follows the wiring of the chips, so there they need not be.
+    On a CPU or GPU cluster they are one contiguous block. On TPUs they need not be, because the mesh follows the network
+    between the chips.
     """
     blocks = batch_sharded(mesh).devices_indices_map((batch_size,))
     return rows_of_process(blocks, batch_size, jax.process_index())
 
 
 def rows_of_process(blocks: dict[jax.Device, tuple[slice, ...]], batch_size: int, process_index: int) -> np.ndarray:
-    """The rows that `blocks`, each device's slice of the batch, gives to one process's devices, sorted."""
+    """The rows of a batch on the devices of one process, sorted int64. `blocks` has the slice of each device."""
     mine = {rows[0].indices(batch_size)[:2] for device, rows in blocks.items() if device.process_index == process_index}
     return np.concatenate([np.arange(start, stop) for start, stop in sorted(mine)])
 
 
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows (`local_rows`) of a batch, NumPy `[local batch, ...]`, as its part of global arrays."""
+    """Global arrays of a batch.
+
+    Args:
+      batch: the rows of this process (`local_rows`), each NumPy `[local batch, ...]`.
+      mesh: the devices.
+
+    Returns:
+      Arrays `[batch, ...]`, split over all devices by the first axis.
+    """
     sharding = batch_sharded(mesh)
 
     def part(value: np.ndarray) -> jax.Array:
@@ -144,6 +155,6 @@ def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
         return jax.make_array_from_callback((batch_size, *value.shape[1:]), sharding, block)
 
-    # This is the loop's one transfer to the devices on purpose; its guard takes it for an accident.
+    # The transfer guard of the loop would refuse this transfer, the only one to the devices in the loop.
     with jax.transfer_guard_host_to_device("allow"):
         return {key: part(value) for key, value in batch.items()}

@@ -7,6 +7,7 @@ import dataclasses
 from absl import flags
 
 from simclr_jax.errors import UserError
+from simclr_jax.runtime.flags import check_folder
 from simclr_jax.runtime.flags import define_config
 from simclr_jax.runtime.flags import parse
 
@@ -68,8 +69,13 @@ def parse_tool(argv: Sequence[str], values: flags.FlagValues, name: str) -> None
       UserError: for any mistake in it.
     """
     tool = TOOLS[name]
+    plain = [word for word in argv[1:] if word[:1] != "-"]
+    if tool.positional and len(plain) > 1:
+        raise UserError(f"unknown argument {plain[1]!r}: give one {tool.positional}.")
     words = [f"--{tool.positional}={word}" if tool.positional and word[:1] != "-" else word for word in argv[1:]]
     parse([argv[0], *words], values, tool.define, config=tool.config)
     for flag, example in tool.required.items():
         if not values[flag].value:
             raise UserError(f"--{flag} is missing, as in --{flag}={example}.")
+    if "workdir" in values:
+        check_folder("workdir", values["workdir"].value)

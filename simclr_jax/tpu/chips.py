@@ -1,4 +1,4 @@
-"""The chips of Cloud TPU, and the names of slices of them."""
+"""The chips of Cloud TPU, and the topology names of slices."""
 
 import dataclasses
 
@@ -7,18 +7,18 @@ from simclr_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What is published of a chip.
+    """The published properties of a chip.
 
     Attributes:
-      dimensions: of a slice, 2 or 3.
-      devices: that JAX sees for each chip.
-      hbm_gib: memory that the compiler can give to a program, all devices of a chip together.
-      clock_ghz: of the matrix units: peak = 2 * (multipliers on the chip) * clock.
-      peak_tflops: bfloat16.
-      link_gb_per_s: of one link to a neighbour, in one direction.
-      ring: a dimension of so many chips, or a multiple of that, is closed to a ring.
-      example: a topology.
-      config_name: libtpu's name for "one device for both cores".
+      dimensions: number of dimensions of a slice, 2 or 3.
+      devices: number of JAX devices on each chip.
+      hbm_gib: memory that the compiler can give to a program, in GiB, summed over the devices of a chip.
+      clock_ghz: clock of the matrix units: peak = 2 * (multipliers on the chip) * clock.
+      peak_tflops: bfloat16 peak in TFLOP/s.
+      link_gb_per_s: bandwidth of one link to a neighbour, in one direction, in GB/s.
+      ring: a dimension wraps around to a ring if its size is a multiple of this number of chips.
+      example: shape of a slice, for messages.
+      config_name: libtpu's name for the mode with one device for both cores; "default" where there is no such mode.
     """
 
     dimensions: int
@@ -32,10 +32,11 @@ class Chip:
     config_name: str = "default"
 
 
-# cloud.google.com/tpu/docs: "System architecture" of each version; memory as libtpu 0.0.42 gives it out. With these clocks
-# the compiler's cycles for a large bfloat16 matmul are 100, 97, 93, 88, 90 and 70 % of the peak. Links: of v2 in Jouppi et
-# al. 2020, "A domain-specific supercomputer for training deep neural networks", of v3 in Jouppi et al. 2023, "TPU v4", table 4;
-# of the others, and which dimensions are rings, in Austin et al. 2025, "How to scale your model", chapter on TPUs.
+# Source: cloud.google.com/tpu/docs, "System architecture" of each version. Memory: the limit that libtpu 0.0.42 reports.
+# With these clocks, the cycles that the compiler estimates for a large bfloat16 matmul correspond to 100, 97, 93, 88, 90
+# and 70 % of the peak. Links: v2 from Jouppi et al. 2020, "A domain-specific supercomputer for training deep neural
+# networks"; v3 from Jouppi et al. 2023, "TPU v4", table 4; all later versions, and which dimensions are rings, from Austin
+# et al. 2025, "How to scale your model", chapter on TPUs.
 CHIPS = {
     "v2": Chip(2, 2, 14.96, 0.7, 45, 62, 16, "4x4"),
     "v3": Chip(2, 2, 30.96, 0.94, 123, 70, 32, "4x4"),
@@ -47,10 +48,21 @@ CHIPS = {
 
 
 def parse(topology: str) -> tuple[str, Chip, list[int]]:
-    """Of a name such as "v5e:4x4": the version, its chip, and how many chips there are in each dimension.
+    """Parse the name of a topology.
+
+    Args:
+      topology: version and shape of a slice, such as "v5e:4x4".
+
+    Returns:
+      The version, its chip, and the number of chips in each dimension.
 
     Raises:
-      UserError: for a name that is none.
+      UserError: if the version is unknown or the shape does not fit it.
+
+    Example:
+      >>> version, chip, sizes = parse("v5e:4x4")
+      >>> version, chip.peak_tflops, sizes
+      ('v5e', 197, [4, 4])
     """
     version, _, shape = topology.partition(":")
     if version not in CHIPS:
@@ -66,8 +78,17 @@ def parse(topology: str) -> tuple[str, Chip, list[int]]:
 
 
 def links(chip: Chip, sizes: list[int]) -> int:
-    """How many neighbours the chip in a corner of a slice has: one in each dimension, two in those that are a ring."""
+    """The number of neighbours of a chip in a corner of a slice: one in each dimension, two in each that is a ring.
+
+    Args:
+      chip: the chip.
+      sizes: the number of chips in each dimension.
+
+    Example:
+      >>> links(CHIPS["v5e"], [4, 4]), links(CHIPS["v5e"], [16, 16])
+      (2, 4)
+    """
     rings = [size % chip.ring == 0 for size in sizes]
-    if chip.dimensions == 3:  # built of cubes: all dimensions or none
+    if chip.dimensions == 3:  # made of cubes: all dimensions are rings, or none
         rings = [all(rings)] * 3
     return sum((2 if ring else 1) for size, ring in zip(sizes, rings, strict=True) if size > 1)

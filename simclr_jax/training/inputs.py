@@ -7,6 +7,7 @@ set in device memory, from which a step picks its images. The two differ only in
 from collections.abc import Callable
 from collections.abc import Iterator
 import itertools
+from typing import TYPE_CHECKING
 from typing import Any
 
 import jax
@@ -21,26 +22,30 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax.augment import jax_ops
-from simclr_jax.data import pipeline
-from simclr_jax.data import sources
 from simclr_jax.data.resident import Resident
 from simclr_jax.runtime import sharding
+
+if TYPE_CHECKING:
+    from simclr_jax.data.pipeline import BadImages
+    from simclr_jax.data.sources import Source
 
 Batch = dict[str, jax.Array] | Resident
 
 
 def open_batches(
-    config: ConfigDict, source: sources.Source, mesh: Mesh, start_step: int, bad_images: pipeline.BadImages
+    config: ConfigDict, source: "Source", mesh: Mesh, start_step: int, bad_images: "BadImages"
 ) -> Iterator[Batch]:
     """The endless global batches of a pretraining run, from `start_step` on."""
     if config.data.resident:
         return itertools.repeat(Resident.load(source, mesh))
+    from simclr_jax.data import pipeline  # TensorFlow is imported only where the host makes batches
+
     host_batches = pipeline.train_batches(
         source,
         config.augment,
         num_views=2,
         size=config.data.image_size,
-        share=pipeline.local_share(mesh, config.batch_size, start_step),
+        shard=pipeline.local_shard(mesh, config.batch_size, start_step),
         seed=config.seed,
         bad_images=bad_images,
     )

@@ -1,4 +1,4 @@
-"""Augmentation on the device: every op against TensorFlow's and the reference, the same draws, no word between devices."""
+"""Augmentation on the device: every operation against TensorFlow's and the reference, draws, no communication."""
 
 import functools
 import itertools
@@ -23,7 +23,7 @@ from simclr_jax.runtime import sharding
 from simclr_jax.runtime.tensorflow import tf
 
 RNG = np.random.default_rng(0)
-# As they come, coarse (channels that are equal), grey, beyond [0, 1], black, white in part.
+# Random, coarse (equal channels), grey, beyond [0, 1], black, partly white.
 IMAGES = RNG.uniform(size=(6, 40, 32, 3)).astype(np.float32)
 IMAGES[1] = np.round(IMAGES[1] * 3) / 3
 IMAGES[2] = IMAGES[2, ..., :1]
@@ -31,7 +31,7 @@ IMAGES[3] = IMAGES[3] * 1.2 - 0.1
 IMAGES[4] = 0
 IMAGES[5, ::2] = 1
 
-# What the ops are to equal. (The host's own are compared with them in data/test_augment.py.)
+# The operations must equal these. (test_tf_ops.py compares the host's with them.)
 TENSORFLOWS = {
     "brightness": lambda image, factor: image * factor,
     "contrast": tf.image.adjust_contrast,
@@ -47,7 +47,7 @@ def each(op, images, *parameters):
     return np.stack([op(tf.constant(image), *own).numpy() for image, *own in zip(images, *parameters, strict=True)])
 
 
-# --- RunMonitor ----------------------------------------------------------------------------------------------------
+# --- Operations ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.shared_data
@@ -154,7 +154,11 @@ def test_jitter_is_tensorflows_ops_in_each_images_order(off):
                 image = tf.clip_by_value(TENSORFLOWS[OPS[number]](image, own[number]), 0, 1)
         return image
 
-    result = jax.jit(lambda *draws: jax_ops.jitter(images, fields, *draws))(factors, orders)
+    draws = np.zeros((24, family.NUM_DRAWS), np.float32)
+    (jitter,) = (op for op in family.OPS if op.name == "jitter")
+    draws[:, jitter.places["factors"]], draws[:, jitter.places["order"]] = factors, orders
+    assert jitter.is_on(fields, 8) == (off != OPS)
+    result = jax.jit(lambda draws: jax_ops.jitter(jnp.asarray(images), **jitter.drawn(draws, fields, 8)))(draws)
     np.testing.assert_allclose(result, each(jittered, images, parameters, orders), atol=1e-5)
 
 
@@ -190,11 +194,11 @@ def test_crops_are_distributed_as_tensorflows(shape, area):
         return {"area": tall * wide / np.prod(shape), "aspect": wide / tall, "top": top, "left": left}
 
     for name, expected in facts(host).items():
-        found = facts(device)[name]
+        actual = facts(device)[name]
         error = expected.std() * np.sqrt(2 / len(expected))
-        assert abs(found.mean() - expected.mean()) < 4 * error, name
-        assert found.std() == pytest.approx(expected.std(), rel=0.06), name
-        assert stats.ks_2samp(found, expected).pvalue > 1e-3, name
+        assert abs(actual.mean() - expected.mean()) < 4 * error, name
+        assert actual.std() == pytest.approx(expected.std(), rel=0.06), name
+        assert stats.ks_2samp(actual, expected).pvalue > 1e-3, name
 
 
 @pytest.mark.parametrize(
@@ -206,7 +210,7 @@ def test_crops_are_distributed_as_tensorflows(shape, area):
         ((50, 50), (0.9, 1.0), (3.0, 4.0)),  # none does, so all are the whole image
     ],
 )
-def test_small_and_awkward_images_have_the_crops_that_tensorflow_finds(shape, area, aspect):
+def test_small_and_awkward_images_have_the_crops_of_tensorflow(shape, area, aspect):
     host, device = host_boxes(shape, area, aspect, 3000), device_boxes(shape, area, aspect, 3000)
     kinds, rows = np.unique(np.concatenate([host, device]), axis=0, return_inverse=True)
     counts = np.stack([np.bincount(part, minlength=len(kinds)) for part in np.split(rows.reshape(-1), 2)])
@@ -232,7 +236,7 @@ def test_crop_and_resize_equals_tensorflows(height, width, size):
     )
     result = jax.jit(jax_crops.crop_and_resize, static_argnums=2)(images, boxes, size)
     np.testing.assert_allclose(result, expected, atol=5e-6)
-    assert result.max() > 1, "cubic weights go beyond the values that they weigh"
+    assert result.max() > 1, "cubic interpolation overshoots"
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(32, 32, 32), (9, 5, 5), (9, 6, 12)])
@@ -324,7 +328,7 @@ def test_probabilities_and_ranges_are_kept():
     assert stats.kstest(sigma, stats.uniform(0.5, 1.5).cdf).pvalue > 1e-3
 
 
-def test_turning_one_op_off_leaves_the_draws_of_the_others():
+def test_turning_one_operation_off_changes_no_other_draw():
     both, jittered = whole(config(flip_prob=0.5, jitter_prob=1.0)), whole(config(jitter_prob=1.0))
     flip = whole(config(flip_prob=0.5))
     flipped = np.abs(flip - PIXELS[:, None, :, ::-1] / np.float32(255)).max(axis=(2, 3, 4)) < 1e-6
@@ -341,7 +345,7 @@ def test_a_view_is_the_hosts_for_the_same_draws(more):
     positions = jnp.arange(16)
     draws = jax_crops.uniforms(3, positions, 2, jax_crops.REST, family.NUM_DRAWS).reshape(32, -1)
     expected = tf_ops.random_views(crops.reshape(32, 32, 32, 3), tf.constant(draws), fields)
-    result = jax.jit(lambda crops: jax_ops._finish(crops, positions, 3, fields))(crops)
+    result = jax.jit(lambda crops: jax_ops.augment_crops(crops, positions, 3, fields))(crops)
     # The host's are rounded to uint8.
     np.testing.assert_allclose(result.reshape(expected.shape) * 255, expected, atol=0.5 + 5e-3)
 
@@ -351,7 +355,7 @@ def test_views_depend_on_seed_position_and_view_alone():
     all_views = whole(fields)
     assert all_views.dtype == np.float32
     assert 0 <= all_views.min() < all_views.max() <= 1
-    # In another batch, in another order, beside a view more.
+    # In another batch, in another order, with one more view.
     rows = np.array([17, 3, 8])
     few = functools.partial(whole, fields, num_views=3)
     np.testing.assert_allclose(few(PIXELS[rows], POSITIONS[rows])[:, :2], all_views[rows], atol=1e-5)
@@ -369,7 +373,7 @@ def test_noise_is_normal_and_each_views_own():
     assert np.abs(np.corrcoef(noise) - np.eye(6)).max() < 0.15
 
 
-def test_on_one_branch_the_other_is_a_crop_that_both_have():
+def test_with_one_branch_the_second_view_is_the_shared_crop():
     fields = config(one_branch=True)
     views = whole(fields)
     np.testing.assert_array_equal(views[:, 0], views[:, 1])
@@ -414,11 +418,11 @@ def test_what_is_off_is_not_computed():
     assert "dot_general" not in text(config(jitter_prob=0.8, grayscale_prob=0.2, flip_prob=0.5))
     assert "dot_general" in text(config(blur_prob=0.5))
     assert " rem " not in text(config(jitter_prob=0.8, hue=0.0))
-    assert "while" not in text(config_lib.pretrain().augment), "a loop until all are done would wait for all devices"
+    assert "while" not in text(config_lib.pretrain().augment), "a loop over all images would wait for all devices"
 
 
 @pytest.mark.parametrize("fsdp", [1, 2])
-def test_devices_make_their_own_views_without_a_word_to_each_other(fsdp):
+def test_devices_make_their_own_views_without_communication(fsdp):
     fields = config_lib.pretrain().augment
     split = sharding.batch_sharded(mesh_of(8, fsdp))
     run = jax.jit(lambda images, positions: jax_ops.views_from_images(images, positions, 0, fields, 20, 2))

@@ -1,4 +1,4 @@
-"""The augmentation family: each op against the reference, the draws' statistics, what is off stays off."""
+"""The augmentation family on the host: each operation against the reference, the statistics of the draws, crops."""
 
 import io
 
@@ -52,10 +52,6 @@ def test_every_op_equals_the_reference(reference):
     assert checked == 5 * 3 + 6 + 1 + 8
 
 
-def test_blur_kernels_are_a_tenth_of_the_side():
-    assert [family.blur_kernel_size(side) for side in (224, 96, 32, 16)] == [23, 9, 3, 1]
-
-
 def boxes(shape, area, aspect=(3 / 4, 4 / 3), count=500):
     box = tf.function(
         lambda position: tf_crops.random_box(
@@ -66,14 +62,14 @@ def boxes(shape, area, aspect=(3 / 4, 4 / 3), count=500):
 
 
 @pytest.mark.parametrize(
-    ("shape", "mean", "deviation"), [((427, 640), 0.356, 0.180), ((32, 32), 0.434, 0.231), ((224, 224), 0.423, 0.225)]
+    ("shape", "mean", "std"), [((427, 640), 0.356, 0.180), ((32, 32), 0.434, 0.231), ((224, 224), 0.423, 0.225)]
 )
-def test_crop_areas_are_distributed_as_the_references(shape, mean, deviation):
+def test_crop_areas_are_distributed_as_the_references(shape, mean, std):
     crops = boxes(shape, (0.08, 1.0), count=1000)
     areas = crops[:, 2] * crops[:, 3] / (shape[0] * shape[1])
-    standard_error = deviation / np.sqrt(len(areas))
+    standard_error = std / np.sqrt(len(areas))
     assert abs(areas.mean() - mean) < 4 * standard_error
-    assert areas.std() == pytest.approx(deviation, rel=0.1)
+    assert areas.std() == pytest.approx(std, rel=0.1)
     assert areas.min() > 0.1 - 0.02, "no crop is below a tenth, but for rounding to pixels"
     assert np.all(crops[:, :2] >= 0)
     assert np.all(crops[:, :2] + crops[:, 2:] <= shape)
@@ -183,7 +179,11 @@ def test_jitter_order_is_random_and_clips_after_each_op():
     orders = [[0.1, 0.2, 0.3, 0.4], [0.9, 0.1, 0.5, 0.2], [0.4, 0.3, 0.2, 0.1], [0.3, 0.4, 0.1, 0.2]]
     jittered = [True, True, True, False]
     planes = tf.transpose(tf.stack([image] * 4), [0, 3, 1, 2])
-    results = tf_ops.jitter(planes, fields, factors, tf.constant(orders), tf.constant(jittered))
+    draws = np.zeros((4, family.NUM_DRAWS), np.float32)
+    (jitter,) = (op for op in family.OPS if op.name == "jitter")
+    draws[:, jitter.places["factors"]], draws[:, jitter.places["order"]] = factors, orders
+    drawn = jitter.drawn(tf.constant(draws), fields, 4)
+    results = tf_ops._apply_chosen(planes, tf.constant(jittered), tf_ops.jitter, drawn, {})
     results = tf.transpose(results, [0, 2, 3, 1])
     for numbers, result in zip(orders[:3], results, strict=False):
         np.testing.assert_allclose(result, apply(np.argsort(numbers)), atol=1e-5)
@@ -205,8 +205,8 @@ def test_ops_in_hsv_are_tensorflows_on_every_colour():
 def test_rotations_are_by_quarter_turns_anticlockwise_and_equally_frequent():
     planes = tf.transpose(tf.constant(IMAGE)[None], [0, 3, 1, 2])
     for turns in range(4):
-        turned = tf.transpose(tf_ops.rotate(planes, turns), [0, 2, 3, 1])[0]
-        np.testing.assert_array_equal(turned, np.rot90(IMAGE, turns))
+        rotated = tf.transpose(tf_ops.rotate(planes, turns), [0, 2, 3, 1])[0]
+        np.testing.assert_array_equal(rotated, np.rot90(IMAGE, turns))
     views = [view(config(rotate_prob=1.0), position) for position in range(200)]
     counts = [sum(np.array_equal(one, np.rot90(IMAGE, turns)) for one in views) for turns in range(4)]
     assert sum(counts) == 200
@@ -256,7 +256,7 @@ def test_cutout_is_a_grey_square_somewhere():
     np.testing.assert_array_equal(cut, expected)
 
 
-def test_on_one_branch_the_other_is_a_crop_that_both_have():
+def test_with_one_branch_the_second_view_is_the_shared_crop():
     image = np.random.default_rng(3).integers(0, 255, (60, 80, 3), dtype=np.uint8)
 
     def crops(fields, position):
@@ -272,10 +272,18 @@ def test_on_one_branch_the_other_is_a_crop_that_both_have():
         assert np.any(np.all(windows == first[..., 0].numpy(), axis=(2, 3))), "the first is a part of the second"
 
 
-def test_turning_one_op_off_leaves_the_draws_of_the_others():
+def test_turning_one_operation_off_changes_no_other_draw():
     with_flip = view(config(flip_prob=0.5, jitter_prob=1.0), position=11)
     without = view(config(jitter_prob=1.0), position=11)
     assert any(np.array_equal(with_flip, candidate) for candidate in (without, without[:, ::-1]))
+
+
+@pytest.mark.parametrize("op", family.OPS, ids=lambda op: op.name)
+def test_an_operation_that_no_image_is_chosen_for_changes_nothing(op):
+    fields = config(**{op.prob_field: 0.01})
+    crops = tf.constant(np.random.default_rng(4).uniform(size=(3, 32, 32, 3)).astype(np.float32))
+    draws = tf.fill([3, family.NUM_DRAWS], 0.5)
+    np.testing.assert_array_equal(tf_ops.random_views(crops, draws, fields), tf_ops.to_uint8(crops))
 
 
 def test_blur_is_drawn_for_each_image():

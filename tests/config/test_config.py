@@ -128,7 +128,7 @@ def test_invented_fields_and_wrong_types_are_refused():
         ("model.depth", 20, "one of 18, 34, 50"),
         ("model.width", 0.3, "whole number"),
         ("data.source", "s3", "one of tfds, folder, digits"),
-        ("compute_dtype", "float16", "float32 or bfloat16"),
+        ("compute_dtype", "float16", "one of float32, bfloat16"),
         ("checkpoint.keep", 0, "at least 1"),
         ("data.max_bad_fraction", 2.0, "a share"),
     ],

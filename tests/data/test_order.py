@@ -1,5 +1,10 @@
-"""Order and shares: permutations, disjoint hosts, resume anywhere."""
+"""Order: permutations, hosts that split every batch, resume anywhere."""
 
+import itertools
+
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
 import numpy as np
 import pytest
 from scipy import stats
@@ -8,9 +13,11 @@ from simclr_jax.augment import tf_random
 from simclr_jax.data import order
 from simclr_jax.runtime.tensorflow import tf
 
+FEW = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 
-def take(share, count):
-    return [int(position) for position in share.positions().take(count)]
+
+def take(shard, count):
+    return [int(position) for position in shard.positions().take(count)]
 
 
 def test_every_epoch_is_a_permutation_and_epochs_differ():
@@ -23,22 +30,65 @@ def test_every_epoch_is_a_permutation_and_epochs_differ():
     assert not np.array_equal(epochs[0], other)
 
 
-def test_a_share_starts_at_its_step():
-    assert take(order.Share(4), 10) == list(range(10))
-    assert take(order.Share(4, start_step=5), 6) == list(range(20, 26))
+@FEW
+@given(
+    num_examples=st.integers(1, 2000),
+    seed=st.integers(0, 2**40),
+    epoch=st.integers(0, 2**40),
+    attempt=st.integers(0, 3),
+)
+def test_any_epoch_of_any_number_of_examples_is_a_permutation(num_examples, seed, epoch, attempt):
+    positions = tf.range(num_examples, dtype=tf.int64) + epoch * num_examples
+    indices = order.permuted(positions, num_examples, seed, attempt).numpy()
+    np.testing.assert_array_equal(np.sort(indices), np.arange(num_examples))
+
+
+def test_a_shard_starts_at_its_step():
+    assert take(order.HostShard(4), 10) == list(range(10))
+    assert take(order.HostShard(4, start_step=5), 6) == list(range(20, 26))
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
 def test_hosts_split_every_global_batch(hosts):
-    shares = [order.Share(8, 3, 2, host, hosts) for host in range(hosts)]
-    parts = [np.reshape(take(share, 100), (2, 8 // hosts)) for share in shares]
+    shards = [order.HostShard(8, 3, 2, host, hosts) for host in range(hosts)]
+    parts = [np.reshape(take(shard, 100), (2, 8 // hosts)) for shard in shards]
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), np.reshape(range(24, 40), (2, 8)))
-    assert take(order.Share(8, 3, 2, 0, hosts, rows=np.array([1, 6])), 9) == [25, 30, 33, 38]
+    assert take(order.HostShard(8, 3, 2, 0, hosts, rows=np.array([1, 6])), 9) == [25, 30, 33, 38]
+
+
+@settings(FEW, max_examples=8)
+@given(
+    hosts=st.integers(1, 6),
+    rows_each=st.integers(1, 20),
+    start=st.integers(0, 2**40),
+    scattered=st.booleans(),
+    seed=st.integers(0, 100),
+)
+def test_hosts_partition_any_batch(hosts, rows_each, start, scattered, seed):
+    batch = hosts * rows_each
+    shuffled = np.random.default_rng(seed).permutation(batch).reshape(hosts, rows_each)
+    rows = list(np.sort(shuffled, axis=1)) if scattered else [None] * hosts
+    shards = [order.HostShard(batch, start, 2, host, hosts, rows[host]) for host in range(hosts)]
+    steps = np.concatenate([list(shard.positions_of_steps().as_numpy_iterator()) for shard in shards], axis=1)
+    assert steps.shape == (2, batch)
+    np.testing.assert_array_equal(np.sort(steps, axis=1), np.arange(2 * batch).reshape(2, batch) + start * batch)
+
+
+@FEW
+@given(hosts=st.integers(1, 50), num_examples=st.integers(0, 10_000))
+def test_pieces_of_hosts_partition_any_data_set(hosts, num_examples):
+    pieces = [
+        order.HostShard(hosts, process_index=host, process_count=hosts).piece(num_examples) for host in range(hosts)
+    ]
+    assert (pieces[0][0], pieces[-1][1]) == (0, num_examples)
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(pieces))
+    sizes = [stop - start for start, stop in pieces]
+    assert max(sizes) - min(sizes) <= 1
 
 
 @pytest.mark.parametrize("hosts", [1, 3, 8])
 def test_pieces_are_consecutive_and_together_everything(hosts):
-    pieces = [order.Share(24, process_index=host, process_count=hosts).piece(50) for host in range(hosts)]
+    pieces = [order.HostShard(24, process_index=host, process_count=hosts).piece(50) for host in range(hosts)]
     assert [number for piece in pieces for number in range(*piece)] == list(range(50))
 
 
@@ -59,8 +109,8 @@ def test_uniform_numbers_are_uniform_independent_and_of_their_position_alone():
     assert 1 - 1e-3 < draws.max() < 1
     for column in range(13):
         assert stats.kstest(draws[:, column], "uniform").pvalue > 1e-4
-    others = np.concatenate([draws[1:], tf_random.uniforms(0, positions, 1, 13).numpy()[1:]], axis=1)
-    correlation = np.corrcoef(draws[:-1].T, others.T)
+    neighbours = np.concatenate([draws[1:], tf_random.uniforms(0, positions, 1, 13).numpy()[1:]], axis=1)
+    correlation = np.corrcoef(draws[:-1].T, neighbours.T)
     correlation[np.arange(39), np.arange(39)] = 0
     assert np.max(np.abs(correlation)) < 5 / np.sqrt(len(draws))
 

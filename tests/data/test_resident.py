@@ -1,9 +1,12 @@
-"""Data on the devices: the order is a permutation of each epoch, no device holds all, a batch is all that travels."""
+"""Data in device memory: each epoch is a permutation, no device holds all images, only a batch is communicated."""
 
 import re
 
 from helpers import mesh_of
 from helpers import write_image
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -27,7 +30,7 @@ permute = jax.jit(permuted, static_argnums=1)
 
 
 def epochs(num_examples, count, seed=0, start=0):
-    """`[count, n]`: the order of so many epochs."""
+    """`[count, n]`: the order of `count` epochs."""
     positions = np.arange(start * num_examples, (start + count) * num_examples, dtype=np.uint32)
     order = permute(positions, num_examples, seed)
     assert order.dtype == jnp.int32
@@ -41,6 +44,13 @@ def test_every_epoch_is_a_permutation_and_another_one(num_examples):
     if num_examples >= 16:
         other_seed = epochs(num_examples, 3, seed=1)
         assert len(np.unique(np.concatenate([orders, other_seed]), axis=0)) == 6
+
+
+@settings(max_examples=10, deadline=None, derandomize=True, database=None)
+@given(num_examples=st.integers(1, 400), seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 2**23))
+def test_any_epoch_of_any_number_of_examples_is_a_permutation(num_examples, seed, epoch):
+    (order,) = epochs(num_examples, 1, seed, start=epoch)
+    np.testing.assert_array_equal(np.sort(order), np.arange(num_examples))
 
 
 def test_a_position_needs_no_other_and_may_be_late():
@@ -60,7 +70,7 @@ def test_all_orders_of_few_examples_are_equally_frequent(num_examples):
     assert stats.chisquare(counts).pvalue > 1e-3
 
 
-def test_an_example_lands_anywhere_and_neighbours_know_nothing_of_each_other():
+def test_an_example_lands_anywhere_and_neighbours_are_independent():
     num_examples, count = 101, 2000
     orders = epochs(num_examples, count)
     for place in (0, 1, 50, 100):
@@ -79,7 +89,7 @@ def test_an_example_lands_anywhere_and_neighbours_know_nothing_of_each_other():
     assert fixed.mean() == pytest.approx(1, abs=5 / np.sqrt(count))
 
 
-# --- On the devices ------------------------------------------------------------------------------------------------
+# --- In device memory ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +107,11 @@ def test_a_batch_holds_the_examples_that_were_asked_for(arrays, devices, fsdp):
     mesh = mesh_of(devices, fsdp)
     resident = Resident.put(images, labels, mesh)
     indices = np.array([0, 76, 5, 5, 76, 33, 12, 1, 70, 71, 72, 73, 74, 75, 9, 10], np.int32)
-    found, found_labels = jax.jit(Resident.take)(resident, indices)
-    assert (found.dtype, found_labels.dtype) == (jnp.uint8, jnp.int32)
-    np.testing.assert_array_equal(found, images[indices])
-    np.testing.assert_array_equal(found_labels, labels[indices])
-    assert {shard.data.shape[0] for shard in found.addressable_shards} == {16 // devices}
+    taken, taken_labels = jax.jit(Resident.take)(resident, indices)
+    assert (taken.dtype, taken_labels.dtype) == (jnp.uint8, jnp.int32)
+    np.testing.assert_array_equal(taken, images[indices])
+    np.testing.assert_array_equal(taken_labels, labels[indices])
+    assert {shard.data.shape[0] for shard in taken.addressable_shards} == {16 // devices}
 
 
 def test_batches_run_through_the_epochs(arrays):
@@ -112,10 +122,10 @@ def test_batches_run_through_the_epochs(arrays):
     def batch(resident, step):
         return resident.batch(step * 8 + jnp.arange(8), seed=3)
 
-    found = [batch(resident, step) for step in range(20)]
+    batches = [batch(resident, step) for step in range(20)]
     order = epochs(77, 3, seed=3).reshape(-1)[: 20 * 8]
-    np.testing.assert_array_equal(np.concatenate([images for images, _ in found]), images[order])
-    np.testing.assert_array_equal(np.concatenate([labels for _, labels in found]), labels[order])
+    np.testing.assert_array_equal(np.concatenate([images for images, _ in batches]), images[order])
+    np.testing.assert_array_equal(np.concatenate([labels for _, labels in batches]), labels[order])
 
 
 @pytest.mark.parametrize(("devices", "fsdp"), MESHES)
@@ -131,7 +141,7 @@ def test_no_device_holds_the_whole_data(arrays, devices, fsdp):
 
 @pytest.mark.parametrize("fsdp", [1, 2])
 @pytest.mark.parametrize("split_positions", [False, True])
-def test_only_the_batch_travels(arrays, fsdp, split_positions):
+def test_only_the_batch_is_communicated(arrays, fsdp, split_positions):
     mesh = mesh_of(8, fsdp)
     resident = Resident.put(*arrays, mesh)
     where = sharding.batch_sharded(mesh) if split_positions else sharding.replicated(mesh)
@@ -150,13 +160,13 @@ def test_only_the_batch_travels(arrays, fsdp, split_positions):
     assert not re.search(r"u8\[(77|80),", text), "the whole data set appears"
 
 
-def test_a_data_set_smaller_than_the_devices_is_filled_up():
+def test_a_data_set_smaller_than_the_devices_is_padded():
     images, labels = np.arange(3 * 4 * 4 * 3, dtype=np.uint8).reshape(3, 4, 4, 3), np.array([2, 1, 0], np.int32)
     resident = Resident.put(images, labels, mesh_of(8))
-    found, found_labels = jax.jit(lambda resident: resident.batch(jnp.arange(24), 0))(resident)
+    taken, taken_labels = jax.jit(lambda resident: resident.batch(jnp.arange(24), 0))(resident)
     order = epochs(3, 8).reshape(-1)
-    np.testing.assert_array_equal(found, images[order])
-    np.testing.assert_array_equal(found_labels, labels[order])
+    np.testing.assert_array_equal(taken, images[order])
+    np.testing.assert_array_equal(taken_labels, labels[order])
 
 
 # --- Sources -------------------------------------------------------------------------------------------------------
@@ -187,7 +197,7 @@ def test_a_device_that_knows_its_memory_is_asked():
     assert 2**27 < resident.free_bytes(jax.devices()[0]) < 2**45
 
 
-def test_digits_as_arrays_and_on_the_devices():
+def test_digits_as_arrays_and_in_device_memory():
     source = digits.open_digits("test")
     images, labels = as_arrays(source)
     assert images.shape == (360, 8, 8, 3)

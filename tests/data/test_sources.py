@@ -1,9 +1,14 @@
 """Sources and the pipeline: folders, digits, TFDS on disk, label subsets, exact resume, unreadable images."""
 
+import dataclasses
 import json
 import logging
+import os
+import subprocess
+import sys
 
 from etils import epath
+from helpers import REPOSITORY
 from helpers import write_image
 import numpy as np
 import pytest
@@ -29,13 +34,13 @@ def data_config(**fields):
 
 def batches(source, *, start_step=0, count=4, batch_size=8, seed=0, views=2, host=0, hosts=1, max_bad=0.01):
     bad_images = pipeline.BadImages(source, max_bad)
-    share = order.Share(batch_size, start_step, None, host, hosts)
+    shard = order.HostShard(batch_size, start_step, None, host, hosts)
     stream = pipeline.train_batches(
         source,
         config_lib.pretrain().augment,
         num_views=views,
         size=SIZE,
-        share=share,
+        shard=shard,
         seed=seed,
         bad_images=bad_images,
     )
@@ -45,15 +50,15 @@ def batches(source, *, start_step=0, count=4, batch_size=8, seed=0, views=2, hos
 def everything(source, batch_size=8, max_bad=0.01, host=0, hosts=1):
     steps = -(-source.num_examples // batch_size)
     bad_images = pipeline.BadImages(source, max_bad)
-    share = order.Share(batch_size, 0, steps, host, hosts)
-    result = list(pipeline.eval_batches(source, size=SIZE, crop=1.0, share=share, bad_images=bad_images))
+    shard = order.HostShard(batch_size, 0, steps, host, hosts)
+    result = list(pipeline.eval_batches(source, size=SIZE, crop=1.0, shard=shard, bad_images=bad_images))
     return {key: np.concatenate([batch[key] for batch in result]) for key in result[0]}, bad_images
 
 
-def assert_same(some, others):
-    for one, other in zip(some, others, strict=True):
+def assert_same(actual, expected):
+    for one, two in zip(actual, expected, strict=True):
         for key in one:
-            np.testing.assert_array_equal(one[key], other[key], err_msg=key)
+            np.testing.assert_array_equal(one[key], two[key], err_msg=key)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +133,7 @@ def test_parallelism_changes_nothing(any_source, monkeypatch):
 
 def test_hosts_together_read_the_same_batches(any_source):
     if isinstance(any_source, tfds_source.Stream):
-        pytest.skip("a stream is dealt out anew for another number of hosts")
+        pytest.skip("the order of a stream depends on the number of hosts")
     whole, _ = batches(any_source, count=9)
     halves = [batches(any_source, count=9, host=host, hosts=2)[0] for host in (0, 1)]
     joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves, strict=True)]
@@ -154,7 +159,7 @@ def test_hosts_that_stream_read_disjoint_pieces_and_resume(tfds_dir, hosts):
     source = sources.open_source(data_config(**fields), "train")
     opened = []
     for host in range(hosts):
-        start, stop = order.Share(hosts, process_index=host, process_count=hosts).piece(50)
+        start, stop = order.HostShard(hosts, process_index=host, process_count=hosts).piece(50)
         options = {"batch_size": hosts, "host": host, "hosts": hosts, "views": 1}
         read, _ = batches(source, count=2 * (stop - start), **options)
         indices = [int(batch["index"][0]) for batch in read]
@@ -179,9 +184,9 @@ def test_hosts_together_evaluate_every_example_once(any_source, hosts):
 
 
 def test_seeds_differ(any_source):
-    one, _ = batches(any_source, count=1)
-    other, _ = batches(any_source, count=1, seed=1)
-    assert not np.array_equal(one[0]["views"], other[0]["views"])
+    first, _ = batches(any_source, count=1)
+    second, _ = batches(any_source, count=1, seed=1)
+    assert not np.array_equal(first[0]["views"], second[0]["views"])
 
 
 def test_evaluation_reads_every_example_once_in_order(any_source):
@@ -191,6 +196,48 @@ def test_evaluation_reads_every_example_once_in_order(any_source):
     np.testing.assert_array_equal(read["index"][read["mask"]], np.arange(n))
     np.testing.assert_array_equal(read["label"][read["mask"]], any_source.labels)
     assert len(read["mask"]) % 8 == 0
+
+
+def test_padding_does_not_end_the_fast_path(any_source, monkeypatch):
+    def careful(record, stages):
+        raise AssertionError("the careful path")
+
+    monkeypatch.setattr(pipeline, "_open_first_readable", careful)
+    for source in (any_source, any_source.subset(np.array([4, 2, 9]))):
+        read, bad_images = everything(source, 32)
+        n = source.num_examples
+        assert len(read["mask"]) % 32 == 0
+        np.testing.assert_array_equal(read["mask"], np.arange(len(read["mask"])) < n)
+        np.testing.assert_array_equal(read["index"], np.where(read["mask"], np.arange(len(read["mask"])), -1))
+        assert np.all(read["label"][n:] == -1)
+        assert bad_images.count == 0
+
+
+def test_padding_has_no_label_of_several(image_folder):
+    source = sources.open_source(data_config(source="folder", root=str(image_folder)), "test")
+    source = dataclasses.replace(source, all_labels=np.eye(3, dtype=np.int32)[source.labels])
+    read, _ = everything(source, 8)
+    assert read["label"].shape == (16, 3)
+    np.testing.assert_array_equal(read["label"][:12], source.labels)
+    assert np.all(read["label"][12:] == -1)
+
+
+def test_an_evaluation_with_padding_prints_nothing():
+    program = """
+from simclr_jax.data import order, pipeline
+from simclr_jax.data.sources import digits
+
+source = digits.open_digits("test")
+shard = order.HostShard(256, num_steps=2)
+batches = pipeline.eval_batches(source, size=8, crop=1.0, shard=shard, bad_images=pipeline.BadImages(source, 0.0))
+print(sum(batch["mask"].sum() for batch in batches))
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+    )
+    assert ran.stdout == "360\n", ran.stderr
+    assert not ran.stderr, "TensorFlow writes here"
 
 
 def test_subsets_are_the_chosen_examples(any_source):
@@ -223,10 +270,10 @@ def test_folder_labels_are_the_class_folders(image_folder):
         assert f"/{source.class_names[source.labels[index]]}/" in source.describe(index)
 
 
-def test_the_test_split_is_found_or_named(image_folder):
+def test_the_test_split_is_chosen_or_its_absence_explained(image_folder):
     (image_folder / "test").rename(image_folder / "val")
-    found = sources.open_source(data_config(source="folder", root=str(image_folder)), "test")
-    assert found.num_examples == 12
+    source = sources.open_source(data_config(source="folder", root=str(image_folder)), "test")
+    assert source.num_examples == 12
     with pytest.raises(UserError, match=r"no folder evaluation with test images; it has train, val"):
         sources.open_source(data_config(source="folder", root=str(image_folder), test_split="evaluation"), "test")
 

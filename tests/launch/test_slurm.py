@@ -91,11 +91,41 @@ def test_options(cluster):
     assert all(not line.startswith("#SBATCH") for line in lines[len(given) + 1 :]), "sbatch reads them at the top only"
 
 
+def read_by_sbatch(line):
+    """The words of an #SBATCH line, by the rules of sbatch (`_get_argument` of its source), which are not those of a shell."""
+    words, word, quote, escaped = [], "", "", False
+    for character in line:
+        if not quote and character.isspace():  # ends a word even after a backslash
+            words, word = [*words, word], ""
+        elif escaped:
+            word, escaped = word + character, False
+        elif character == "\\":
+            escaped = True
+        elif quote:
+            word, quote = (word, "") if character == quote else (word + character, quote)
+        elif character in "'\"":
+            quote = character
+        elif character == "#":
+            break
+        else:
+            word += character
+    return [word for word in [*words, word] if word]
+
+
+@pytest.mark.parametrize("name", ["two words", "it's", 'a "b" c', "back\\slash", "#1", "a\\ #b", "plain,v5e:4x4"])
+def test_options_are_quoted_for_sbatch(cluster, name):
+    lines = write(cluster, ["true"], f"--option=--comment={name}").read_text().splitlines()
+    (line,) = (line for line in lines if "--comment" in line)
+    assert read_by_sbatch(line.removeprefix("#SBATCH ")) == [f"--comment={name}"]
+
+
 def test_mistakes(cluster, capsys):
     with pytest.raises(errors.UserError, match="no command"):
         slurm.run(["slurm"])
     with pytest.raises(errors.UserError, match="--option=partition=x"):
         slurm.run(["slurm", "--option=partition=x", "--", "true"])
+    with pytest.raises(errors.UserError, match="cannot have a line break"):
+        slurm.run(["slurm", "--option=--comment=a\nb", "--", "true"])
     assert slurm.run(["slurm", "--dry_run", f"--output={cluster}", "--", "true"]) == 0
     assert "$ sbatch" in capsys.readouterr().out
     assert not (cluster / "sbatch").exists()

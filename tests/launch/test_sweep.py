@@ -150,7 +150,7 @@ FIELD = {"config.loss.temperature": 0.1}
         ("def sweep():\n    yield 1 / 0", "some.py, line 2: ZeroDivisionError"),
         ("def sweep(:", "some.py, line .: SyntaxError"),
         (yielding(**FIELD), "run 0: 'run' is missing"),
-        (yielding(run=RUN), "run 0: no field tells this run from others"),
+        (yielding(run=RUN), "run 0: no field sets this run apart"),
         (yielding(run="pretrian", **FIELD), "did you mean 'pretrain'"),
         (yielding(run="pretrain", **FIELD), "'pretrain' has no --config"),
         (yielding(run=RUN + " --workdir=x", **FIELD), "has a --workdir"),
@@ -175,14 +175,20 @@ def test_mistakes_in_the_file_are_told(write, text, message):
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        ({"run": RUN, "config.loss.temprature": 0.1}, 'run temprature=0.1, pretrain: .*Did you mean "temperature"'),
+        (
+            {"run": RUN, "config.loss.temprature": 0.1},
+            "run temprature=0.1, pretrain: .*did you mean 'loss.temperature'",
+        ),
         (
             {"run": RUN, "config.batch_size": 0.5},
-            "run batch_size=0.5, pretrain: flag --config.batch_size=0.5: invalid lit",
+            "run batch_size=0.5, pretrain: --config.batch_size=0.5: should be of type int",
         ),
         ({"run": RUN, "config.model.depth": 20}, "config.model.depth is 20, but must be one of 18"),
         ({"run": RUN + ":epoch=3", **FIELD}, "no argument 'epoch'"),
-        ({"run": RUN, **FIELD, "then": {"near": "knn --config.k=3"}}, "run temperature=0.1, near: .*does not exist: k"),
+        (
+            {"run": RUN, **FIELD, "then": {"near": "knn --config.k=3"}},
+            "run temperature=0.1, near: --config.k=3: .*does not exist",
+        ),
         ({"run": "finetune", "config.label_fraction": 0.1}, "--pretrained is missing"),
         ({"run": "finetune --pretrained=/nowhere", "config.label_fraction": 0.1}, "/nowhere does not exist"),
     ],
@@ -348,7 +354,7 @@ def shell(script):
 
 def work(runs, script, workers=1, retries=1):
     said = []
-    shares = [sweep_workers.Share()] * workers
+    shares = [sweep_workers.WorkerShare()] * workers
     found = sweep_workers.Workers(shares, retries=retries, jobs=shell(script), say=said.append).work(runs)
     return found, "\n".join(said)
 
@@ -430,7 +436,7 @@ def test_the_machine_is_shared(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(5)), raising=False)
     assert [share.cores for share in sweep_workers.shares(2, [])] == [(0, 1), (2, 3, 4)]
     assert [share.cores for share in sweep_workers.shares(6, [])] == [(0,), (0,), (1,), (2,), (3,), (4,)]
-    assert sweep_workers.shares(1, []) == [sweep_workers.Share()]
+    assert sweep_workers.shares(1, []) == [sweep_workers.WorkerShare()]
     visible = [dict(share.variables)["CUDA_VISIBLE_DEVICES"] for share in sweep_workers.shares(2, ["0", "1", "2", "3"])]
     assert visible == ["0,1", "2,3"]
     with pytest.raises(UserError, match="would share 2 GPU"):
@@ -465,7 +471,7 @@ def test_a_sweep_is_collected_resumed_and_extended(write, tmp_path, monkeypatch,
     assert call(f"--sweep={file}", f"--workdir={workdir}") == 0
     printed = capsys.readouterr().out
     assert "3 runs in the sweep, 3 chosen, 1 to do" in printed
-    assert "temperature=0.5: non-finite before, so left out" in printed
+    assert "temperature=0.5: skipped, because its loss became non-finite before" in printed
     assert (workdir / "temperature=0.1" / "knn" / "tries").read_text() == "x\n"
     assert [row["status"] for row in csv.DictReader((workdir / "results.csv").open())] == ["done", "done", "non-finite"]
     # Collecting starts nothing, and shows what is of another config as such.
@@ -514,11 +520,13 @@ def sweep():
         (("--workdir=x",), "--sweep is missing"),
         (("--sweep=nowhere.py", "--workdir=x"), "--sweep=nowhere.py: no such file. The sweeps are in"),
         (("--sweep=configs/sweeps/batch_size.py",), "--workdir is missing"),
-        (("--sweeps=x",), "Unknown command line flag 'sweeps'"),
+        (("--sweeps=x",), "unknown flag --sweeps .did you mean 'sweep'"),
+        (("--workers=0",), "--workers=0: should be a positive integer"),
+        (("--backend=cloud",), "--backend=cloud: should be one of local, slurm, tpu"),
         (("x",), "unknown argument 'x'"),
         (
             ("--sweep=configs/sweeps/batch_size.py", "--workdir=x", "--", "--time=1"),
-            "'--time=1' behind -- is for --backend",
+            "'--time=1' after -- is only for --backend",
         ),
         (("--sweep=configs/sweeps/semi_supervised.py", "--workdir=x"), "needs the workdir of a pretraining run"),
         (("--sweep=configs/sweeps/batch_size.py:size=3", "--workdir=x"), "no argument 'size'"),

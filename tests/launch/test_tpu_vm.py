@@ -15,6 +15,7 @@ from helpers import REPOSITORY
 import pytest
 
 from launch import sweep_backends
+from launch import tpu_slice
 from launch import tpu_vm
 from simclr_jax import errors
 
@@ -34,7 +35,7 @@ def cloud(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{root / 'bin'}:{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setenv("STAND_IN", str(root))
     monkeypatch.setenv("STAND_IN_WORKERS", "2")
-    monkeypatch.setattr(tpu_vm, "pack", small_pack)
+    monkeypatch.setattr(tpu_slice, "pack", small_pack)
     monkeypatch.syspath_prepend(str(HERE))
     yield root
     if (root / "workers").exists():
@@ -149,10 +150,10 @@ def test_mistakes_are_told_before_anything_runs(cloud):
         (("run",), ("python", "--workdir=runs/x"), "another folder on every worker"),
         (("create",), (), "--type is missing"),
         (("create", "--type=v99-8"), (), "--runtime_version"),
-        (("create", "--type=v4-8"), ("true",), "is for run and babysit"),
+        (("create", "--type=v4-8"), ("true",), "is only for run and babysit"),
         (("run", "--env=X"), ("true",), "NAME=VALUE"),
-        (("rnu",), (), "is no verb"),
-        (("status", "--nmae=x"), (), "nmae"),
+        (("rnu",), (), "unknown verb 'rnu' .did you mean 'run'"),
+        (("status", "--nmae=x"), (), "unknown flag --nmae .did you mean 'name'"),
     ]:
         with pytest.raises(errors.UserError, match=message):
             run(*arguments, command=command)
@@ -173,7 +174,7 @@ def test_a_dry_run_prints_commands_only(cloud, capsys, verb):
 
 
 def test_the_clone_is_packed_without_what_git_ignores(tmp_path):
-    tpu_vm.pack(tmp_path / "code.tar.gz")
+    tpu_slice.pack(tmp_path / "code.tar.gz")
     with tarfile.open(tmp_path / "code.tar.gz") as tar:
         names = tar.getnames()
     assert {"setup.py", "constraints.txt", "simclr_jax/pretrain.py", "configs/digits.py"} <= set(names)

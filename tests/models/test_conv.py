@@ -1,3 +1,5 @@
+"""Convolutions equal XLA's in value and gradients, and stay on their devices."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
 def check_against_xla(images, size, window, stride, padding, dtype=np.float32, place=lambda x: x):
-    """Value and both gradients of a jitted convolution; returns it with its arguments."""
+    """Compare the value and both gradients of a jitted convolution; return it with its arguments."""
     x = place(jax.random.normal(jax.random.key(0), (images, size, size, 7)).astype(dtype))
     kernel = jax.random.normal(jax.random.key(1), (*window, 7, 6)).astype(dtype)
     options = {"window_strides": (stride, stride), "padding": padding, "dimension_numbers": NUMBERS}
@@ -54,7 +56,7 @@ def test_tiny_convolutions_are_products_and_equal_xlas(size, window, stride):
 )
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
 def test_gradients_on_a_cpu_equal_xlas(monkeypatch, images, size, window, stride, padding, dtype):
-    monkeypatch.setattr(conv, "PATCHES_BYTES", 40_000)  # a few images in a product, several products
+    monkeypatch.setattr(conv, "PATCHES_BYTES", 40_000)  # several products of a few images each
     check_against_xla(images, size, window, stride, padding, dtype)
 
 
@@ -65,7 +67,7 @@ def test_kernel_gradients_stay_on_their_devices():
     text = ours.lower(x, kernel).compile().as_text()
     moves = [name for name in ("all-gather", "all-to-all", "collective-permute") if name in text]
     assert moves == []
-    # One for the loss, one for the kernel's gradient, or both at once; none in the loop.
+    # One for the loss and one for the kernel gradient, or one for both; none in the loop.
     assert 1 <= text.count(" all-reduce(") <= 2
 
 

@@ -1,4 +1,4 @@
-"""Encoders and heads: parameter counts of the reference, initial values, dtypes, frozen means frozen."""
+"""Encoders and heads: the reference's parameter counts, initial values, dtypes, and that frozen means frozen."""
 
 import functools
 
@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from simclr_jax.config import choices
 from simclr_jax.models.heads import ProjectionHead
 from simclr_jax.models.networks import Classifier
+from simclr_jax.models.resnet import STAGES
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.resnet import batch_norm
 from simclr_jax.models.resnet import conv
@@ -31,8 +33,8 @@ def abstract(make):
         (18, 1, "cifar", 11_173_056),  # these three are the reference's own counts
         (50, 1, "imagenet", 23_508_032),
         (50, 2, "imagenet", 93_907_072),
-        # torchvision's counts without their classifiers, for the depths that the paper does not count; ResNet-34 has
-        # one more projection here (64 * 64 + 2 * 64), in its first stage, as the reference has.
+        # torchvision's counts without the classifier, for depths that the paper does not list. As in the reference,
+        # ResNet-34 has one more projection here, in its first stage (64 * 64 + 2 * 64).
         (34, 1, "imagenet", 21_284_672 + 4_224),
         (101, 1, "imagenet", 42_500_160),
         (152, 1, "imagenet", 58_143_808),
@@ -68,10 +70,10 @@ def test_shortcuts_are_pooled_as_the_reference_pools_them():
     x = jnp.arange(25.0).reshape(1, 5, 5, 1)
     strided = np.asarray(pool_shortcut(x, 2))[0, ..., 0]
     np.testing.assert_allclose(strided[:2, :2], [[3, 5], [13, 15]])
-    np.testing.assert_allclose(strided[2], [(20 + 21) / 4, (22 + 23) / 4, 24 / 4])  # beyond the image there are zeros
+    np.testing.assert_allclose(strided[2], [(20 + 21) / 4, (22 + 23) / 4, 24 / 4])  # the padding is zeros
     same = np.asarray(pool_shortcut(x, 1))[0, ..., 0]
     assert same.shape == (5, 5)
-    np.testing.assert_allclose(same[4], [20.5, 21.5, 22.5, 23.5, 24])  # here what is beyond does not count
+    np.testing.assert_allclose(same[4], [20.5, 21.5, 22.5, 23.5, 24])  # here the padding does not count
 
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
@@ -81,6 +83,10 @@ def test_a_network_with_selective_kernels_trains(stem):
     grads = nnx.to_pure_dict(nnx.grad(lambda model: jnp.sum(model(images, train=True) ** 2))(encoder))
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(grads))
     assert bool(jnp.any(grads["stem_conv"]["kernel"] != 0))
+
+
+def test_every_depth_of_the_config_has_its_stages():
+    assert tuple(STAGES) == choices.DEPTHS
 
 
 def test_resnet_200_has_66_blocks():

@@ -1,4 +1,4 @@
-"""BatchNorm as it is computed here equals Flax's, alone and joined with what stands before or behind it."""
+"""BatchNorm equals Flax's, alone and fused with the convolution before it or the pooling after it."""
 
 from flax import nnx
 import jax
@@ -25,7 +25,7 @@ def random(seed, *shape):
 
 
 def randomize(bn):
-    """Scales of both signs, offsets and running statistics that matter."""
+    """Give scales both signs, and offsets and running statistics values that matter."""
     features = bn.scale[...].shape
     bn.scale[...] = random(11, *features)
     if bn.bias is not None:
@@ -46,7 +46,7 @@ def flaxs(bn):
 
 
 def outcome(function, *modules_and_inputs):
-    """Value, gradients for modules and arrays, and the modules' statistics afterwards."""
+    """The value, the gradients for modules and arrays, and the statistics of the modules after the call."""
 
     def total(*arguments):
         out = function(*arguments)
@@ -71,7 +71,7 @@ def assert_same(ours, theirs):
 
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("train", [True, False])
-def test_batch_norm_is_flaxs(use_bias, train):
+def test_batch_norm_equals_flaxs(use_bias, train):
     ours = randomize(batch_norm(5, use_bias=use_bias, rngs=nnx.Rngs(0), **WIDE))
     theirs = flaxs(ours)
     x = 2 + random(1, 6, 4, 3, 5)
@@ -86,7 +86,7 @@ def test_batch_norm_is_flaxs(use_bias, train):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("with_shortcut", [True, False])
 @pytest.mark.parametrize("features", [16, 6])
-def test_a_1x1_convolution_and_its_batch_norm_are_the_two_one_after_the_other(features, with_shortcut, stride, train):
+def test_a_fused_1x1_convolution_and_batch_norm_equal_the_two_in_sequence(features, with_shortcut, stride, train):
     convolution = conv(4, features, 1, stride, rngs=nnx.Rngs(0), **WIDE)
     ours = randomize(batch_norm(features, rngs=nnx.Rngs(0), **WIDE))
     theirs = flaxs(ours)
@@ -104,9 +104,9 @@ def test_a_1x1_convolution_and_its_batch_norm_are_the_two_one_after_the_other(fe
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_pooling_before_batch_norm_and_relu_is_pooling_behind_them(train):
+def test_pooling_before_batch_norm_and_relu_equals_pooling_after_them(train):
     encoder = ResNet(18, 0.125, "imagenet", rngs=nnx.Rngs(0), **WIDE)
-    encoder.block_names = ()  # the mean of what the stem gives
+    encoder.block_names = ()  # the output is the mean of the stem's
     randomize(encoder.stem_bn)
     theirs = flaxs(encoder.stem_bn)
     assert np.any(theirs.scale[...] < 0)

@@ -162,8 +162,8 @@ def test_a_wrong_coordinator_is_told_within_the_timeout(tmp_path):
     began = time.monotonic()
     for process, message in (
         (unreachable, r"cannot reach the coordinator at localhost:9 within 4 s: nothing answers there"),
-        (unknown, r"the host name 'nowhere.invalid' is not known here"),
-        (alone, r"within 4 s not all of the 2 processes were there. Are all started"),
+        (unknown, r"this machine does not know the host name 'nowhere.invalid'"),
+        (alone, r"not all of the 2 processes connected within 4 s. Are all started"),
     ):
         text, _ = process.communicate(timeout=120)
         assert process.returncode == errors.EXIT_UNAVAILABLE, text

@@ -1,4 +1,4 @@
-"""Where images come from: TFDS, a folder, or the embedded digits, behind one interface."""
+"""Sources of images behind one interface: TFDS, a folder, or the digits of scikit-learn."""
 
 from simclr_jax.data.sources.base import CANDIDATES
 from simclr_jax.data.sources.base import RandomAccess

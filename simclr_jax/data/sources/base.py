@@ -1,7 +1,7 @@
-"""What a source of images is: one small interface, and its form with random access.
+"""The interface of a source of images, and its implementation with random access.
 
-A source hands out *records*: for every position of a sequence a few candidates, of which the pipeline takes the first
-that can be read. So an unreadable image is replaced, always by the same other one, and no position is ever lost.
+A source yields *records*: a few candidates for every position of a sequence. The pipeline takes the first candidate that can be
+read. So an unreadable image is replaced, always by the same image, and no position is lost.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,11 @@ from typing import Protocol
 import numpy as np
 
 from simclr_jax.data import order
+from simclr_jax.data.order import HostShard
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.tensorflow import tf
 
-# How many examples are tried for one position before the run gives up.
+# How many examples are tried for one position before the run stops with an error.
 CANDIDATES = 4
 
 
@@ -27,27 +28,29 @@ class Source(Protocol):
     name: str  # for messages: "cifar10, split train"
     num_examples: int
     class_names: Sequence[str] | None  # None: no labels
-    multi_label: bool  # whether an example may be of several classes
+    multi_label: bool  # whether an example may have several classes
 
     @property
     def labels(self) -> np.ndarray:
-        """int32 `[n]`, or `[n, classes]`; reads the whole source where they are not at hand."""
+        """int32 `[n]`, or `[n, classes]` (see `RandomAccess`). Reads the whole source if they are not in memory."""
 
-    def shuffled(self, share: order.Share, seed: int) -> tf.data.Dataset:
-        """One host's endless training sequence: `{"position": int64, "candidates": records}`, candidates stacked."""
+    def shuffled(self, shard: HostShard, seed: int) -> tf.data.Dataset:
+        """One host's endless training sequence: `{"position": int64, "candidates": ...}`, the candidates stacked."""
 
-    def ordered(self, share: order.Share) -> tf.data.Dataset:
-        """Examples 0 to n - 1, each by one host, one candidate each, from `share.start_step` on; the rest, up to
-        `share.num_steps` more steps, cannot be read."""
+    def ordered(self, shard: HostShard) -> tf.data.Dataset:
+        """Examples 0 to n - 1 in order, each on one host and with one candidate, from `shard.start_step` on.
+
+        Positions after the last example are padding: `read` gives any image, with label and index -1.
+        """
 
     def read(self, record) -> dict[str, tf.Tensor]:
         """A candidate's `image` (encoded bytes, or uint8 pixels), `label` (int32, -1 for none) and `index` (int64).
 
-        An error while reading makes the pipeline take the next candidate.
+        After an error while reading, the pipeline takes the next candidate.
         """
 
     def describe(self, index: int) -> str:
-        """What a user would call this example: a path, or a name in the data set."""
+        """A name of this example for messages: a path, or its name in the data set."""
 
     def subset(self, indices: np.ndarray) -> "RandomAccess":
         """Only these examples, renumbered from 0."""
@@ -55,15 +58,15 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class RandomAccess:
-    """A source that reads any example at once: arrays in memory, files in a folder. Its records are indices.
+    """A source that can read any example directly: arrays in memory, files in a folder. Its records are indices.
 
-    Every epoch is a perfect permutation, and any position is found without touching the ones before it.
+    Every epoch is an exact permutation, and any position can be read without the positions before it.
 
     Attributes:
       fetch: int64 scalar index to the image (encoded bytes or uint8 pixels).
-      all_labels: int32 `[n]`; or None; or where an example may be of several classes, `[n, classes]`: 1 for those it is of, 0
-        for the others, -1 where it does not count.
-      ids: what each example is called, or None where its number says it all.
+      all_labels: int32 `[n]`, or None. Where an example may have several classes, `[n, classes]`: 1 for its classes, 0 for all
+        other ones, -1 for those that do not count in its evaluation.
+      ids: a name of each example, or None if its number is enough.
     """
 
     name: str
@@ -79,27 +82,29 @@ class RandomAccess:
             raise UserError(f"{self.name} has no labels.")
         return self.all_labels
 
-    def shuffled(self, share: order.Share, seed: int) -> tf.data.Dataset:
+    def shuffled(self, shard: HostShard, seed: int) -> tf.data.Dataset:
         def candidates(positions):
             attempts = [order.permuted(positions, self.num_examples, seed, attempt) for attempt in range(CANDIDATES)]
             return {"position": positions, "candidates": tf.stack(attempts, axis=1)}
 
-        # A step at a time: the call of an op costs more than shuffling one index.
-        return share.positions_of_steps().map(candidates).unbatch()
+        # One step at a time, because the call of an op costs more than shuffling one index.
+        return shard.positions_of_steps().map(candidates).unbatch()
 
-    def ordered(self, share: order.Share) -> tf.data.Dataset:
+    def ordered(self, shard: HostShard) -> tf.data.Dataset:
         def candidate(position):
             return {"position": position, "candidates": tf.where(position < self.num_examples, position, -1)[None]}
 
-        return share.positions().map(candidate)
+        return shard.positions().map(candidate)
 
     @property
     def multi_label(self) -> bool:
         return self.all_labels is not None and self.all_labels.ndim == 2
 
     def read(self, record: tf.Tensor) -> dict[str, tf.Tensor]:
-        label = tf.constant(-1, tf.int32) if self.all_labels is None else tf.gather(self._labels_tensor, record)
-        return {"image": self.fetch(record), "label": label, "index": record}
+        # Padding (-1) reads the first example: any image that does not fail. An error would end the pipeline's fast path.
+        row = tf.maximum(record, 0)
+        label = tf.constant(-1, tf.int32) if self.all_labels is None else tf.gather(self._labels_tensor, row)
+        return {"image": self.fetch(row), "label": tf.where(record < 0, -1, label), "index": record}
 
     @functools.cached_property
     def _labels_tensor(self) -> tf.Tensor:
@@ -121,7 +126,7 @@ class RandomAccess:
 
 
 def join(first: RandomAccess, second: RandomAccess) -> RandomAccess:
-    """The examples of two sources of the same classes, one behind the other."""
+    """The examples of two sources with the same classes: those of the first, then those of the second."""
     sources = (first, second)
     return dataclasses.replace(
         first,
@@ -136,7 +141,7 @@ def join(first: RandomAccess, second: RandomAccess) -> RandomAccess:
 
 
 def identity(source: Source) -> str:
-    """What a source on one host has to have in common with that on another."""
+    """A text that must be the same on all hosts: number of images, classes, and a digest of the labels in memory."""
     labels = source.all_labels if isinstance(source, RandomAccess) else None
     digest = "" if labels is None else hashlib.sha256(labels.tobytes()).hexdigest()
     classes = ", ".join(source.class_names or ["no labels"])
@@ -144,7 +149,11 @@ def identity(source: Source) -> str:
 
 
 def check_same_classes(train: Source, test: Source) -> None:
-    """Refuses a test split whose classes are not the training split's."""
+    """Checks that a test split has the classes of the training split.
+
+    Raises:
+      UserError: naming the missing and the unknown classes, or a split without labels.
+    """
     if train.class_names is None or test.class_names is None:
         unlabelled = train if train.class_names is None else test
         raise UserError(f"{unlabelled.name} has no labels, which this evaluation needs.")

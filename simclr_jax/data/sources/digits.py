@@ -1,4 +1,4 @@
-"""The embedded data set: 1,797 handwritten digits of 8x8 pixels that scikit-learn carries (UCI, E. Alpaydin)."""
+"""The digits that come with scikit-learn: 1,797 handwritten ones of 8x8 pixels (UCI, E. Alpaydin). No download."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ CLASS_NAMES = tuple(str(digit) for digit in range(10))
 
 
 def open_digits(split: str) -> RandomAccess:
-    """1,437 training or 360 test images as uint8 `[8, 8, 3]`. Every fifth example, from the first on, is a test image."""
+    """1,437 training or 360 test images, uint8 `[8, 8, 3]`. Every fifth example, starting with the first, is a test image."""
     from sklearn import datasets
 
     digits = datasets.load_digits()

@@ -17,10 +17,17 @@ TEST_SPLITS = ("test", "val", "validation")
 
 
 def open_folder(data: ConfigDict, split: str) -> RandomAccess:
-    """The image files of a folder as a source; only names are read here.
+    """The image files of a folder as a source. Only their names are read here.
 
-    Labels are the names of the class folders in `root/SPLIT`. Where `root/SPLIT` does not exist, the training split is
-    all images anywhere below `root`, without labels.
+    Labels are the names of the class folders in `root/SPLIT`. If `root/SPLIT` does not exist, the training split is all images
+    anywhere below `root`, without labels.
+
+    Args:
+      data: `config.data`.
+      split: "train" or "test".
+
+    Raises:
+      UserError: where the folder is missing, or has no images.
     """
     root = data.root
     if not root:
@@ -36,7 +43,7 @@ def open_folder(data: ConfigDict, split: str) -> RandomAccess:
             f"no images in {folder!r}: files named *{', *'.join(EXTENSIONS)} are read, and {ignored} other files are there."
         )
     if ignored:
-        log.info("%s: %d files are not named like images and are left out.", folder, ignored)
+        log.info("%s: %d files do not have the extension of an image and are ignored.", folder, ignored)
     labels, class_names = (None, None) if folder == root else _labels(folder, paths)
     path_tensor = tf.constant(paths)
     return RandomAccess(
@@ -50,6 +57,7 @@ def open_folder(data: ConfigDict, split: str) -> RandomAccess:
 
 
 def _split_folder(data: ConfigDict, split: str) -> str:
+    """The folder of a split; `data.root` itself if there is none for training."""
     root = data.root
     if split == "train":
         folder = os.path.join(root, data.train_split)
@@ -68,6 +76,7 @@ def _split_folder(data: ConfigDict, split: str) -> str:
 
 
 def _image_files(folder: str) -> tuple[list[str], int]:
+    """The sorted paths of all images below a folder, and the number of other files."""
     paths, ignored = [], 0
     for parent, _, names in tf.io.gfile.walk(folder):
         for name in names:
@@ -81,7 +90,7 @@ def _image_files(folder: str) -> tuple[list[str], int]:
 
 
 def _labels(folder: str, paths: list[str]) -> tuple[np.ndarray | None, list[str] | None]:
-    """Class numbers and names from the folder names; none where images lie beside the class folders."""
+    """Class numbers and names from the folder names; None if there are images beside the class folders."""
     classes = [os.path.relpath(path, folder).split(os.sep)[0] for path in paths]
     if any(os.path.join(folder, name) == path for name, path in zip(classes, paths, strict=True)):
         return None, None

@@ -1,4 +1,4 @@
-"""Opens the source that a config names."""
+"""Open the source that a config names."""
 
 from ml_collections import ConfigDict
 
@@ -6,12 +6,12 @@ from simclr_jax.data.sources.base import Source
 
 
 def open_source(data: ConfigDict, split: str) -> Source:
-    """The source of `config.data` for its "train" or "test" split.
+    """The source of `config.data` for the "train" or "test" split.
 
     Raises:
       UserError: where the data is missing, empty or not prepared; before any image is read.
     """
-    # Each source's module is imported only when it is asked for: TFDS alone takes a second.
+    # Each source's module is imported only when it is needed: importing TFDS takes a second.
     if data.source == "digits":
         from simclr_jax.data.sources.digits import open_digits
 

@@ -1,8 +1,9 @@
-"""Any data set of TensorFlow Datasets, by name, split expression and data_dir.
+"""Any data set of TensorFlow Datasets (TFDS), by name, split expression and data_dir.
 
 A split of up to `config.data.memory_mib` is read into memory, still encoded, and becomes random access. A larger one is
-streamed: files in an order drawn for each epoch, records through a shuffle buffer drawn for each epoch, and to resume
-within an epoch its first records are skipped undecoded. Of several hosts each streams a consecutive piece of the epoch.
+streamed. Its files come in an order drawn for each epoch, and its records pass through a shuffle buffer seeded for each epoch.
+To resume within an epoch, the first records are skipped without decoding them. Each of several hosts streams a consecutive
+piece of the epoch.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax.data import order
+from simclr_jax.data.order import HostShard
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.tensorflow import tf
@@ -22,7 +24,15 @@ log = logging.getLogger("simclr_jax")
 
 
 def open_tfds(data: ConfigDict, split: str) -> "RandomAccess | Stream":
-    """The source of a TFDS split. Prepares (downloads) the data set if that is still to be done."""
+    """The source of a TFDS split. Downloads and prepares the data set if it is not prepared yet.
+
+    Args:
+      data: `config.data`.
+      split: "train" or "test".
+
+    Raises:
+      UserError: where the data set, the split or the image feature is missing, or the data cannot be streamed.
+    """
     builder = prepared_builder(data.name, data.root)
     expression = data.train_split if split == "train" else data.test_split
     if expression is None:
@@ -55,7 +65,7 @@ def open_tfds(data: ConfigDict, split: str) -> "RandomAccess | Stream":
     if multi_label:
         raise UserError(
             f"TFDS {data.name} has images of several classes, and is too large for config.data.memory_mib="
-            f"{data.memory_mib}: such a data set has to be held in memory."
+            f"{data.memory_mib}: such a data set must fit into memory."
         )
     if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
         raise UserError(
@@ -66,7 +76,11 @@ def open_tfds(data: ConfigDict, split: str) -> "RandomAccess | Stream":
 
 
 def find_builder(name: str | None, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """The builder of a data set that TFDS knows or that is on disk."""
+    """The builder of a data set that TFDS knows or that is on disk.
+
+    Raises:
+      UserError: where it is neither.
+    """
     if not name:
         raise UserError(
             'config.data.name is not set: give the name of a TFDS data set, as in "--config.data.name=cifar10".'
@@ -74,13 +88,17 @@ def find_builder(name: str | None, data_dir: str | None) -> tfds.core.DatasetBui
     where = data_dir or tfds.core.constants.DATA_DIR
     try:
         return tfds.builder(name, data_dir=data_dir)
-    except Exception as error:  # TFDS raises many kinds, some with the whole catalogue as text
+    except Exception as error:  # TFDS raises many types, some with its whole catalogue as the message
         first = str(error).strip().splitlines()[0]
         raise UserError(f"TFDS does not know the data set {name!r}, nor is it prepared in {where}: {first}") from error
 
 
 def prepared_builder(name: str | None, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """The builder of a data set that is on disk, after a download if need be and possible."""
+    """The builder of a data set that is on disk, after downloading and preparing it if necessary.
+
+    Raises:
+      UserError: where it cannot be prepared.
+    """
     builder = find_builder(name, data_dir)
     if builder.is_prepared():
         return builder
@@ -97,9 +115,13 @@ def prepared_builder(name: str | None, data_dir: str | None) -> tfds.core.Datase
 
 
 def feature_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str | None]:
-    """The names of the image and of the label feature: `image` and `label`, or the only ones of their kind.
+    """The names of the image and of the label feature.
 
-    Where no feature is one label, `labels`, or the only list of labels.
+    The image feature is `image`, or the only image. The label feature is `label`, or the only single label; without one,
+    `labels`, or the only list of labels; without one, None.
+
+    Raises:
+      UserError: where no image feature can be chosen.
     """
 
     def find(is_one, preferred):
@@ -115,16 +137,16 @@ def feature_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str | None]:
     image_key = find(lambda feature: isinstance(feature, tfds.features.Image), "image")
     if image_key is None:
         raise UserError(
-            f"TFDS {builder.info.full_name} has no feature `image`, nor a single other one that is an image."
+            f"TFDS {builder.info.full_name} has no feature `image`, and not exactly one other image feature."
         )
     return image_key, find(is_label, "label") or find(is_list_of_labels, "labels")
 
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """A TFDS split read front to back. Its records are examples: `{"image": encoded, "label", "index"}`.
+    """A TFDS split that is read sequentially. Its records are examples: `{"image": encoded, "label", "index"}`.
 
-    In training, `index` numbers the records of one epoch's order; in evaluation it is the place in the split.
+    In training, `index` numbers the records in the order of one epoch; in evaluation it is the place in the split.
     """
 
     name: str
@@ -138,7 +160,7 @@ class Stream:
     multi_label: bool = False
 
     def estimated_bytes(self) -> float:
-        """Of the split, from the size of the whole data set; TFDS does not know the size of a sub-split."""
+        """The size of the split, from that of the whole data set: TFDS does not know the size of a sub-split."""
         splits = self.builder.info.splits.values()
         total = sum(split.num_examples for split in splits)
         return self.num_examples / total * sum(split.num_bytes for split in splits)
@@ -149,13 +171,13 @@ class Stream:
             raise UserError(f"{self.name} has no labels.")
         return np.fromiter((r["label"] for r in self._in_order().as_numpy_iterator()), np.int32, self.num_examples)
 
-    def shuffled(self, share: order.Share, seed: int) -> tf.data.Dataset:
-        start, stop = share.piece(self.num_examples)
-        first, within = divmod(share.start_step * share.local_batch_size, stop - start)
+    def shuffled(self, shard: HostShard, seed: int) -> tf.data.Dataset:
+        start, stop = shard.piece(self.num_examples)
+        first, within = divmod(shard.start_step * shard.local_batch_size, stop - start)
 
         def epoch_records(epoch):
             records = self._epoch(epoch, seed, start, stop)
-            # A record stands in for its unreadable neighbour: candidates of (a, b) are (a, b) and (b, a).
+            # A record replaces its unreadable neighbour: the candidates of records a and b are (a, b) and (b, a).
             pairs = records.batch(2).map(
                 lambda pair: {k: tf.stack([v, tf.reverse(v, [0])], axis=1) for k, v in pair.items()}, tf.data.AUTOTUNE
             )
@@ -163,13 +185,13 @@ class Stream:
             return records.skip(tf.where(epoch == first, tf.constant(within, tf.int64), 0))
 
         epochs = tf.data.Dataset.counter(first, dtype=tf.int64)
-        return tf.data.Dataset.zip({"position": share.positions(), "candidates": epochs.flat_map(epoch_records)})
+        return tf.data.Dataset.zip({"position": shard.positions(), "candidates": epochs.flat_map(epoch_records)})
 
     def _epoch(self, epoch: tf.Tensor, seed: int, start: int, stop: int) -> tf.data.Dataset:
         """One host's records of one epoch, a pure function of (seed, epoch) and the number of hosts.
 
-        The epoch's files, in an order of its own, make one sequence of records, of which the host reads `start` to
-        `stop`: no file but those at the ends of its piece is opened by two hosts.
+        The files, in the order of this epoch, form one sequence of records, of which the host reads `start` to `stop`. So only
+        the files at the ends of its piece are opened by two hosts.
         """
         paths, skips, takes = self._files
         place = tf.range(len(takes), dtype=tf.int64) + epoch * len(takes)
@@ -193,7 +215,7 @@ class Stream:
 
     @functools.cached_property
     def _files(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Of the split's files: the path, how many records to skip, and how many belong to the split."""
+        """For each file of the split: the path, how many records to skip, and how many belong to the split."""
         files = self.builder.info.splits[self.split].file_instructions
         with tf.init_scope():
             return (
@@ -215,24 +237,26 @@ class Stream:
         return {self.image_key: tfds.decode.SkipDecoding()}
 
     def _in_order(self) -> tf.data.Dataset:
-        # One file after the other, which is the order of `ordered`; TFDS would interleave them.
+        # One file after the other, as in `ordered`. By default TFDS interleaves files.
         config = tfds.ReadConfig(interleave_cycle_length=1)
         dataset = self.builder.as_dataset(
             split=self.split, decoders=self._decoders, shuffle_files=False, read_config=config
         )
         return dataset.enumerate().map(self._record, tf.data.AUTOTUNE)
 
-    def ordered(self, share: order.Share) -> tf.data.Dataset:
-        start, stop = share.piece(self.num_examples)
-        start = min(start + share.start_step * share.local_batch_size, stop)
+    def ordered(self, shard: HostShard) -> tf.data.Dataset:
+        start, stop = shard.piece(self.num_examples)
+        start = min(start + shard.start_step * shard.local_batch_size, stop)
         paths, skips, takes = self._files
         records = tf.data.Dataset.from_tensor_slices((paths, skips, takes))
         records = records.flat_map(lambda path, skip, take: tf.data.TFRecordDataset(path).skip(skip).take(take))
         records = records.skip(start).take(stop - start).enumerate(start).map(self._parse, tf.data.AUTOTUNE)
-        padding = {"image": tf.constant(""), "label": tf.constant(-1), "index": tf.constant(-1, tf.int64)}
+        # Padding has an image that can be decoded. An error would end the pipeline's fast path.
+        pixel = tf.io.encode_png(tf.zeros([1, 1, 3], tf.uint8))
+        padding = {"image": pixel, "label": tf.constant(-1), "index": tf.constant(-1, tf.int64)}
         records = records.concatenate(tf.data.Dataset.from_tensors(padding).repeat())
         records = records.map(lambda record: {key: value[None] for key, value in record.items()})
-        return tf.data.Dataset.zip({"position": share.positions(), "candidates": records})
+        return tf.data.Dataset.zip({"position": shard.positions(), "candidates": records})
 
     def read(self, record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return record
@@ -241,18 +265,18 @@ class Stream:
         return f"record {index} of {self.name}"
 
     def _label(self, example: dict[str, np.ndarray]) -> int | np.ndarray:
-        """The class; or of each class whether the example is of it, -1 where all of that class in it is "difficult"."""
+        """The class. With several: 1 for each class of the example, -1 if all its objects of that class are difficult, or 0."""
         if not self.multi_label:
             return example[self.label_key] if self.label_key else -1
         classes = np.zeros(len(self.class_names), np.int32)
         classes[example[self.label_key]] = 1
-        easy = example.get(f"{self.label_key}_no_difficult")  # as TFDS's voc has it
+        easy = example.get(f"{self.label_key}_no_difficult")  # the name in TFDS's voc
         if easy is not None:
             classes[np.setdiff1d(example[self.label_key], easy)] = -1
         return classes
 
     def subset(self, indices: np.ndarray) -> RandomAccess:
-        """These examples in memory, still encoded. One pass over the split."""
+        """These examples in memory, still encoded. Reads the whole split once."""
         wanted = set(indices.tolist())
         config = tfds.ReadConfig(add_tfds_id=True, interleave_cycle_length=1)
         dataset = self.builder.as_dataset(
