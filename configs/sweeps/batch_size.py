@@ -1,14 +1,16 @@
-"""Batch size and the scaling of the learning rate with it (paper section 5.3, figure 9; appendix B.1).
+"""Batch size, and two ways to scale the learning rate with it (paper section 5.3, figure 9; appendix B.1).
 
     python -m launch.sweep --sweep=configs/sweeps/batch_size.py --workdir=gs://BUCKET/batch_size --backend=tpu -- ...
     python -m launch.sweep --workdir=runs/batch_size \\
         --sweep="configs/sweeps/batch_size.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,batches=64 128,folder=DIR"
 
-`recipe` is the config that the runs start from; `batches` are images, `scalings` "linear", 0.3 * B / 256, or "sqrt",
-0.075 * sqrt(B), which agree at B = 4096. Runs of other `epochs` are other runs and may go to the same workdir.
-Expected: larger batches are better, most so when epochs are few; "sqrt" is better than "linear" for small batches and few
+`recipe` is the config that all runs start from. `batches` are batch sizes in images. `scalings` are "linear", which means
+0.3 * B / 256, and "sqrt", which means 0.075 * sqrt(B); they agree at B = 4096. Sweeps with different `epochs` can share a
+workdir.
+Expected: larger batches are better, most of all with few epochs; "sqrt" is better than "linear" for small batches and few
 epochs. On ImageNet with batch 4096 and 100 epochs the paper reports 64.4 % (temperature 0.1).
-Costs 12 times 100 epochs (the paper needed about 1.5 hours for 100 at batch 4096 on 128 TPU v3 cores) and the probes.
+Costs 12 pretrainings of 100 epochs, and the probes. The paper needed about 1.5 hours for 100 epochs at batch 4096 on 128 TPU
+v3 cores.
 Nobody has run this on ImageNet with this code yet.
 """
 

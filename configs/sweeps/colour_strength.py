@@ -1,13 +1,13 @@
-"""Strength of the colour distortion, with SimCLR and with labels (paper section 3.2, table 1).
+"""Strength of the colour distortion, with SimCLR and with supervised learning (paper section 3.2, table 1).
 
     python -m launch.sweep --sweep=configs/sweeps/colour_strength.py --workdir=gs://BUCKET/colour_strength --backend=tpu -- ...
     python -m launch.sweep --workdir=runs/colour_strength \\
         --sweep=configs/sweeps/colour_strength.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,epochs=10,folder=FOLDER
 
-`recipe` is the config that the runs start from.
+`recipe` is the config that all runs start from.
 
-`supervised_rate`: a small network wants more than configs/supervised.py's learning rate (docs/results.md).
-The stage `supervised` trains the same network from scratch with labels and the same augmentations, `supervised_epochs` long.
+The stage `supervised` trains the same network from scratch with labels and the same augmentations, for `supervised_epochs`.
+`supervised_rate` is its learning rate: a small network needs a larger one than configs/supervised.py has (docs/results.md).
 Expected on ImageNet (linear top-1) at strength 1/8, 1/4, 1/2, 1, and 1 with blur: SimCLR 59.6, 61.0, 62.6, 63.2 and 64.5;
 supervised 77.0, 76.7, 76.5, 75.7 and 75.4.
 """
@@ -17,7 +17,7 @@ from launch.sweep_figure import Figure
 
 FIGURE = Figure("bars", {"probe.top1": "SimCLR, linear probe", "supervised.top1": "supervised"}, x="colour strength")
 
-# Strength, probability of blur, the paper's top-1 with SimCLR and with labels.
+# Strength, probability of blur, the paper's top-1 with SimCLR and with supervised learning.
 SETTINGS = (
     (0.125, 0.0, 59.6, 77.0),
     (0.25, 0.0, 61.0, 76.7),

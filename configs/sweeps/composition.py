@@ -1,13 +1,13 @@
-"""Which two augmentations go together (paper section 3.1, figure 5).
+"""Which two augmentations work best together (paper section 3.1, figure 5).
 
     python -m launch.sweep --sweep=configs/sweeps/composition.py --workdir=gs://BUCKET/composition --backend=tpu -- ...
     python -m launch.sweep --workdir=runs/composition \\
         --sweep="configs/sweeps/composition.py:recipe=configs/cifar10_small.py:size=20,probe=lbfgs_quick,epochs=7,folder=DIR"
 
-`recipe` is the config that the runs start from; below 20 px a blur does nothing and is refused.
+`recipe` is the config that all runs start from. Blur needs at least 20 px: below that it does nothing and is refused.
 
-Both views have one crop in common; one or two operations are then done to the first view only. A cell of the paper's
-matrix is a run; the order of two operations is the family's, so there is one cell for both orders.
+Both views share one random crop. One or two operations then change only the first view. Each run is a cell of the paper's
+matrix. The augmentation applies operations in a fixed order, so one run serves both orders of a pair.
 Expected: no single operation is enough, and crop with colour distortion is the best pair.
 """
 

@@ -1,12 +1,12 @@
-"""Temperature with and without l2 normalisation, the paper's Table 5, in small on the digits.
+"""Temperature with and without l2 normalisation, as in the paper's table 5, on the digits.
 
     python -m launch.sweep --sweep=configs/sweeps/digits_temperature.py --workdir=runs/temperature --workers=2
     python -m launch.sweep --sweep=configs/sweeps/digits_temperature.py:epochs=60,seeds=3 --workdir=runs/temperature60
 
-The paper's, a ResNet-50 on ImageNet for 100 epochs, linear top-1: normalised 59.7, 64.4, 60.7 and 58.0 at temperatures
+The paper's linear top-1, for a ResNet-50 on ImageNet after 100 epochs: normalised 59.7, 64.4, 60.7 and 58.0 at temperatures
 0.05, 0.1, 0.5 and 1; not normalised 57.2 and 57.0 at 10 and 100.
-Expected: that 0.1 is best for nearest neighbours. What the linear probe and normalisation make of it, so few and easy
-images cannot tell; docs/sweeps.md has what was found.
+Expected: 0.1 is best for nearest neighbours. With so few and easy images, the effects on the linear probe and of normalisation
+are too small to see. docs/sweeps.md has results.
 Costs 1 to 2 minutes for each of the 6 runs at 20 epochs on 2 CPU cores.
 """
 

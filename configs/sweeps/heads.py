@@ -1,13 +1,13 @@
-"""Projection heads and what stands before and after them (paper section 4.2, figure 8 and table 3).
+"""Projection heads, and the features before and after them (paper section 4.2, figure 8 and table 3).
 
     python -m launch.sweep --sweep=configs/sweeps/heads.py --workdir=gs://BUCKET/heads --backend=tpu -- ...
     python -m launch.sweep --workdir=runs/heads \\
         --sweep=configs/sweeps/heads.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,epochs=10,folder=FOLDER
 
-`recipe` is the config that the runs start from.
+`recipe` is the config that all runs start from.
 
-Kinds none, linear and nonlinear with several widths of z; the probe reads h, `probe_z` reads z.
-Expected: nonlinear is better than linear by about 3 points and than none by more than 10, whatever the width; h is better
+The kinds are none, linear and nonlinear, with several widths of z. `probe` evaluates h, `probe_z` evaluates z.
+Expected, for any width: nonlinear is better than linear by about 3 points, and better than none by more than 10. h is better
 than z by more than 10 points.
 """
 

@@ -1,13 +1,13 @@
-"""Width and depth of the network, with SimCLR and with labels (paper section 4.1, figure 7).
+"""Width and depth of the network, with SimCLR and with supervised learning (paper section 4.1, figure 7).
 
     python -m launch.sweep --sweep=configs/sweeps/network_size.py --workdir=gs://BUCKET/network_size --backend=tpu -- ...
     python -m launch.sweep --workdir=runs/network_size \\
         --sweep="configs/sweeps/network_size.py:recipe=configs/cifar10_small.py,epochs=10,depths=18,widths=0.125 0.25,\\
             supervised_epochs=10,supervised_batch=128,probe=lbfgs_quick,folder=DIR"
 
-`recipe` is the config that the runs start from. The stage `supervised` trains the same network from scratch with labels,
-crop and flip, `supervised_epochs` long (configs/supervised.py).
-Expected: both gain with size, unsupervised learning more: the gap between them shrinks. ImageNet, linear top-1 (1,000
+`recipe` is the config that all runs start from. The stage `supervised` trains the same network from scratch with labels, crop
+and flip, for `supervised_epochs` (configs/supervised.py).
+Expected: both gain with size. SimCLR gains more, so the gap between them shrinks. ImageNet, linear top-1 (1,000
 epochs): 69.3, 74.2 and 76.5 for a ResNet-50 of width 1, 2 and 4.
 """
 

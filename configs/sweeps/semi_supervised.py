@@ -1,14 +1,14 @@
-"""Fine-tuning one pretrained network on few labels, and the same network from scratch (paper section 4.2, table 7).
+"""Fine-tuning a pretrained network on few labels, and training the same network from scratch (paper section 4.2, table 7).
 
     python -m launch.sweep --sweep=configs/sweeps/semi_supervised.py:runs/imagenet --workdir=runs/semi_supervised
     python -m launch.sweep --workdir=runs/digits_semi --workers=2 \\
         --sweep=configs/sweeps/semi_supervised.py:runs/digits,recipe=configs/digits_finetune.py,draws=5,scratch_rate=0.3
 
-The first argument is the workdir of the pretraining run. The recipe's first argument is the share of the labels. Each
-draw is a run; the table ends with mean and standard deviation over them. The paper takes one published list of labels
-for each share, which is the TFDS data set imagenet2012_subset: see configs/finetune.py. `rate` and `scratch_rate` are
-learning rates (0: the recipe's): from scratch a larger one is better, and the baseline should have its own. `batch` and
-`steps` (at least so many) are for small data sets; `scratch=false` leaves the baseline out.
+The first argument is the workdir of the pretraining run. `recipe` is a config whose first argument is the fraction of the
+labels. Each draw, which is a random subset of the labels, is a run. The table ends with mean and standard deviation over the draws.
+The paper uses one published list of labels for each fraction: the TFDS data set imagenet2012_subset, see configs/finetune.py.
+`rate` and `scratch_rate` are learning rates (0: the recipe's). Training from scratch needs a larger rate, so the baseline has a
+separate one. `batch` and `steps`, a minimum, are for small data sets. `scratch=false` omits the baseline.
 Expected on ImageNet (top-5, 1 % / 10 %): ResNet-50 75.5 / 87.8, 2x 83.0 / 91.2, 4x 85.8 / 92.6; supervised 48.4 / 80.4.
 On the digits, pretrained for 60 epochs (top-1, README): 69.2 +- 4.9 / 93.6 +- 0.2.
 Costs half a minute for each run on the digits and 2 CPU cores.
@@ -21,7 +21,7 @@ from launch.sweep_figure import Figure
 
 FIGURE = Figure("bars", {"top1": "top-1", "top5": "top-5"}, x="labels")
 
-# Top-5 of a ResNet-50: fine-tuned and from scratch.
+# Top-5 of a ResNet-50, fine-tuned and from scratch.
 PAPER = {(0.01, "pretrained"): 0.755, (0.1, "pretrained"): 0.878, (0.01, "random"): 0.484, (0.1, "random"): 0.804}
 
 

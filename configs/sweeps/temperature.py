@@ -4,7 +4,7 @@
     python -m launch.sweep --workdir=runs/temperature \\
         --sweep=configs/sweeps/temperature.py:recipe=configs/cifar10_small.py,probe=lbfgs_quick,epochs=10,folder=FOLDER
 
-`recipe` is the config that the runs start from.
+`recipe` is the config that all runs start from.
 
 Expected on ImageNet (100 epochs, linear top-1): normalised 59.7, 64.4, 60.7 and 58.0 at 0.05, 0.1, 0.5 and 1; not
 normalised 57.2 and 57.0 at 10 and 100.
@@ -15,7 +15,7 @@ from launch.sweep_figure import Figure
 
 FIGURE = Figure("lines", {"probe.top1": "linear probe"}, x="temperature", log=True)
 
-# Whether normalised, temperature, the paper's top-1.
+# l2 normalisation, temperature, the paper's top-1.
 SETTINGS = (
     (True, 0.05, 59.7),
     (True, 0.1, 64.4),

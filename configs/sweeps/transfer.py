@@ -4,8 +4,8 @@
     python -m launch.sweep --workdir=runs/transfer_finetuned --backend=slurm \\
         --sweep=configs/sweeps/transfer.py:runs/imagenet,protocol=finetune,root=/data/tfds -- --partition=gpu --gpus=1
 
-The first argument is the workdir of the pretraining run. `datasets` are names of configs/transfer.py, by default all but
-the two that TFDS does not have, which need folders of their own. `init=random` takes the same network untrained.
+The first argument is the workdir of the pretraining run. `datasets` are names of configs/transfer.py. The default is all except
+the two that TFDS does not have, which need folders. `init=random` evaluates the same network untrained.
 """
 
 import shlex
@@ -24,7 +24,7 @@ def sweep(arg=None):
         config, pretrained = f"--config=configs/transfer.py:{name},{options}", f"--pretrained={args.pretrained}"
         yield {
             "run": f"transfer {shlex.quote(config)} {shlex.quote(pretrained)}",
-            # What tells the runs from each other is in the config already, and has to be a field.
+            # The config has this value already. It is repeated as an override, because overrides name the runs.
             "config.data.name": transfer.DATASETS[name][0] or name,
             "config.init": args.init,
         }

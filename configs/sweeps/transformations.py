@@ -1,8 +1,8 @@
-"""What h and z still tell of how an image was transformed (paper section 4.2, table 3).
+"""Information that h and z keep about the transformation of an image (paper section 4.2, table 3).
 
     python -m launch.sweep --sweep=configs/sweeps/transformations.py:runs/imagenet --workdir=runs/transformations
 
-The first argument is the workdir of the pretraining run. `images` are the training images that are looked at.
+The first argument is the workdir of the pretraining run. `images` is the number of training images to use.
 Expected on ImageNet, from h / from z: colour or greyscale 99.3 / 97.4, rotation 67.6 / 25.6, original or corrupted
 99.5 / 59.6, original or Sobel-filtered 96.6 / 56.3.
 """
