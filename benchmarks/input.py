@@ -44,7 +44,7 @@ MADE_UP = {32: (5000, (32, 32), 75), 224: (256, (500, 375), 90)}  # number of im
 # --- Contenders ----------------------------------------------------------------------------------------------------
 
 
-def views_per_second(batches: Iterable, options: dict) -> dict:
+def views_per_second(batches: Iterable, options: dict) -> dict:  # type: ignore[return]
     """Take batches as fast as they come, and count their views."""
     batches = iter(batches)
     began = time.perf_counter()

@@ -152,7 +152,7 @@ def write_tables() -> None:
         begin, end = f"<!-- {kind} -->\n", f"\n<!-- end of {kind} -->"
         head, _, rest = text.partition(begin)
         _, _, tail = rest.partition(end)
-        chosen = sorted((entry for entry in entries if entry["table"] == kind), key=order)
+        chosen = sorted((entry for entry in entries if entry["table"] == kind), key=order)  # type: ignore[arg-type]
         columns = {name: cell for name, cell in COLUMNS.items() if name not in hidden.split()}
         text = head + begin + table(chosen, columns) + end + tail
     PAGE.write_text(text)

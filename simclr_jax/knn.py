@@ -116,12 +116,12 @@ def weighted_votes(
     Returns:
       float32 `[m, num_classes]`.
     """
-    train = objectives.l2_normalize(jnp.asarray(train))
+    reference = objectives.l2_normalize(jnp.asarray(train))
     neighbours = min(neighbours, len(train))
 
     @jax.jit
     def vote(chunk: jax.Array) -> jax.Array:
-        similarity = jnp.dot(objectives.l2_normalize(chunk), train.T, precision=jax.lax.Precision.HIGHEST)
+        similarity = jnp.dot(objectives.l2_normalize(chunk), reference.T, precision=jax.lax.Precision.HIGHEST)
         nearest, index = jax.lax.top_k(similarity, neighbours)
         weights = jnp.exp((nearest - 1.0) / temperature)
         return jnp.sum(weights[..., None] * jax.nn.one_hot(jnp.asarray(train_labels)[index], num_classes), axis=1)

@@ -173,9 +173,11 @@ def _online_test(
 ) -> Callable[[TrainState], dict[str, float]]:
     """A function that scores the online classifier on the test images."""
     config = recipe.config
-    forward = steps.make_forward(
-        recipe.graph, lambda model, images: model.classifier(model.encoder(images, train=False)), recipe.mesh
-    )
+
+    def classify(model, images):
+        return model.classifier(model.encoder(images, train=False))
+
+    forward = steps.make_forward(recipe.graph, classify, recipe.mesh)
 
     def test(state: TrainState) -> dict[str, float]:
         outputs = run_over(

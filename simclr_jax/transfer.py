@@ -123,7 +123,7 @@ def _split(setup: Setup) -> Parts:
     val = sources.open_source(data, "train")
     check_labels(val, multi_label=True)
     sources.check_same_classes(train, val)
-    joined = sources.join(train, val)
+    joined = sources.join(train, val)  # type: ignore[arg-type]
     rows = np.arange(joined.num_examples)
     return Parts(joined, rows[: train.num_examples], rows[train.num_examples :])
 

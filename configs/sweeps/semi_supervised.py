@@ -5,7 +5,7 @@
         --sweep=configs/sweeps/semi_supervised.py:runs/digits,recipe=configs/digits_finetune.py,draws=5,scratch_rate=0.3
 
 The first argument is the workdir of the pretraining run. `recipe` is a config whose first argument is the fraction of the
-labels. Each draw, which is a random subset of the labels, is a run. The table ends with mean and standard deviation over the draws.
+labels. Each draw (a random subset of the labels) is a run. The table ends with mean and standard deviation over the draws.
 The paper uses one published list of labels for each fraction: the TFDS data set imagenet2012_subset, see configs/finetune.py.
 `rate` and `scratch_rate` are learning rates (0: the recipe's). Training from scratch needs a larger rate, so the baseline has a
 separate one. `batch` and `steps`, a minimum, are for small data sets. `scratch=false` omits the baseline.

@@ -200,7 +200,7 @@ def jitter(images: Images, factors: dict[str, Float[Array, " n"]], order: dict[s
     for place in range(len(factors)):
         changed = images
         for (name, factor), at in zip(factors.items(), places, strict=True):
-            changed = jnp.where(_for_pixels(at == place), _JITTER_OPS[name](images, factor), changed)
+            changed = jnp.where(_for_pixels(at == place), _JITTER_OPS[name](images, factor), changed)  # type: ignore[arg-type]
         images = clip(changed)
     return images
 
@@ -232,7 +232,7 @@ def _apply(ops: Sequence[family.Op], images: Images, draws: Float32[Array, "n dr
     side = images.shape[1]
     for op in ops:
         if op.is_on(augment, side):
-            changed = _OPS[op.name](images, **op.drawn(draws, augment, side), **op.settings(augment, side))
+            changed = _OPS[op.name](images, **op.drawn(draws, augment, side), **op.settings(augment, side))  # type: ignore[operator]
             images = jnp.where(_for_pixels(op.chosen(draws, augment)), changed, images)
     return images
 

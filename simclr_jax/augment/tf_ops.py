@@ -247,7 +247,7 @@ def _apply(
     for op in ops:
         if op.is_on(augment, side):
             drawn, settings = op.drawn(draws, augment, side), op.settings(augment, side)
-            planes = _apply_chosen(planes, op.chosen(draws, augment), _OPS[op.name], drawn, settings)
+            planes = _apply_chosen(planes, op.chosen(draws, augment), _OPS[op.name], drawn, settings)  # type: ignore[arg-type]
     return planes
 
 

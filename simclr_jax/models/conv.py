@@ -142,7 +142,7 @@ def _kernel_gradient(x: Images, kernel: Kernel, dy: Outputs, strides: Pair, padd
 
     def add(total, chunk):
         x, dy = chunk
-        patches = jax.vmap(lambda x: _patches(x.astype(dtype), window, strides, padding))(x)
+        patches = jax.vmap(lambda x: _patches(x.astype(dtype), window, strides, padding))(x)  # type: ignore[arg-type]
         patches = patches.reshape(parts, -1, patches.shape[-1])
         # Materialise the transpose first: the product is faster then.
         dy = lax.optimization_barrier(dy.astype(dtype).reshape(parts, -1, features).swapaxes(1, 2))

@@ -127,7 +127,8 @@ def pretraining(runs: list[SavedRun]) -> Section:
     """What was pretrained, and the last metrics."""
     rows: list[list[Cell | str]] = []
     for run in (run for run in runs if run.kind == "pretraining"):
-        config, last = run.config, next((line for line in reversed(run.metrics) if "loss" in line), {})
+        config = run.config
+        last: dict[str, Any] = next((line for line in reversed(run.metrics) if "loss" in line), {})
         numbers = (
             f"{last[key]:.3f}" if key in last else "" for key in ("loss", "contrastive_top1", "contrastive_entropy")
         )

@@ -172,7 +172,7 @@ def exit_at_once(work: Callable[[], object]) -> None:
     os._exit(code)
 
 
-def _fail(error: Exception) -> int:
+def _fail(error: Any) -> int:
     print(f"error: {error}", file=sys.stderr)
     return error.exit_code
 

@@ -102,7 +102,7 @@ def step_flops(config: ConfigDict, num_examples: int, num_classes: int) -> float
     recipe = recipe_of(one, mesh, num_examples, num_classes)
     # For a CPU kernel gradients would be loops as well (models/conv.py).
     return (
-        recipe.step.trace(recipe.abstract_state(), recipe.abstract_batch())
+        recipe.step.trace(recipe.abstract_state(), recipe.abstract_batch())  # type: ignore[attr-defined]
         .lower(lowering_platforms=("tpu",))
         .cost_analysis()["flops"]
     )

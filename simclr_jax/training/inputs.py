@@ -37,7 +37,7 @@ def open_batches(
 ) -> Iterator[Batch]:
     """The endless global batches of a pretraining run, from `start_step` on."""
     if config.data.resident:
-        return itertools.repeat(Resident.load(source, mesh))
+        return itertools.repeat(Resident.load(source, mesh))  # type: ignore[arg-type]
     from simclr_jax.data import pipeline  # TensorFlow is imported only where the host makes batches
 
     host_batches = pipeline.train_batches(

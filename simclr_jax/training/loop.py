@@ -4,6 +4,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import dataclasses
 import math
+from typing import Any
 
 from etils import epath
 import jax
@@ -15,7 +16,6 @@ from simclr_jax.errors import NonFiniteLoss
 from simclr_jax.errors import Preempted
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training.checkpoint import Checkpoints
-from simclr_jax.training.inputs import Batch
 from simclr_jax.training.state import TrainState
 from simclr_jax.training.steps import StepFn
 from simclr_jax.training.timing import Timing
@@ -50,7 +50,7 @@ class TrainingRun:
     state: TrainState
     step_fn: StepFn
     total_steps: int
-    batches: Iterator[Batch]
+    batches: Iterator[Any]
     checkpoints: Checkpoints
     monitor: RunMonitor
     bad_images: BadImages | None = None

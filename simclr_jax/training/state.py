@@ -31,7 +31,7 @@ def graph_of(make_model: Callable[[nnx.Rngs], nnx.Module]) -> nnx.GraphDef:
 
 def split(model: nnx.Module) -> tuple[Any, Any]:
     """Parameters and BatchNorm statistics of a model as plain nested dicts."""
-    _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    _, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
     return nnx.to_pure_dict(params), nnx.to_pure_dict(batch_stats)
 
 
@@ -60,9 +60,11 @@ def _initial(params: Any, batch_stats: Any, optimizer: optax.GradientTransformat
 def new_state(params: Any, batch_stats: Any, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """The state before the first step. It owns copies, so the arguments stay usable when it is donated."""
     shardings = sharding.shardings_of(
-        jax.eval_shape(lambda *args: _initial(*args, optimizer), params, batch_stats), mesh
+        jax.eval_shape(lambda params, stats: _initial(params, stats, optimizer), params, batch_stats), mesh
     )
-    return jax.jit(lambda *args: _initial(*args, optimizer), out_shardings=shardings)(params, batch_stats)
+    return jax.jit(lambda params, stats: _initial(params, stats, optimizer), out_shardings=shardings)(
+        params, batch_stats
+    )
 
 
 def abstract_state(
@@ -70,7 +72,7 @@ def abstract_state(
 ) -> TrainState:
     """Shapes, dtypes and shardings of `new_state`, without computing it. The devices of the mesh need not exist."""
     variables = abstract_variables(make_model, mesh)
-    return _with_shardings(jax.eval_shape(lambda *args: _initial(*args, optimizer), *variables), mesh)
+    return _with_shardings(jax.eval_shape(lambda params, stats: _initial(params, stats, optimizer), *variables), mesh)
 
 
 def _with_shardings(tree: Any, mesh: Mesh) -> Any:

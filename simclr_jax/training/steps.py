@@ -23,7 +23,8 @@ from simclr_jax.training.microbatches import vjp_of_embed
 from simclr_jax.training.state import TrainState
 from simclr_jax.training.state import merge
 
-StepFn = Callable[[TrainState, inputs.Batch], tuple[TrainState, dict[str, jax.Array]]]
+# Jitted: (state, batch) to (state, metrics). What a batch is depends on the step.
+StepFn = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def cross_entropy(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, ""]:
