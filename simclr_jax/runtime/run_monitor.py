@@ -98,7 +98,7 @@ def use_compilation_cache(folder: str) -> None:
     Args:
       folder: may be in a bucket; empty for no cache. JAX_COMPILATION_CACHE_DIR in the environment overrides it.
     """
-    if jax.config.jax_compilation_cache_dir:  # set by the user with JAX_COMPILATION_CACHE_DIR  # type: ignore[attr-defined]
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # set by JAX_COMPILATION_CACHE_DIR
         return
     jax.config.update("jax_compilation_cache_dir", folder or None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
