@@ -19,8 +19,8 @@ from simclr_jax.training.checkpoint import Checkpoints
 from simclr_jax.training.state import TrainState
 from simclr_jax.training.steps import StepFn
 from simclr_jax.training.timing import Timing
+from simclr_jax.workdir.progress import Progress
 from simclr_jax.workdir.writers import MetricsWriter
-from simclr_jax.workdir.writers import Progress
 
 # More steps in flight would fill the device with batches.
 STEPS_IN_FLIGHT = 2

@@ -1,11 +1,11 @@
-"""Small files in a workdir, which may be a folder or a place in a bucket (gs://, s3://): both through `etils.epath`."""
+"""Small files in a workdir. `etils.epath` lets the workdir be a local folder or a bucket (gs://, s3://)."""
 
 import time
 
 from etils import epath
 from tensorboardX import record_writer
 
-# An object in a bucket is always written whole, so a growing file is written this often only.
+# A bucket stores whole objects, so a growing file is uploaded again each time: at most this often.
 UPLOAD_EVERY_SECONDS = 60.0
 
 
@@ -14,12 +14,19 @@ def is_remote(path: epath.PathLike) -> bool:
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """`path.resolve()`, which would make a local path of gs://."""
+    """Like `path.resolve()`, which would turn gs:// into a local path."""
     return epath.Path(path) if is_remote(path) else epath.Path(path).resolve()
 
 
 def write_atomically(path: epath.Path, content: bytes) -> None:
-    """Writes a file so that it is never seen half-written: by renaming; objects in a bucket appear whole anyway."""
+    """Write a small file so that no reader ever sees half of it.
+
+    Locally by renaming a temporary file. A bucket shows an object only when all of it is there.
+
+    Args:
+      path: an existing file is replaced.
+      content: of the whole file.
+    """
     if is_remote(path):
         path.write_bytes(content)
         return
@@ -29,10 +36,10 @@ def write_atomically(path: epath.Path, content: bytes) -> None:
 
 
 class Appending:
-    """A file that grows. On disk each `flush` shows what was written; in a bucket, one of those a minute does.
+    """A file that grows. `flush` writes to disk at once; in a bucket it uploads at most once a minute, and `sync` always.
 
     Args:
-      path: an existing file is continued.
+      path: if the file exists, new data is appended.
     """
 
     def __init__(self, path: epath.Path):
@@ -55,7 +62,7 @@ class Appending:
             self.sync()
 
     def sync(self) -> None:
-        """Everything written so far is stored when this returns."""
+        """Store everything written so far."""
         if self._file:
             self._file.flush()
         elif len(self._content) > self._stored:
@@ -69,7 +76,7 @@ class Appending:
 
 
 class _EventFiles:
-    """What tensorboardX asks of a file system (`register_writer_factory`)."""
+    """The file system interface of tensorboardX (`register_writer_factory`)."""
 
     def open(self, path: str) -> Appending:
         return Appending(epath.Path(path))
@@ -79,6 +86,6 @@ class _EventFiles:
 
 
 def let_tensorboardx_write(workdir: epath.Path) -> None:
-    """TensorBoard summaries in this workdir go through `etils.epath` where it is in a bucket."""
+    """Make tensorboardX write through `etils.epath` if the workdir is in a bucket."""
     if is_remote(workdir):
         record_writer.register_writer_factory(str(workdir).partition(":")[0], _EventFiles())

@@ -1,4 +1,4 @@
-"""What an evaluation predicted for each test image, as a file: `predictions.npz` in the folder of a label draw."""
+"""The predictions of an evaluation: `predictions.npz` in the folder of each label subset."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -15,15 +15,22 @@ NAME = "predictions.npz"
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """Of the readable test examples, in the order of the source."""
+    """The predictions for all readable test examples, in the order of the source.
 
-    index: np.ndarray  # int64 [n]: the number in the source
-    label: np.ndarray  # int32 [n]
-    predicted: np.ndarray  # int32 [n]
+    Attributes:
+      index: int64 [n], the number of each example in the source.
+      label: int32 [n], the true class.
+      predicted: int32 [n], the predicted class.
+      class_names: the names of the classes.
+    """
+
+    index: np.ndarray
+    label: np.ndarray
+    predicted: np.ndarray
     class_names: list[str]
 
     def confusion(self) -> np.ndarray:
-        """Counts `[classes, classes]`: a row for each true class, a column for each predicted one."""
+        """The confusion matrix: counts `[classes, classes]`, with a row for each true class."""
         classes = len(self.class_names)
         counts = np.bincount(self.label.astype(np.int64) * classes + self.predicted, minlength=classes * classes)
         return counts.reshape(classes, classes)
@@ -32,7 +39,7 @@ class Predictions:
 def write(
     folder: epath.Path, index: np.ndarray, labels: np.ndarray, predicted: np.ndarray, class_names: Sequence[str]
 ) -> None:
-    """Writes the file, on the primary process: arrays of `Predictions`."""
+    """Write the fields of `Predictions` to a file in `folder`. Only the primary process writes."""
     if not distributed.is_primary():
         return
     content = io.BytesIO()
@@ -47,6 +54,6 @@ def write(
 
 
 def read(folder: epath.Path) -> Predictions:
-    """What `write` has written."""
+    """Read the file that `write` has written to `folder`."""
     with np.load(io.BytesIO((folder / NAME).read_bytes())) as saved:
         return Predictions(saved["index"], saved["label"], saved["predicted"], saved["class_names"].tolist())

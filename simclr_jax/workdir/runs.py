@@ -1,4 +1,4 @@
-"""The runs that binaries have left in their workdirs: found below a folder, read, and each with its untrained baseline."""
+"""Find and read the workdirs below a folder, and pair each evaluation with its untrained baseline."""
 
 import dataclasses
 import functools
@@ -14,21 +14,29 @@ from simclr_jax.errors import UserError
 from simclr_jax.workdir import files
 from simclr_jax.workdir import writers
 
-# Fields in which an evaluation and its untrained baseline may differ.
+# An evaluation and its untrained baseline may differ in these fields.
 OF_THE_BASELINE = ("init", "pretrained", "optimizer.learning_rate")
-# Not looked into.
+# Folders of a workdir that contain no other workdir.
 NOT_RUNS = ("checkpoints", "compilation_cache", "tensorboard", "profile")
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedRun:
-    """One workdir."""
+    """One workdir.
 
-    name: str  # the part of its path that tells it from the others
+    Attributes:
+      name: its path without the folders that all runs have in common.
+      path: the workdir.
+      config: flat, such as {"optimizer.name": "lars"}.
+      kind: the title of its kind, such as "linear probe".
+      results: the content of results.json; None until the run is done.
+    """
+
+    name: str
     path: epath.Path
-    config: dict[str, Any]  # flat: {"optimizer.name": "lars"}
-    kind: str  # the title of its kind: "linear probe"
-    results: dict[str, Any] | None  # None while it is not done
+    config: dict[str, Any]
+    kind: str
+    results: dict[str, Any] | None
 
     @functools.cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -36,25 +44,25 @@ class SavedRun:
         return writers.read_metrics(path) if path.exists() else []
 
     def draws(self) -> list[epath.Path]:
-        """Folders of its label draws."""
+        """The folders of its label subsets."""
         return sorted(path for path in self.path.iterdir() if path.name.startswith("draw_"))
 
 
 def find(workdirs: list[str]) -> list[SavedRun]:
-    """All runs at or below some folders, by their paths.
+    """All runs at or below some folders, sorted by path.
 
     Raises:
-      UserError: for a folder that is not there or holds no run.
+      UserError: if a folder does not exist or contains no run.
     """
     found: dict[str, epath.Path] = {}
     for workdir in workdirs:
         top = epath.Path(workdir)
         if not top.is_dir():
-            raise UserError(f"--workdirs: {workdir} is no folder.")
+            raise UserError(f"--workdirs: the folder {workdir} does not exist.")
         here = [files.absolute(path) for path in _workdirs(top)]
         if not here:
             raise UserError(
-                f"--workdirs: there is no run in {workdir}: no folder at or below it has a config.json of this program."
+                f"--workdirs: there is no run in {workdir}: neither it nor a folder below it has a config.json of simclr_jax."
             )
         found |= {str(path): path for path in here}
     names = _short(list(found))
@@ -69,7 +77,7 @@ def _workdirs(folder: epath.Path) -> list[epath.Path]:
 
 
 def _short(paths: list[str]) -> list[str]:
-    """Paths without the folders that all of them have in common."""
+    """The paths without the leading folders that all of them share."""
     parts = [path.split("/") for path in paths]
     common = 0
     while all(len(part) > common + 1 and part[common] == parts[0][common] for part in parts):
@@ -89,7 +97,7 @@ def _read(name: str, path: epath.Path) -> SavedRun:
 
 
 def baselines(runs: list[SavedRun]) -> list[tuple[SavedRun, SavedRun | None]]:
-    """The evaluations of pretrained encoders with those of untrained ones that are like them, where there are any."""
+    """Pair each evaluation of a pretrained encoder with the same evaluation of an untrained one, or with None."""
 
     def key(run: SavedRun) -> str:
         rest = {field: value for field, value in run.config.items() if field not in OF_THE_BASELINE}

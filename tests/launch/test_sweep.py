@@ -528,7 +528,7 @@ def sweep():
             ("--sweep=configs/sweeps/batch_size.py", "--workdir=x", "--", "--time=1"),
             "'--time=1' after -- is only for --backend",
         ),
-        (("--sweep=configs/sweeps/semi_supervised.py", "--workdir=x"), "needs the workdir of a pretraining run"),
+        (("--sweep=configs/sweeps/semi_supervised.py", "--workdir=x"), "the workdir of a pretraining run is missing"),
         (("--sweep=configs/sweeps/batch_size.py:size=3", "--workdir=x"), "no argument 'size'"),
     ],
 )

@@ -222,6 +222,7 @@ def test_a_crash_of_the_compiler_is_told_and_the_others_are_planned_for(monkeypa
     assert json.loads(output.out)["topology"] == "v5e:2x4"
     codes = []
     monkeypatch.setattr(cli.os, "_exit", codes.append)
+    monkeypatch.setattr(cli.logging, "shutdown", lambda: None)  # it would close the streams that pytest captures
     cli.exit_at_once(lambda: run(*TINY, "--topology=v5e:2x2"))
     assert codes == [errors.EXIT_COMPILER_CRASHED], "not 1, the code of any Python exception"
 

@@ -1,0 +1,68 @@
+"""The progress of a training run on the terminal or in a log."""
+
+import logging
+import sys
+import time
+
+from tqdm.auto import tqdm
+
+from simclr_jax.runtime import distributed
+
+log = logging.getLogger("simclr_jax")
+
+# Seconds between two lines of progress where there is no terminal.
+LINE_EVERY_SECONDS = 20.0
+
+
+class Progress:
+    """Show loss, images/s and the time left: as a bar on a terminal, elsewhere as a line every 20 s.
+
+    Args:
+      name: of what is running.
+      step: the number of steps already done.
+      total_steps: the number of steps at the end.
+      images_per_step: the size of the global batch.
+    """
+
+    def __init__(self, name: str, step: int, total_steps: int, images_per_step: int):
+        self._name, self._total, self._images_per_step = name, total_steps, images_per_step
+        self._start_step, self._step = step, step
+        self._start_time = self._line_time = time.monotonic()
+        self._bar = tqdm(
+            total=total_steps,
+            initial=step,
+            desc=name,
+            unit="step",
+            disable=not sys.stderr.isatty() or not distributed.is_primary(),
+        )
+
+    def update(self, step: int, loss: float | None = None) -> None:
+        """Show that `step` steps are done. `loss` is None where fetching it would make the host wait for the device."""
+        self._bar.update(step - self._step)
+        self._step = step
+        if loss is None:
+            return
+        now = time.monotonic()
+        rate = (step - self._start_step) * self._images_per_step / max(now - self._start_time, 1e-9)
+        self._bar.set_postfix_str(f"loss {loss:.4f}, {rate:.0f} images/s", refresh=False)
+        if self._bar.disable and (now - self._line_time > LINE_EVERY_SECONDS or step == self._total):
+            self._line_time = now
+            left = (self._total - step) * self._images_per_step / rate
+            log.info(
+                "%s: step %d of %d, loss %.4f, %.0f images/s, %s left",
+                self._name,
+                step,
+                self._total,
+                loss,
+                rate,
+                tqdm.format_interval(left),
+            )
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
