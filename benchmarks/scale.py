@@ -12,6 +12,7 @@ import pathlib
 import re
 import subprocess
 import sys
+from typing import Any
 
 from simclr_jax.errors import EXIT_COMPILER_CRASHED
 
@@ -59,7 +60,7 @@ def measure() -> None:
                 "--json",
             ]
             done = subprocess.run([*command, *flags.split()], stdout=subprocess.PIPE, text=True)
-            entry = {"table": kind, "config": config, "flags": flags}
+            entry: dict[str, Any] = {"table": kind, "config": config, "flags": flags}
             if done.returncode == EXIT_COMPILER_CRASHED:  # a crash is a result, too
                 entry |= dict.fromkeys(KEYS) | {"topology": topology, "crashed": True}
             else:

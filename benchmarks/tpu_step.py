@@ -119,6 +119,7 @@ def compiled(options: dict, make_step) -> dict:
     topology = tpu_compiler.topology(options["topology"])
     step, arguments = make_step(topology.devices, options["images"] * topology.chips)
     program = tpu_compiler.compile_step(step, *arguments)
+    assert program.cycles is not None and program.collectives is not None, "the step does not fit into memory"
     return {
         "cycles": program.cycles,
         "step_ms": program.cycles / (topology.chip.clock_ghz * 1e6),

@@ -51,7 +51,9 @@ def values_of(runs: list[SweepRun], measure: str) -> Values:
     values: Values = {}
     stage_name, _, column = measure.rpartition(".")
     for run in runs:
-        for stage in run.stages if run.place and run.status() == "done" else ():
+        if run.place is None or run.status() != "done":
+            continue
+        for stage in run.stages:
             value = (stage.results() or {}).get(column)
             if stage.name == (stage_name or run.stages[0].name) and value is not None:
                 values.setdefault(run.place, []).append(100 * value)

@@ -70,6 +70,7 @@ def load(argument: str, workdir: str) -> Sweep:
     )
     try:
         spec = importlib.util.spec_from_file_location("sweep_file", path)
+        assert spec is not None and spec.loader is not None, path  # a path that ends in .py has both
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         if not hasattr(module, "sweep"):

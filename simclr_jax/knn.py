@@ -84,7 +84,7 @@ def _show_neighbours(setup: Setup, train: Outputs, test: Outputs, rows: np.ndarr
         return
     seen, shown = (np.asarray(objectives.l2_normalize(values)) for values in (train.values, test.values[rows]))
     nearest = np.argsort(-(shown @ seen.T), axis=1)[:, :SHOWN_NEIGHBOURS]
-    names, data = setup.test.class_names, setup.config.data
+    names, data = setup.test.class_names or (), setup.config.data
     pictures.neighbours(
         pipeline.look_up(setup.test, test.index[rows], data),
         [names[label] for label in test.labels[rows]],

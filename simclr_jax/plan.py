@@ -10,7 +10,7 @@ to three minutes for each topology. Of the data set only its size is read.
 The memory is what the compiler has planned. The step time is the sum of the compiler's own estimates (`estimated_cycles` of
 the entry computation) divided by the chip's clock: a model, good for comparing configs and slices; see docs/scale.md. The
 compiler has no estimate for collectives, so they have their own column, a lower bound: bytes sent over the published rate of
-the chip's links. Images/s, utilisation and hours are for the sum of both, as if no collective were hidden behind
+the chip's links. Images/s, utilisation and hours are for the sum of both, as if no collective overlapped with
 computation. Input, checkpoints and evaluation are not included.
 """
 
@@ -58,14 +58,14 @@ def run(values: flags.FlagValues) -> list[dict]:
     entries, hints, crashed = [], [], []
     for name, one in zip(names, configs, strict=True):
         try:
-            entry, hint = _compile(one, name, *sizes)
+            entry, advice = _compile(one, name, *sizes)
         except CompilerCrashed as error:
             text = f"{name}: the TPU compiler {error}, which is a bug in it. Another batch size or slice may work."
             print(f"\n{text}", file=sys.stderr, flush=True)
             crashed.append(name)
             continue
         entries.append(entry)
-        hints += [hint] if hint else []
+        hints += [advice] if advice else []
         if as_json:
             print(json.dumps(entry), flush=True)
     if entries and not as_json:

@@ -61,7 +61,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
     began = time.monotonic()
     source, test_source = _open_data(config)
     mesh = sharding.make_mesh(config.mesh)
-    num_classes = len(source.class_names) if _has_classes(config, source) else None
+    num_classes = len(source.class_names or ()) if _has_classes(config, source) else None
     recipe = PretrainRecipe(config, mesh, source.num_examples, num_classes)
     total_steps = recipe.total_steps  # refuses a schedule that does not fit, before anything is written
     distributed.check_agreement(config=saved_config.to_json(config), training_set=sources.identity(source))

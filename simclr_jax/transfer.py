@@ -170,7 +170,7 @@ def _finetune(setup: Setup, parts: Parts) -> dict:
         if distributed.is_primary() and (folder / "checkpoints").exists():
             (folder / "checkpoints").rmtree()  # only the network of the chosen pair is kept
         log.info("%d of %d, %s: %.1f %%.", number, len(pairs), folder.name, 100 * found[rate, decay])
-    rate, decay = max(found, key=found.get)  # the first among equals
+    rate, decay = max(found, key=lambda pair: found[pair])  # the first among equals
     chosen = {"learning_rate": rate, "weight_decay": decay, "val": found[rate, decay]}
     return _train(setup, parts.source, setup.test, rate, decay, setup.workdir / "chosen") | chosen
 

@@ -38,6 +38,7 @@ def find_config(name: str) -> pathlib.Path:
 def import_file(path: pathlib.Path) -> types.ModuleType:
     """Runs a Python file as a module."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None, path  # a path that ends in .py has both
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -35,7 +35,7 @@ def permuted(position: tf.Tensor, num_examples: int, seed: int, attempt: int = 0
     epoch, within = position // num_examples, position % num_examples
     if num_examples == 1:
         return tf.zeros_like(position)
-    # The op behind `tf.random.experimental.index_shuffle`, which itself does not accept a seed for each position.
+    # The op that implements `tf.random.experimental.index_shuffle`, which itself does not accept a seed for each position.
     key = tf_random.stream_seed(seed, tf_random.SHUFFLE + attempt, epoch)
     key = tf.concat([tf.fill(tf.shape(key[..., :1]), tf.constant(_SHUFFLE_KEY, tf.int64)), key], axis=-1)
     last = tf.constant(num_examples - 1, tf.int64)

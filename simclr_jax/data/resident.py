@@ -138,7 +138,8 @@ class Resident:
         padded = -(-num_examples // mesh.size) * mesh.size
         split = sharding.batch_sharded(mesh)
 
-        def block(read: Callable[[int, int], np.ndarray], index: tuple[slice, ...]) -> np.ndarray:
+        def block(read: Callable[[int, int], np.ndarray], index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
             start, stop, _ = index[0].indices(padded)
             rows = read(min(start, num_examples), min(stop, num_examples))
             missing = stop - start - len(rows)

@@ -60,7 +60,8 @@ def labelled_rows(
     if not per_class and fraction == 1.0:
         return np.arange(source.num_examples)
     labels = source.labels
-    chosen = choose_labelled(labels, source.class_names, fraction=fraction, per_class=per_class, seed=seed)
+    class_names = source.class_names or ()
+    chosen = choose_labelled(labels, class_names, fraction=fraction, per_class=per_class, seed=seed)
     if ids_file is None:
         return chosen
     record = {
@@ -68,7 +69,7 @@ def labelled_rows(
         "seed": seed,
         "num_examples": len(chosen),
         "examples": [
-            {"index": int(index), "id": source.describe(int(index)), "label": source.class_names[labels[index]]}
+            {"index": int(index), "id": source.describe(int(index)), "label": class_names[labels[index]]}
             for index in chosen
         ],
     }

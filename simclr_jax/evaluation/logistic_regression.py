@@ -63,7 +63,6 @@ def fit(
 
     scaler = StandardScaler(with_mean=lbfgs.standardize, with_std=lbfgs.standardize).fit(features)
     features = scaler.transform(features)
-    num_classes = labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
     values = np.geomspace(lbfgs.l2_max, lbfgs.l2_min, lbfgs.l2_values)
     if held_out is None and len(values) > 1:
         held_out = hold_out(labels, lbfgs.holdout, seed)
@@ -71,21 +70,36 @@ def fit(
         best_l2 = values[0] if len(values) == 1 else 1.0
         log.info("l2 is %g%s.", best_l2, "" if len(values) == 1 else ": too few labels to hold some out and choose it")
     else:
-        fit_rows = np.setdiff1d(np.arange(len(labels)), held_out)
-        fit_features, held_out_features = features[fit_rows], features[held_out]
         classifier = _classifier(labels, max_iter=lbfgs.max_iterations, warm_start=True)
-        best_l2, best_value = values[0], -np.inf
-        for l2 in values:
-            if stop():
-                raise Preempted("asked to stop during the l2 sweep; the same command runs it again.")
-            _fit(classifier.set_params(C=1 / l2), fit_features, labels[fit_rows])
-            value = metric(scores(classifier, held_out_features, num_classes), labels[held_out])
-            if value > best_value:
-                best_l2, best_value = l2, value
+        best_l2 = _choose_l2(classifier, features, labels, values, held_out, metric, stop)
     classifier = _fit(_classifier(labels, C=1 / best_l2, max_iter=10 * lbfgs.max_iterations), features, labels)
     if np.max(classifier.n_iter_) >= 10 * lbfgs.max_iterations:
         log.warning("L-BFGS with l2 %g did not converge: raise config.lbfgs.max_iterations.", best_l2)
     return ScaledClassifier(scaler, classifier), float(best_l2)
+
+
+def _choose_l2(
+    classifier: Any,
+    features: np.ndarray,
+    labels: np.ndarray,
+    values: np.ndarray,
+    held_out: np.ndarray,
+    metric: Metric,
+    stop: Callable[[], bool],
+) -> float:
+    """The value with the highest metric on the rows `held_out`, fitted to all other rows; the first among equals."""
+    fit_rows = np.setdiff1d(np.arange(len(labels)), held_out)
+    fit_features, held_out_features = features[fit_rows], features[held_out]
+    num_classes = labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
+    best_l2, best_value = values[0], -np.inf
+    for l2 in values:
+        if stop():
+            raise Preempted("asked to stop during the l2 sweep; the same command runs it again.")
+        _fit(classifier.set_params(C=1 / l2), fit_features, labels[fit_rows])
+        value = metric(scores(classifier, held_out_features, num_classes), labels[held_out])
+        if value > best_value:
+            best_l2, best_value = l2, value
+    return best_l2
 
 
 @dataclasses.dataclass(frozen=True)

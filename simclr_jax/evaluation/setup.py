@@ -59,7 +59,7 @@ class Setup:
 
     @property
     def num_classes(self) -> int:
-        return len(self.test.class_names)
+        return len(self.test.class_names or ())
 
     def write_config(self) -> None:
         """Writes `config.json`. A training does so once it knows that the checkpoints in the workdir are of this config."""
@@ -89,7 +89,7 @@ class Setup:
         """
         if test.labels.ndim == 2:
             return {"map11": metrics.mean_average_precision(scores, test.labels), "n": len(test.labels)}
-        predictions.write(folder, test.index, test.labels, np.argmax(scores, axis=1), self.test.class_names)
+        predictions.write(folder, test.index, test.labels, np.argmax(scores, axis=1), self.test.class_names or ())
         return metrics.accuracy(scores, test.labels)
 
     def outputs(self, forward: Callable, params: Any, batch_stats: Any, source: sources.Source) -> Outputs:
@@ -123,6 +123,7 @@ def make_parts(
     encoder = make_encoder(config, rngs)
     if config.features == "h":
         return encoder, None
+    assert pretrain_config is not None  # the checks of the config refuse a head without a pretrained encoder
     head = pretrain_config.head
     return encoder, make_head(head, encoder, config.compute_dtype, rngs, _output_layer(config.features, head))
 

@@ -61,8 +61,8 @@ class ClassifierTraining:
         def make_model(rngs):
             encoder, head = setup.make_parts(rngs)
             model = Classifier(encoder, setup.num_classes, head=head, frozen=frozen, rngs=rngs)
-            for _, module in nnx.iter_modules(model) if bn_momentum is not None else ():
-                if isinstance(module, nnx.BatchNorm):
+            for _, module in nnx.iter_modules(model):
+                if isinstance(module, nnx.BatchNorm) and bn_momentum is not None:
                     module.momentum = bn_momentum
             return model
 

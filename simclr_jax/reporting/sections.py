@@ -99,8 +99,10 @@ def results(runs: list[SavedRun]) -> Section:
 def transfer(runs: list[SavedRun]) -> Section:
     """Accuracy on other data sets."""
     rows: list[list[Cell | str]] = []
-    for run in (run for run in runs if run.kind == "transfer" and run.results):
+    for run in (run for run in runs if run.kind == "transfer"):
         got = run.results
+        if not got:
+            continue
         rows.append(
             [
                 *(_link(run), _data_of(run), got["protocol"], got["init"], got["metric"]),
@@ -117,7 +119,8 @@ def transforms(runs: list[SavedRun]) -> Section:
     probes = [run for run in runs if run.kind == "transform probe" and run.results]
     names = list(dict.fromkeys(name for run in probes for name in run.config["transforms"].split()))
     rows = [
-        [_link(run), run.config["features"], *(_percent(run.results.get(name)) for name in names)] for run in probes
+        [_link(run), run.config["features"], *(_percent((run.results or {}).get(name)) for name in names)]
+        for run in probes
     ]
     text = "How often the transformation of an image is recognised from its features, in %."
     return Section("Transformations", text, [Part(table=Table(["run", "features", *names], rows))] if rows else [])

@@ -84,6 +84,7 @@ def help_of(command: str) -> str:
 def doc_of(module: str) -> str:
     """The docstring of a module, without importing it."""
     spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None, module
     with open(spec.origin, encoding="utf-8") as file:
         return ast.get_docstring(ast.parse(file.read())) or ""
 

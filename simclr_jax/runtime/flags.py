@@ -196,7 +196,7 @@ def parse_run(argv: Sequence[str], values: flags.FlagValues, kind: str, *, check
         check_folder("workdir", values["workdir"].value)
         if known.evaluates:
             _check_exists("pretrained", values["pretrained"].value)
-    config = values["config"].value
+    config: ml_collections.ConfigDict = values["config"].value
     check_fields(config, defaults(kind))
     check_values(config, device_count=1)
     if known.evaluates and config.init == "pretrained" and not values["pretrained"].value:
@@ -264,7 +264,7 @@ def _fields_of(values: flags.FlagValues) -> list[str]:
 def _right_value(name: str, values: flags.FlagValues) -> str:
     """What the value of a flag has to be, for a message."""
     if name.startswith("config."):
-        config = values["config"].value
+        config: ml_collections.ConfigDict = values["config"].value
         declared = fields_of(config.kind).get(name.removeprefix("config.")) if config.get("kind") in KINDS else None
         if declared is None:
             return "of another type"

@@ -80,13 +80,13 @@ class Profile:
 
     def after_step(self, step: int, output: jax.Array) -> None:
         """Ends the trace if `step` is its last step; `output` is any array that this step computed."""
-        if self._running and step == self._steps[1]:
+        if self._running and self._steps and step == self._steps[1]:
             output.block_until_ready()
             self.stop()
 
     def stop(self) -> None:
         """Ends and writes the trace, if one is running."""
-        if self._running:
+        if self._running and self._steps:
             self._running = False
             jax.profiler.stop_trace()
             log.info("A trace of steps %d to %d is in %s.", *self._steps, self._folder)

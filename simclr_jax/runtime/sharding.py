@@ -149,7 +149,8 @@ def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
         batch_size = len(value) * mesh.size // len(sharding.addressable_devices)
         rows = local_rows(mesh, batch_size)
 
-        def block(index: tuple[slice, ...]) -> np.ndarray:
+        def block(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
             start, stop, _ = index[0].indices(batch_size)
             first = np.searchsorted(rows, start)
             return value[first : first + stop - start]

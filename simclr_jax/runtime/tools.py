@@ -78,4 +78,4 @@ def parse_tool(argv: Sequence[str], values: flags.FlagValues, name: str) -> None
         if not values[flag].value:
             raise UserError(f"--{flag} is missing, as in --{flag}={example}.")
     if "workdir" in values:
-        check_folder("workdir", values["workdir"].value)
+        check_folder("workdir", str(values["workdir"].value))

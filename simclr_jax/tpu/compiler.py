@@ -1,4 +1,4 @@
-"""The TPU compiler, without a TPU: libtpu compiles for a slice that is not there, and says what the program would need."""
+"""Compile for a TPU slice on a machine without a TPU. libtpu reports the memory, cycles and collectives of the program."""
 
 import dataclasses
 import importlib.util
@@ -20,7 +20,15 @@ BYTES |= {"f64": 8, "s64": 8, "u64": 8}
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice: its name, its chip, how many there are, the neighbours of one in a corner, and JAX's devices for it."""
+    """A TPU slice.
+
+    Attributes:
+      name: such as "v5e:4x4".
+      chip: the properties of each chip.
+      chips: the number of chips.
+      links: the number of neighbours of a chip in a corner.
+      devices: the abstract JAX devices to compile for.
+    """
 
     name: str
     chip: tpu_chips.Chip
@@ -33,7 +41,7 @@ def topology(name: str) -> Topology:
     """The slice with a name such as "v5e:4x4" or "v4:2x2x4".
 
     Raises:
-      UserError: without libtpu, and for a name that is none.
+      UserError: if libtpu is not installed, or does not know the name.
     """
     _, chip, sizes = tpu_chips.parse(name)
     options: dict[str, Any] = {"chip_config_name": chip.config_name}
@@ -46,12 +54,12 @@ def topology(name: str) -> Topology:
         description = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
     except Exception as error:  # of several types, by libtpu's version
         text = str(error).splitlines()[0]
-        raise UserError(f"--topology={name} is no slice that the TPU compiler knows: {text}") from error
+        raise UserError(f"--topology={name}: the TPU compiler knows no such slice: {text}") from error
     return Topology(name, chip, math.prod(sizes), tpu_chips.links(chip, sizes), list(description.devices))
 
 
 def _quiet() -> None:
-    """Has libtpu not look for this machine's place on Google's cloud, nor print that it has none, nor want to be alone."""
+    """Keep libtpu from querying the metadata server of a TPU VM, from logging, and from locking out other processes."""
     for variable, value in {
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TPU_SKIP_MDS_QUERY": "1",
@@ -67,13 +75,13 @@ def _quiet() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What the compiler says of a program, for each device.
+    """The compiler's figures for a program, for each device.
 
     Attributes:
-      hbm_bytes: memory at its peak: arguments, results, temporaries.
-      cycles: the compiler's estimates, added up over the entry computation; None where the program did not fit. It has none
-        for collectives.
-      collectives: kind to {"count", "bytes"}, the bytes being those of the results on one device.
+      hbm_bytes: peak memory: arguments, results and temporaries.
+      cycles: the sum of the compiler's estimates over the entry computation, which do not include collectives. None if the
+        program does not fit.
+      collectives: kind to {"count", "bytes"}; the bytes are those of the results on one device. None like `cycles`.
     """
 
     hbm_bytes: float
@@ -82,7 +90,7 @@ class Program:
 
 
 def compile_step(step: Any, *arguments: Any) -> Program:
-    """Compiles a jitted function for the devices that its abstract arguments are placed on."""
+    """Compile a jitted function for the devices of its abstract arguments."""
     try:
         compiled = step.lower(*arguments).compile()
     except jax.errors.JaxRuntimeError as error:
@@ -100,8 +108,7 @@ def compile_step(step: Any, *arguments: Any) -> Program:
 
 
 def estimated_cycles(hlo: str) -> int:
-    """The sum of `estimated_cycles` over the entry computation of a compiled program's text, and over the bodies of its
-    loops as often as they run."""
+    """Sum `estimated_cycles` over the entry computation of a compiled program. The body of a loop counts once per pass."""
     computations, entry = _computations(hlo)
 
     def cycles(name: str) -> int:
@@ -117,11 +124,11 @@ def estimated_cycles(hlo: str) -> int:
 
 
 def collectives(hlo: str) -> dict[str, dict[str, int]]:
-    """How many collectives of each kind a compiled program carries out, and the bytes of their results.
+    """Count the collectives of each kind in a compiled program, and the bytes of their results.
 
-    An operation that starts and ends apart is counted once, where it starts: its result is a tuple of operand and
-    result, of which the second half counts. One that is done bit by bit within computations beside it stands in each of
-    them, always with the same channel: also once.
+    Each is counted once. An asynchronous operation has a start and an end: the start counts. Its result is a tuple of
+    operand and result, and only the bytes of the result count. An operation that the compiler splits over several
+    computations appears in each of them with the same channel.
     """
     computations, entry = _computations(hlo)
     found: dict[str, dict[str, int]] = {}
@@ -138,11 +145,11 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
             if not match:
                 continue
             shapes, kind, start = match.groups()
-            if "chain_id=" in line:
-                channel = re.search(r"channel_id=(\d+)", line)[1]
-                if channel in chains:
+            channel = re.search(r"channel_id=(\d+)", line) if "chain_id=" in line else None
+            if channel is not None:
+                if channel[1] in chains:
                     continue
-                chains.add(channel)
+                chains.add(channel[1])
             sizes = [
                 BYTES.get(dtype, 4) * math.prod(int(size) for size in dims.split(",") if size)
                 for dtype, dims in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shapes)
@@ -158,10 +165,10 @@ def collectives(hlo: str) -> dict[str, dict[str, int]]:
 
 
 def collective_seconds(collectives: dict[str, dict[str, int]], topology: Topology) -> float:
-    """What the collectives of a step take at least: their bytes over the links of a chip, at the published rate.
+    """A lower bound for the time of a step's collectives, in seconds: bytes sent over the published link rate.
 
-    A sum over chips moves its bytes twice (to where a share of them is added up, and back), all else once. As if all links
-    of the chip in a corner carried their full rate in both directions and each collective used all of them.
+    An all-reduce moves its bytes twice (reduce-scatter, then all-gather), every other collective once. The bound assumes that
+    each collective uses all links of a corner chip at the full rate in both directions.
     """
     moved = sum((2 if kind == "all-reduce" else 1) * found["bytes"] for kind, found in collectives.items())
     rate = topology.links * topology.chip.link_gb_per_s * 1e9
@@ -172,7 +179,7 @@ LOOP = r"while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)"
 
 
 def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
-    """The lines of every computation of a program's text, by name, and the name of the one it begins with."""
+    """The lines of each computation of a compiled program, by name, and the name of the entry computation."""
     found: dict[str, list[str]] = {}
     entry, name = "", None
     for line in hlo.splitlines():
@@ -187,7 +194,7 @@ def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _trips(condition: list[str]) -> int:
-    """How often a loop runs whose condition is `counter < constant`, which is how JAX's scan and fori_loop compile."""
+    """The number of passes of a loop with the condition `counter < constant`, as JAX's scan and fori_loop compile to."""
     text = "\n".join(condition)
     below = re.search(r"compare\([^,]*, %?([\w.\-]+)\), direction=LT", text)
     constant = below and re.search(rf"%?{re.escape(below[1])} = [^\n]*constant\((\d+)\)", text)

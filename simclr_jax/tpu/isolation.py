@@ -10,10 +10,10 @@ from simclr_jax.errors import CompilerCrashed
 
 
 def isolated(function: Callable, *arguments):
-    """What a function of a module returns, called in a process of its own: a crash of the compiler ends that one only.
+    """Call a function of a module in another process and return its result. A crash ends only that process.
 
     Raises:
-      CompilerCrashed: where the process died.
+      CompilerCrashed: if the process died.
       Exception: whatever the function raised.
     """
     context = multiprocessing.get_context("spawn")
@@ -25,10 +25,13 @@ def isolated(function: Callable, *arguments):
 
 
 def _end_with_parent() -> None:
-    """A compilation takes minutes and heeds no signal; a command that was stopped should not leave it behind."""
+    """End this process with its parent: a compilation takes minutes and reacts to no signal."""
+
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this runs in a child process only
 
     def watch():
-        multiprocessing.parent_process().join()
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()

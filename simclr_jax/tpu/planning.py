@@ -1,4 +1,4 @@
-"""Plan a pretraining step on a TPU slice: memory, time and collectives by its compiler, and advice if it does not fit."""
+"""Plan a pretraining step on a TPU slice: memory, time, collectives, and advice if it does not fit."""
 
 import jax
 from jax.sharding import Mesh
@@ -14,15 +14,15 @@ from simclr_jax.training.recipe import PretrainRecipe
 
 GIB = 1024**3
 
-# Training images and classes of data sets that need not be there for planning.
+# (training images, classes) of data sets that need not be on this machine for planning.
 KNOWN = {"imagenet2012": (1_281_167, 1000), "cifar10": (50_000, 10), "cifar100": (50_000, 100)}
 
 
 def training_set(config: ConfigDict, num_examples: int | None, num_classes: int) -> tuple[int, int]:
-    """Images and classes: as given, as known, or of the data itself.
+    """The number of training images and classes: as given, from `KNOWN`, or counted in the data.
 
     Raises:
-      UserError: where the data is not here and its size not given.
+      UserError: if the data is not on this machine and its size is not given.
     """
     if num_examples is not None:
         return num_examples, num_classes
@@ -37,7 +37,7 @@ def training_set(config: ConfigDict, num_examples: int | None, num_classes: int)
         source = sources.open_source(config.data, "train")
     except UserError as error:
         raise UserError(
-            f"{error} For planning its size will do: --num_examples=N, and --num_classes=N if it has labels."
+            f"{error} Planning needs only its size: --num_examples=N, and --num_classes=N if it has labels."
         ) from error
     return source.num_examples, len(source.class_names or ())
 
@@ -52,11 +52,11 @@ def plan(config: ConfigDict, topology: tpu_compiler.Topology, num_examples: int,
     """Compiles the step of `config` for `topology`.
 
     Returns:
-      The keys of `--json`. Of a step that does not fit, `step_ms`, `collective_ms`, `utilisation`, `images_per_s`, `hours` and
-      `collectives` are None. All are for a chip, but `images_per_s` and `hours`, which are the slice's.
+      The keys of `--json`. If the step does not fit, `step_ms`, `collective_ms`, `utilisation`, `images_per_s`, `hours` and
+      `collectives` are None. `images_per_s` and `hours` are for the slice, all other figures for one chip.
 
     Raises:
-      UserError: where config and topology do not go together.
+      UserError: if the config does not suit the topology.
     """
     chip, chips, devices = topology.chip, topology.chips, len(topology.devices)
     config_checks.check_values(config, devices)
@@ -78,7 +78,7 @@ def plan(config: ConfigDict, topology: tpu_compiler.Topology, num_examples: int,
         "hours": None,
         "collectives": program.collectives,
     }
-    if program.cycles is not None:
+    if program.cycles is not None and program.collectives is not None:
         computing = program.cycles / (chip.clock_ghz * 1e9)
         collective = tpu_compiler.collective_seconds(program.collectives, topology)
         seconds = computing + collective
@@ -90,17 +90,17 @@ def plan(config: ConfigDict, topology: tpu_compiler.Topology, num_examples: int,
 
 
 def step_flops(config: ConfigDict, num_examples: int, num_classes: int) -> float:
-    """Floating-point operations of a step for the global batch, before any compiler has changed it.
+    """The floating-point operations of a step for the global batch, before optimisation by a compiler.
 
-    Those that are needed once: without what micro-batches and rematerialisation do again.
+    Operations that micro-batches and rematerialisation repeat are counted once.
     """
     one = config.copy_and_resolve_references()
     one.mesh.update(data=1, fsdp=1)
-    # What is in a loop would be counted as if it ran once.
+    # The cost analysis counts the body of a loop once, so there must be no loop.
     one.microbatches, one.remat, one.loss.method = 1, "none", "dense"
     mesh = sharding.make_mesh(one.mesh, jax.devices("cpu")[:1])
     recipe = recipe_of(one, mesh, num_examples, num_classes)
-    # For a CPU kernel gradients would be loops as well (models/conv.py).
+    # For TPU, because on a CPU kernel gradients are loops, too (models/conv.py).
     return (
         recipe.step.trace(recipe.abstract_state(), recipe.abstract_batch())  # type: ignore[attr-defined]
         .lower(lowering_platforms=("tpu",))
@@ -109,7 +109,7 @@ def step_flops(config: ConfigDict, num_examples: int, num_classes: int) -> float
 
 
 def state_gib(config: ConfigDict, topology: tpu_compiler.Topology, num_examples: int, num_classes: int) -> float:
-    """Parameters, statistics and optimiser state on one chip."""
+    """The GiB of parameters, batch statistics and optimiser state on one chip."""
     mesh = sharding.make_mesh(config.mesh, topology.devices)
     leaves = jax.tree.leaves(recipe_of(config, mesh, num_examples, num_classes).abstract_state())
     each = sum(np.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
@@ -117,7 +117,7 @@ def state_gib(config: ConfigDict, topology: tpu_compiler.Topology, num_examples:
 
 
 def advice(config: ConfigDict, entry: dict, state: float) -> str:
-    """By how much a step does not fit, and what would make it fit.
+    """Say by how much a step exceeds the memory, and which changes would make it fit.
 
     Args:
       config: of the step.
@@ -126,7 +126,7 @@ def advice(config: ConfigDict, entry: dict, state: float) -> str:
     """
     used, limit, each, chips = entry["hbm_gib"], entry["hbm_limit_gib"], entry["batch_per_chip"], entry["chips"]
     lines = [f"{entry['topology']}: {used - limit:.2f} GiB too much on each chip ({used:.2f} of {limit:.2f} GiB)."]
-    # Activations grow with the images on a chip. A tenth is left for what does not (and for the compiler's whims).
+    # Activations grow with the images on a chip. A tenth of the memory is kept free for everything else.
     room = 0.9 * limit - state
     if room > 0:
         images = int(each * room / (used - state))
@@ -138,7 +138,7 @@ def advice(config: ConfigDict, entry: dict, state: float) -> str:
             )
         parts = next((k for k in range(2, each + 1) if each % k == 0 and each / k <= images), None) if images else None
         if parts and config.microbatches == 1:
-            lines.append(f"Or --config.microbatches={parts}, on the chips that are there, for a third more time.")
+            lines.append(f"Or --config.microbatches={parts} on the same chips, which takes about a third longer.")
     if config.compute_dtype == "float32":
         lines.append("--config.compute_dtype=bfloat16 takes about half the memory.")
     if state > limit / 4 and config.mesh.fsdp < chips:

@@ -70,7 +70,8 @@ class Checkpoints:
 
     def save(self, step: int, state: TrainState) -> None:
         """Saves in the background; arrays are copied before this returns. A step that is already saved is skipped."""
-        if self.latest() is not None and self.latest() >= step:
+        latest = self.latest()
+        if latest is not None and latest >= step:
             return
         items = {name: ocp.args.StandardSave(item) for name, item in _to_items(state).items()}
         items["config"] = ocp.args.JsonSave(self._config.to_dict())

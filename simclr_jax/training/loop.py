@@ -138,6 +138,7 @@ def _fit(run: TrainingRun, start_step: int, writer: MetricsWriter, progress: Pro
 
 def _evaluate(run: TrainingRun, state: TrainState) -> tuple[dict[str, float], bool]:
     """Metrics of the test images, and whether the run was asked to stop meanwhile; then there are no metrics."""
+    assert run.evaluate is not None  # see `is_evaluating`
     try:
         with jax.transfer_guard("allow"):  # an evaluation may compute on the host what it likes
             return {f"test_{key}": value for key, value in run.evaluate(state).items() if key != "n"}, False

@@ -268,6 +268,7 @@ class Stream:
         """The class. With several: 1 for each class of the example, -1 if all its objects of that class are difficult, or 0."""
         if not self.multi_label:
             return example[self.label_key] if self.label_key else -1
+        assert self.class_names is not None and self.label_key is not None  # both are there if there are several labels
         classes = np.zeros(len(self.class_names), np.int32)
         classes[example[self.label_key]] = 1
         easy = example.get(f"{self.label_key}_no_difficult")  # the name in TFDS's voc
