@@ -53,11 +53,13 @@ setup(
         # `make test`. setuptools builds the wheel that tests/test_wheel.py installs.
         "test": [
             "beartype>=0.20",
+            "faiss-cpu>=1.9",
             "gcsfs",
             "hypothesis>=6.100",
             "jsonschema",
             "kubernetes",
             "pillow",
+            "pyarrow>=17",
             "pytest>=8",
             "pytest-cov>=6",
             "pytest-xdist>=3.5",
@@ -73,6 +75,8 @@ setup(
         ],
         # `make docs`
         "docs": ["furo", "myst-parser>=4", "sphinx>=8"],
+        # simclr_jax.search
+        "search": ["faiss-cpu>=1.9", "pyarrow>=17"],
         "tpu": ["jax[tpu]"],
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],

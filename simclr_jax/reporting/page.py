@@ -7,7 +7,7 @@ import jinja2
 from simclr_jax.reporting.sections import all_sections
 from simclr_jax.workdir.runs import SavedRun
 
-_TEMPLATES = jinja2.Environment(
+TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("simclr_jax.reporting"),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
@@ -22,7 +22,7 @@ def _shade(percent: float, right: bool) -> str:
 def render(runs: list[SavedRun], title: str) -> str:
     """The whole document."""
     unfinished = sum(run.results is None for run in runs)
-    return _TEMPLATES.get_template("report.html.j2").render(
+    return TEMPLATES.get_template("report.html.j2").render(
         title=title,
         state=f"{len(runs)} runs" + (f", {unfinished} of them not done" if unfinished else ""),
         made=datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),

@@ -21,12 +21,14 @@ class Tool:
       required: flags that have to be given, each with a value for the message.
       config: whether --config, of pretraining, is one of its flags.
       positional: the flag that a word without dashes is the value of.
+      check: checks of several flags together; raises UserError.
     """
 
     define: Callable[[Sequence[str], flags.FlagValues], None]
     required: dict[str, str]
     config: bool = False
     positional: str | None = None
+    check: Callable[[flags.FlagValues], None] = lambda values: None
 
 
 def _define_plan(argv: Sequence[str], values: flags.FlagValues) -> None:
@@ -55,9 +57,34 @@ def _define_quickstart(argv: Sequence[str], values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "runs/quickstart", "Folder for all runs and the report.", flag_values=values)
 
 
+def _define_search(argv: Sequence[str], values: flags.FlagValues) -> None:
+    del argv
+    flags.DEFINE_string("embeddings", None, "The table that simclr_jax.embed has written.", flag_values=values)
+    text = "An image of the table, by its path or the end of it: find the images nearest to it. May be repeated."
+    flags.DEFINE_multi_string("nearest", [], text, flag_values=values)
+    text = "Find groups of images that are more similar than this, such as 0.97."
+    flags.DEFINE_float("duplicates", None, text, lower_bound=-1, upper_bound=1, flag_values=values)
+    text = "Divide the images into this many clusters, each with its most typical images."
+    flags.DEFINE_integer("clusters", None, text, lower_bound=1, flag_values=values)
+    text = "Images to list for each of --nearest, or for each cluster."
+    flags.DEFINE_integer("count", 20, text, lower_bound=1, flag_values=values)
+    flags.DEFINE_string("output", None, "The file to write: .html with pictures, or .csv.", flag_values=values)
+    text = "The folder that relative paths in the table begin in, for the pictures."
+    flags.DEFINE_string("images", None, text, flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "Replace --output if it exists.", flag_values=values)
+
+
+def _check_search(values: flags.FlagValues) -> None:
+    given = [flag for flag in ("nearest", "duplicates", "clusters") if values[flag].value not in ([], None)]
+    if len(given) != 1:
+        names = " and ".join(f"--{flag}" for flag in given) or "none of them"
+        raise UserError(f"give one of --nearest, --duplicates and --clusters, not {names}.")
+
+
 TOOLS = {
     "plan": Tool(_define_plan, {"topology": "v5e:4x4,v4:2x2x4"}, config=True),
     "report": Tool(_define_report, {"workdirs": "runs/quickstart"}),
+    "search": Tool(_define_search, {"embeddings": "x.parquet", "output": "groups.html"}, check=_check_search),
     "quickstart": Tool(_define_quickstart, {}, positional="workdir"),
 }
 
@@ -77,5 +104,6 @@ def parse_tool(argv: Sequence[str], values: flags.FlagValues, name: str) -> None
     for flag, example in tool.required.items():
         if not values[flag].value:
             raise UserError(f"--{flag} is missing, as in --{flag}={example}.")
+    tool.check(values)
     if "workdir" in values:
         check_folder("workdir", str(values["workdir"].value))

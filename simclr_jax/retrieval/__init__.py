@@ -1,0 +1,1 @@
+"""Search in tables of embeddings: nearest images, near-duplicates, clusters."""

@@ -1,0 +1,121 @@
+"""Read a table of embeddings, as `simclr_jax.embed` writes it: Parquet, NPZ or CSV."""
+
+from collections.abc import Callable
+import dataclasses
+
+from etils import epath
+import numpy as np
+
+from simclr_jax.errors import UserError
+
+PATH, LABEL, VECTOR = "path", "label", "vector"
+
+
+@dataclasses.dataclass(frozen=True)
+class Embeddings:
+    """Images and their embeddings.
+
+    Attributes:
+      paths: `[n]`, where each image is.
+      vectors: float32 `[n, dim]`, each of length 1.
+      labels: `[n]` class names, or None.
+    """
+
+    paths: list[str]
+    vectors: np.ndarray
+    labels: list[str] | None = None
+
+    def row(self, path: str) -> int:
+        """The row of an image, by its path or by the end of its path.
+
+        Raises:
+          UserError: if no path ends like that, or several do.
+        """
+        rows = [number for number, other in enumerate(self.paths) if other == path]
+        rows = rows or [number for number, other in enumerate(self.paths) if other.endswith("/" + path.lstrip("./"))]
+        if len(rows) == 1:
+            return rows[0]
+        if rows:
+            two = ", ".join(self.paths[row] for row in rows[:2])
+            raise UserError(
+                f"--nearest={path}: {len(rows)} images end like that, such as {two}. Give more of the path."
+            )
+        raise UserError(f"--nearest={path}: the table has no such image. Its first one is {self.paths[0]}.")
+
+
+def read(name: str) -> Embeddings:
+    """Read a table and scale its vectors to length 1. Rows without a vector are left out.
+
+    Raises:
+      UserError: if the file does not exist, cannot be read, is empty, or has no column of vectors.
+    """
+    path = epath.Path(name)
+    if path.suffix not in READERS:
+        raise UserError(
+            f"--embeddings={name}: the file must end in {', '.join(READERS)}, as simclr_jax.embed writes it."
+        )
+    if not path.exists():
+        raise UserError(f"--embeddings={name}: no such file. `python -m simclr_jax.embed --help` says how to make one.")
+    try:
+        columns = READERS[path.suffix](path)
+    except UserError:
+        raise
+    except Exception as error:  # of a type that depends on the format
+        raise UserError(f"--embeddings={name} cannot be read: {error}") from error
+    missing = [column for column in (PATH, VECTOR) if column not in columns]
+    if missing:
+        raise UserError(f"--embeddings={name} has no column {missing[0]!r}, but {', '.join(columns) or 'none'}.")
+    vectors = np.asarray(columns[VECTOR], np.float32)
+    if vectors.ndim != 2 or not len(vectors):
+        raise UserError(f"--embeddings={name} has no rows with vectors.")
+    length = np.linalg.norm(vectors, axis=1)
+    good = np.isfinite(length) & (length > 0)
+    if not good.any():
+        raise UserError(f"--embeddings={name} has no vector that is finite and not zero.")
+    labels = columns.get(LABEL)
+    if not good.all():
+        vectors, length = vectors[good], length[good]
+    rows = np.flatnonzero(good)
+    return Embeddings(
+        [str(columns[PATH][row]) for row in rows],
+        vectors / length[:, None],
+        None if labels is None else ["" if labels[row] is None else str(labels[row]) for row in rows],
+    )
+
+
+def _read_parquet(path: epath.Path) -> dict:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise UserError(
+            "Parquet needs pyarrow, which is not installed: pip install 'simclr_jax[embed]', or use .npz."
+        ) from None
+    with path.open("rb") as file:
+        table = parquet.read_table(file, columns=None)
+    if VECTOR not in table.column_names:
+        return dict.fromkeys(table.column_names)
+    table = table.filter(table.column(VECTOR).is_valid())
+    vectors = table.column(VECTOR).combine_chunks()
+    columns = {PATH: table.column(PATH).to_pylist()} if PATH in table.column_names else {}
+    if LABEL in table.column_names:
+        columns[LABEL] = table.column(LABEL).to_pylist()
+    return columns | {VECTOR: vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)}
+
+
+def _read_npz(path: epath.Path) -> dict:
+    with path.open("rb") as file, np.load(file) as content:
+        return {name: content[name] for name in content.files}
+
+
+def _read_csv(path: epath.Path) -> dict:
+    import csv
+
+    with path.open("r") as file:
+        head, *rows = csv.reader(file)
+    places = [number for number, name in enumerate(head) if name not in (PATH, LABEL)]
+    rows = [row for row in rows if places and row[places[0]]]
+    columns: dict = {name: [row[head.index(name)] for row in rows] for name in (PATH, LABEL) if name in head}
+    return columns | {VECTOR: np.array([[float(row[place]) for place in places] for row in rows], np.float32)}
+
+
+READERS: dict[str, Callable[[epath.Path], dict]] = {".parquet": _read_parquet, ".npz": _read_npz, ".csv": _read_csv}
