@@ -14,6 +14,7 @@ if __name__ == "__main__":
     cli.main("report")  # answers --help and mistakes before the imports below; does not return
 
 import logging
+import os
 
 from absl import flags
 from etils import epath
@@ -35,7 +36,8 @@ def run(values: flags.FlagValues) -> list[SavedRun]:
 
 def split_folders(value: str) -> list[str]:
     """Folders separated by commas. The name of a folder may have commas itself, as the runs of a sweep do."""
-    folders, words = [], value.split(",")
+    # The command line expands `~` at the beginning only.
+    folders, words = [], [os.path.expanduser(word) for word in value.split(",")]
     while words:
         # The longest run of words that is a folder; a word that is none is reported later.
         size = next((n for n in range(len(words), 0, -1) if epath.Path(",".join(words[:n])).is_dir()), 1)

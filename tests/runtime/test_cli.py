@@ -286,6 +286,14 @@ def test_workdirs_of_a_report_may_have_commas(tmp_path):
     assert folders == ["temperature=0.1,seed=1", "plain", "temperature=0.1,seed=2"]
 
 
+def test_the_home_folder_is_expanded_in_every_folder_of_a_report(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    words = parse("report", "--workdirs=~/a,~/b")["workdirs"].value
+    assert [folder for word in words for folder in report.split_folders(word)] == [f"{tmp_path}/a", f"{tmp_path}/b"]
+
+
 def test_an_evaluation_without_a_config_has_that_of_its_kind():
     values = parse("linear_probe", "--workdir=w", "--config.init=random")
     assert values["config"].value.kind == "linear_probe"
