@@ -30,7 +30,7 @@ Define = Callable[[Sequence[str], flags.FlagValues], None]
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort", "-?")
 # Flags whose values are places on a file system: `~` is expanded in them.
 PLACES = (
-    *("workdir", "workdirs", "pretrained", "compilation_cache", "output", "sweep"),
+    *("workdir", "workdirs", "pretrained", "compilation_cache", "output", "sweep", "source"),
     *("config.data.root", "config.teacher"),
 )
 

@@ -57,6 +57,7 @@ def _define_quickstart(argv: Sequence[str], values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "runs/quickstart", "Folder for all runs and the report.", flag_values=values)
 
 
+<<<<<<< HEAD
 def _define_search(argv: Sequence[str], values: flags.FlagValues) -> None:
     del argv
     flags.DEFINE_string("embeddings", None, "The table that simclr_jax.embed has written.", flag_values=values)
@@ -79,12 +80,27 @@ def _check_search(values: flags.FlagValues) -> None:
     if len(given) != 1:
         names = " and ".join(f"--{flag}" for flag in given) or "none of them"
         raise UserError(f"give one of --nearest, --duplicates and --clusters, not {names}.")
+=======
+def _define_import_weights(argv: Sequence[str], values: flags.FlagValues) -> None:
+    del argv
+    text = "SavedModel, TensorFlow checkpoint, .safetensors, .pt, .pth or .ckpt file; also gs://BUCKET/..."
+    flags.DEFINE_string("source", None, text, flag_values=values)
+    flags.DEFINE_string("workdir", None, "A new folder for the imported run.", flag_values=values)
+    text = "On what the classifier is: h, z, or g1, g2, ... for a layer of the projection head. Default: found, where possible."
+    flags.DEFINE_string("classifier_input", None, text, flag_values=values)
+>>>>>>> importing
 
 
 TOOLS = {
     "plan": Tool(_define_plan, {"topology": "v5e:4x4,v4:2x2x4"}, config=True),
     "report": Tool(_define_report, {"workdirs": "runs/quickstart"}),
+<<<<<<< HEAD
     "search": Tool(_define_search, {"embeddings": "x.parquet", "output": "groups.html"}, check=_check_search),
+=======
+    "import_weights": Tool(
+        _define_import_weights, {"source": "gs://simclr-checkpoints/simclrv2/...", "workdir": "runs/imported"}
+    ),
+>>>>>>> importing
     "quickstart": Tool(_define_quickstart, {}, positional="workdir"),
 }
 
