@@ -1,0 +1,61 @@
+"""The network as a compiled program: StableHLO (`jax.export`) and TensorFlow's SavedModel (`orbax-export`).
+
+Both contain the weights. The batch is free; height and width are those of the evaluation.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from etils import epath
+import jax
+from jax import export
+import jax.numpy as jnp
+import numpy as np
+
+from simclr_jax.errors import UserError
+
+# Apply: images `[batch, size, size, 3]` to named float32 arrays `[batch, ...]`.
+Apply = Callable[[jax.Array], dict[str, jax.Array]]
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write_stablehlo(apply: Apply, size: int, dtype: Any, path: epath.Path) -> None:
+    """Write one file that `jax.export.deserialize(bytes).call(images)` runs on a CPU, on GPUs of NVIDIA and on TPUs."""
+    (batch,) = export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, size, size, 3), dtype)
+    path.write_bytes(export.export(jax.jit(apply), platforms=PLATFORMS)(images).serialize())
+
+
+def run_stablehlo(path: epath.Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs of a file that `write_stablehlo` wrote."""
+    return jax.device_get(export.deserialize(bytearray(path.read_bytes())).call(jnp.asarray(images)))
+
+
+def write_saved_model(apply: Apply, size: int, dtype: Any, path: epath.Path) -> None:
+    """Write a folder that `tf.saved_model.load(path).signatures["serving_default"](images=...)` runs.
+
+    Raises:
+      UserError: if orbax-export is not installed.
+    """
+    try:
+        from orbax import export as orbax_export
+    except ImportError:
+        raise UserError("SavedModel needs orbax-export: pip install 'simclr_jax[export]'.") from None
+    from simclr_jax.runtime.tensorflow import tf
+
+    def apply_with_params(params: dict, images: jax.Array) -> dict[str, jax.Array]:
+        del params  # they are constants of the program
+        return apply(images)
+
+    module = orbax_export.JaxModule({}, apply_with_params, input_polymorphic_shape="batch, ...")
+    signature = [tf.TensorSpec([None, size, size, 3], tf.dtypes.as_dtype(dtype), name="images")]
+    config = orbax_export.ServingConfig("serving_default", input_signature=signature)
+    orbax_export.ExportManager(module, [config]).save(str(path))
+
+
+def run_saved_model(path: epath.Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs of a folder that `write_saved_model` wrote."""
+    from simclr_jax.runtime.tensorflow import tf
+
+    run = tf.saved_model.load(str(path)).signatures["serving_default"]
+    return {name: value.numpy() for name, value in run(images=tf.constant(images)).items()}
