@@ -102,11 +102,6 @@ def call(workdir, *arguments):
     return cli.call("pretrain", *TINY, f"--workdir={workdir}", *arguments)
 
 
-@pytest.fixture
-def at_repository(monkeypatch):
-    monkeypatch.chdir(REPOSITORY)
-
-
 @pytest.mark.usefixtures("at_repository")
 @pytest.mark.parametrize("where", ["--config.data.resident", "--config.augment.where=device"])
 def test_with_augmentation_on_the_device_a_run_continues_exactly(tmp_path, where):
