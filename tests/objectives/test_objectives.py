@@ -1,8 +1,13 @@
 """NT-Xent and its metrics against the reference vectors, against their definitions, and on one and eight devices."""
 
 import math
+from unittest import mock
 
+from helpers import LAWS
 from helpers import mesh_of
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -27,6 +32,7 @@ def paired(hidden):
 
 
 def relative_error(value, expected):
+    value, expected = np.asarray(value), np.asarray(expected)
     return np.max(np.abs(value - expected)) / np.max(np.abs(expected))
 
 
@@ -120,6 +126,24 @@ def test_blocks_and_rings_equal_the_dense_loss_to_rounding(monkeypatch, devices,
             ours = jax.jit(lambda z, tau=tau, normalize=normalize: metrics_on(z, tau, normalize, devices))(z)
             for name, value in contrastive_metrics.contrastive_metrics_dense(jnp.asarray(z), tau, normalize).items():
                 np.testing.assert_allclose(ours[name], value, rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+@settings(LAWS, max_examples=8)
+@given(
+    rows=st.integers(1, 12),
+    devices=st.sampled_from([1, 2, 3, 5, 8]),
+    block=st.integers(1, 9),
+    dim=st.integers(1, 5),
+    tau=st.floats(0.02, 10.0),
+    normalize=st.booleans(),
+)
+def test_any_blocks_on_any_ring_equal_the_dense_loss(rows, devices, block, dim, tau, normalize):
+    z = np.random.default_rng(rows).normal(size=(rows * devices, 2, dim))
+    with jax.enable_x64(True), mock.patch.object(pairwise, "BLOCK", block):
+        loss, gradient = value_and_gradient(z, tau, normalize, devices)
+        expected, expected_gradient = jax.value_and_grad(objectives.nt_xent_dense)(jnp.asarray(z), tau, normalize)
+    assert loss == pytest.approx(float(expected), rel=1e-10, abs=1e-10)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-9, atol=1e-9 * max(1.0, 1.0 / tau))
 
 
 def metrics_on(z, tau, normalize, devices):

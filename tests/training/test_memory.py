@@ -36,7 +36,7 @@ class WithoutBatchNorm(nnx.Module):
 def config_of(**changes):
     config = config_lib.pretrain()
     config.model.update(depth=18, width=0.125, stem="cifar")
-    config.update(changes)
+    config.update(batch_size=BATCH, **changes)
     return config
 
 

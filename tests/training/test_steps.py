@@ -1,5 +1,6 @@
 """The jitted steps: equal on one and eight devices, in float32 to rounding and in float64 to many digits more."""
 
+from helpers import compilations
 from helpers import mesh_of
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ BATCH, SIZE = 32, 8
 def pretrain_config(dtype="float32"):
     config = config_lib.pretrain()
     config.model.update(depth=18, width=0.125, stem="cifar")
-    config.loss.temperature = 0.5
+    config.batch_size, config.loss.temperature = BATCH, 0.5
     config.compute_dtype = dtype
     return config
 
@@ -104,12 +105,24 @@ def test_batch_statistics_are_those_of_the_global_batch():
 def test_the_state_stays_replicated_is_donated_and_nothing_compiles_twice():
     step, state, mesh = set_up(8, optim.make_optimizer(config_lib.pretrain().optimizer, 0.1))
     first_kernel = state.params["encoder"]["stem_conv"]["kernel"]
-    for number in range(3):
-        state, _ = step(state, sharding.to_global(batch_of(number), mesh))
-    assert step._cache_size() == 1
+    with compilations() as compiled:
+        state, _ = step(state, sharding.to_global(batch_of(0), mesh))
+    assert compiled == ["pretrain_step"]
+    with compilations() as compiled:
+        for number in (1, 2):
+            state, _ = step(state, sharding.to_global(batch_of(number), mesh))
+    assert compiled == []
     assert first_kernel.is_deleted()
     assert int(state.step) == 3
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
+
+
+def test_a_step_leaks_no_tracer():
+    """What it computes while it is traced stays in it: no layer keeps an intermediate result."""
+    step, state, mesh = set_up(1, PLAIN)
+    batch = sharding.to_global(batch_of(), mesh)
+    with jax.checking_leaks():
+        step.trace(state, batch)
 
 
 @pytest.mark.parametrize("method", ["blocks", "dense"])
