@@ -353,6 +353,7 @@ def test_a_view_is_the_hosts_for_the_same_draws(more):
     np.testing.assert_allclose(result.reshape(expected.shape) * 255, expected, atol=0.5 + 5e-3)
 
 
+@pytest.mark.slow
 def test_views_depend_on_seed_position_and_view_alone():
     fields = config_lib.pretrain().augment
     all_views = whole(fields)

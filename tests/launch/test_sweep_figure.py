@@ -61,6 +61,7 @@ def test_values_are_gathered_by_places_over_seeds(tmp_path):
     assert sweep_figure.published(runs, "probe.top1")["dog", 0.1] == pytest.approx([53])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "places"), [("lines", (0.1, 10)), ("bars", ("ox", "hen")), ("matrix", ("cat", "dog"))]
 )

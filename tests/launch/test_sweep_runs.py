@@ -56,6 +56,7 @@ def test_all_runs_are_checked_before_one_starts(write, tmp_path, item, message, 
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_check_starts_no_device(tmp_path):
     """Nor imports TensorFlow: it is quick."""
     code = (

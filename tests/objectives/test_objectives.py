@@ -104,6 +104,7 @@ def test_the_faster_form_is_chosen(monkeypatch):
     assert choose.in_blocks("blocks", 4096, mesh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
 @pytest.mark.parametrize(
     ("pairs", "block"),
@@ -128,6 +129,7 @@ def test_blocks_and_rings_equal_the_dense_loss_to_rounding(monkeypatch, devices,
                 np.testing.assert_allclose(ours[name], value, rtol=1e-6, atol=1e-9, err_msg=name)
 
 
+@pytest.mark.slow
 @settings(LAWS, max_examples=8)
 @given(
     rows=st.integers(1, 12),
@@ -152,6 +154,7 @@ def metrics_on(z, tau, normalize, devices):
     return contrastive_metrics.contrastive_metrics(z, tau, normalize, mesh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.01, 0.03, 0.04, 0.5, 10.0])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_float32_stays_exact_at_every_temperature(monkeypatch, tau, dtype):
@@ -168,6 +171,7 @@ def test_float32_stays_exact_at_every_temperature(monkeypatch, tau, dtype):
         assert relative_error(np.asarray(gradient, np.float64), expected_gradient) < limit
 
 
+@pytest.mark.slow
 def test_no_device_holds_a_matrix_of_all_logits_or_all_embeddings(monkeypatch):
     """Twice the batch takes twice the memory, not four times as much."""
     monkeypatch.setattr(pairwise, "BLOCK", 64)
@@ -194,6 +198,7 @@ def test_collapsed_embeddings_are_not_scored_as_perfect():
     assert objectives.nt_xent(jnp.ones((pairs, 2, 4)), 0.5) == pytest.approx(2 * math.log(2 * pairs - 1), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_order_of_images_and_of_views_does_not_matter():
     z = jax.random.normal(jax.random.key(2), (20, 2, 8))
     order = np.random.default_rng(0).permutation(len(z))

@@ -74,6 +74,7 @@ def test_a_batch_arrives_in_its_order():
         assert array.addressable_shards[0].data.shape[0] == 16 // mesh.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["lars", "sgd"])
 def test_split_parameters_train_as_replicated_ones_do(optimizer):
     with jax.enable_x64(True):
