@@ -124,6 +124,7 @@ def test_files_and_functions_are_short():
     assert long_functions == set(LONG_FUNCTIONS)
 
 
+@pytest.mark.slow
 def test_importing_costs_nothing_and_defines_no_flag():
     light = ["simclr_jax", "simclr_jax.config", "simclr_jax.runtime.cli", "simclr_jax.errors"]
     code = "\n".join(

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Float
 from ml_collections import ConfigDict
+import numpy as np
 
 from simclr_jax.models.heads import LinearClassifier
 from simclr_jax.models.heads import ProjectionHead
@@ -14,7 +15,8 @@ from simclr_jax.models.resnet import ResNet
 
 def dtypes(compute_dtype: str) -> dict[str, jnp.dtype]:
     """Compute in `compute_dtype`; keep parameters in float32, or in float64 where that is it (for the tests)."""
-    return {"dtype": jnp.dtype(compute_dtype), "param_dtype": jnp.promote_types(compute_dtype, jnp.float32)}
+    dtype = jnp.dtype(compute_dtype)
+    return {"dtype": dtype, "param_dtype": np.promote_types(dtype, np.float32)}
 
 
 def make_encoder(config: ConfigDict, rngs: nnx.Rngs) -> ResNet:

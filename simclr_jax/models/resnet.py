@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 from jaxtyping import Float
+import numpy as np
 
 from simclr_jax.config import choices
 from simclr_jax.models import norm
@@ -259,7 +260,7 @@ class ResNet(nnx.Module):
             with jax.named_scope(f"encoder/{_stage_of(names[0])}"):
                 x = run(tuple(getattr(self, name) for name in names), x, train)
         with jax.named_scope("encoder/average_pool"):
-            return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+            return jnp.mean(x, axis=(1, 2), dtype=np.promote_types(x.dtype, np.float32))
 
     def _stem(
         self, x: Float[Array, "batch height width 3"], *, train: bool

@@ -153,6 +153,7 @@ def test_shipped_configs_are_known_by_name_from_any_folder(tmp_path, monkeypatch
     assert config_lib.load("cifar10_small", "epochs=3").epochs == 3.0
 
 
+@pytest.mark.slow
 def test_configs_need_neither_jax_nor_tensorflow():
     code = (
         "import sys, simclr_jax.config, simclr_jax.config.checks; assert not {'jax', 'tensorflow'} & set(sys.modules)"
