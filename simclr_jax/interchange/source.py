@@ -157,7 +157,8 @@ def _open_saved_model(place: str, folder: epath.Path) -> Source:
     except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:
         raise _unreadable(place, error) from error
     variables = {}
-    for function in getattr(getattr(module, "__call__", None), "concrete_functions", ()):
+    call = getattr(module, "__call__", None)  # noqa: B004 (it is the function that matters, not whether it can be called)
+    for function in getattr(call, "concrete_functions", ()):
         variables |= {variable.name: variable for variable in function.variables}
     if not variables:
         variables = {variable.name: variable for variable in getattr(module, "variables", ())}

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from jaxtyping import Float
 
 from simclr_jax.config import choices
-from simclr_jax.models.resnet import batch_norm
+from simclr_jax.models.layers import batch_norm
 
 dense_init = nnx.initializers.normal(0.01)
 
