@@ -1,6 +1,7 @@
 """Run the source and our network on the same images, and compare."""
 
 import logging
+from typing import Any
 
 from flax import nnx
 import jax
@@ -48,7 +49,7 @@ def features_of(weights: Weights, images: np.ndarray) -> dict[str, np.ndarray]:
 
     @jax.jit
     def run(params, batch_stats, images):
-        model = state_lib.merge(graph, params, batch_stats)
+        model: Any = state_lib.merge(graph, params, batch_stats)
         outputs = {"h": model.encoder(images, train=False)}
         for layer in range(1, layers + 1):
             model.head.output_layer = layer

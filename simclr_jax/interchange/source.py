@@ -174,7 +174,7 @@ def _open_saved_model(place: str, folder: epath.Path) -> Source:
         module = load_saved_model(str(folder))
     except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:
         raise _unreadable(place, error) from error
-    variables = {}
+    variables: dict[str, Any] = {}
     call = getattr(module, "__call__", None)  # noqa: B004 (it is the function that matters, not whether it can be called)
     for function in getattr(call, "concrete_functions", ()):
         variables |= {variable.name: variable for variable in function.variables}

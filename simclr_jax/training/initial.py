@@ -24,22 +24,26 @@ class Start:
     parts: tuple[str, ...]
 
 
-def find(init_from: str, config: ConfigDict, *, with_head: bool) -> Start:
-    """The weights to start from; reads only the config of the checkpoint.
+def find(init_from: str, config: ConfigDict, workdir: epath.Path, *, with_head: bool) -> Start | None:
+    """The weights to start from; None for a run that continues. Reads only the config of the checkpoint.
 
     Args:
       init_from: a workdir of any kind of run, or one checkpoint in it.
       config: of the pretraining run that is to start.
+      workdir: of that run.
       with_head: take the projection head too, where the checkpoint has one.
 
     Raises:
       UserError: where there is none, or where its network is another one; names the flags that make it fit.
     """
+    if checkpoint.begun(workdir):
+        log.info("--init_from is ignored: the run in %s has begun and continues.", workdir)
+        return None
     path = checkpoint.find(_only_draw(init_from), "--init_from")
-    saved = checkpoint.load_config(path)
-    parts = (
-        ("encoder", "head") if with_head and (path / "head").exists() and saved.head.kind != "none" else ("encoder",)
-    )
+    saved = checkpoint.load_config(path, ConfigDict)
+    # A run that does not describe its projection head has perhaps only the first layers of one.
+    has_head = (path / "head").exists() and "head" in saved and saved.head.kind != "none"
+    parts = ("encoder", "head") if with_head and has_head else ("encoder",)
     blocks = {"model": config.model, **({"head": config.head} if "head" in parts else {})}
     wrong = []
     for block, fields in blocks.items():
