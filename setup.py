@@ -63,6 +63,7 @@ setup(
             "pytest>=8",
             "pytest-cov>=6",
             "pytest-xdist>=3.5",
+            "safetensors>=0.4",
             "setuptools>=77",
         ],
         # `make lint` and `make types`
@@ -77,6 +78,9 @@ setup(
         "docs": ["furo", "myst-parser>=4", "sphinx>=8"],
         # simclr_jax.search
         "search": ["faiss-cpu>=1.9", "pyarrow>=17"],
+        # `import_weights`: .safetensors files; .pt, .pth and .ckpt files.
+        "weights": ["safetensors>=0.4"],
+        "torch": ["torch>=2.2"],
         "tpu": ["jax[tpu]"],
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],

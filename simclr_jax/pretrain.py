@@ -3,8 +3,9 @@
     python -m simclr_jax.pretrain --config=configs/digits.py --workdir=runs/digits
 
 Started again with the same workdir, it continues from the newest checkpoint and ends exactly as if it had not been
-interrupted. Writes to the workdir: config.json, views.png (augmented pairs of the first batch; look at it before a long
-run), metrics.jsonl, tensorboard/, checkpoints/, curves.png, results.json.
+interrupted. --init_from=DIR starts a new run from the weights of another one, or of an import. Writes to the workdir:
+config.json, views.png (augmented pairs of the first batch; look at it before a long run), metrics.jsonl, tensorboard/,
+checkpoints/, curves.png, results.json.
 """
 
 from simclr_jax.runtime import cli
@@ -37,6 +38,7 @@ from simclr_jax.reporting import pictures
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime import sharding
 from simclr_jax.runtime.run_monitor import RunMonitor
+from simclr_jax.training import initial
 from simclr_jax.training import inputs
 from simclr_jax.training import loop
 from simclr_jax.training import steps
@@ -49,8 +51,17 @@ from simclr_jax.workdir import writers
 log = logging.getLogger("simclr_jax")
 
 
-def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict:
+def run(
+    config: ConfigDict,
+    workdir: epath.Path,
+    *,
+    monitor: RunMonitor,
+    init_from: str | None = None,
+    init_head: bool = True,
+) -> dict:
     """Pretrains and returns the content of results.json.
+
+    A run that has not begun starts from the encoder in `init_from`, and from its projection head unless `init_head` is False.
 
     `top1` and `top5` are those of the online linear classifier on the test split, None where there is none.
 
@@ -64,10 +75,14 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
     num_classes = len(source.class_names or ()) if _has_classes(config, source) else None
     recipe = PretrainRecipe(config, mesh, source.num_examples, num_classes)
     total_steps = recipe.total_steps  # refuses a schedule that does not fit, before anything is written
+    start = initial.find(init_from, config, workdir, with_head=init_head) if init_from else None
     distributed.check_agreement(config=saved_config.to_json(config), training_set=sources.identity(source))
     distributed.check_shared(workdir)
     with Checkpoints(workdir, config) as checkpoints:
-        state = checkpoints.restore(recipe.init_state())
+        state = recipe.init_state()
+        if start is not None:
+            state = initial.load(start, state)
+        state = checkpoints.restore(state)
         start_step = int(state.step)
         distributed.check_agreement(step=str(start_step))
         writers.write_atomically(workdir / "config.json", saved_config.to_json(config))
@@ -98,6 +113,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
         "seconds": time.monotonic() - began,
         "bad_images": distributed.sum_over_processes(bad_images.count),
         "checkpoint": str(checkpoints.directory / str(total_steps)),
+        "init_from": init_from,
     }
     monitor.disarm()
     return _conclude(results, workdir) if distributed.is_primary() else results

@@ -18,12 +18,13 @@ LAYERS = (
     {"simclr_jax.models", "simclr_jax.objectives", "simclr_jax.augment", "simclr_jax.workdir"},
     {"simclr_jax.data", "simclr_jax.reporting", "simclr_jax.retrieval"},
     {"simclr_jax.training"},
-    {"simclr_jax.evaluation", "simclr_jax.tpu"},
+    {"simclr_jax.evaluation", "simclr_jax.interchange", "simclr_jax.tpu"},
     {
         *("simclr_jax.pretrain", "simclr_jax.linear_probe", "simclr_jax.knn", "simclr_jax.finetune"),
         *("simclr_jax.distill", "simclr_jax.transfer", "simclr_jax.transform_probe"),
         *("simclr_jax.preview", "simclr_jax.report", "simclr_jax.plan", "simclr_jax.quickstart"),
         "simclr_jax.search",
+        "simclr_jax.import_weights",
     },
     {"launch", "configs", "benchmarks"},
 )

@@ -16,6 +16,7 @@ import numpy as np
 
 from simclr_jax.config import checks as config_checks
 from simclr_jax.config import saved as saved_config
+from simclr_jax.config.field import NETWORK_OF_THE_REFERENCE
 from simclr_jax.data import sources
 from simclr_jax.errors import UserError
 from simclr_jax.evaluation import metrics
@@ -217,8 +218,9 @@ def _resolve(
     config = config.copy_and_resolve_references()
     saved_config.inherit(config, pretrain_config)
     config.pretrained = str(path) if path else None
-    if config.model.sk_ratio is None:
-        config.model.sk_ratio = 0.0
+    for field, value in ({"sk_ratio": 0.0} | NETWORK_OF_THE_REFERENCE).items():
+        if config.model[field] is None:
+            config.model[field] = value
     needed = ("data.source", "data.image_size", "data.eval_crop", "model.depth", "model.width", "model.stem")
     hint = "set it, or give a pretraining run to take it from with --pretrained."
     config_checks.require(config, *needed, hint=hint)
@@ -233,7 +235,7 @@ def _resolve(
 
 
 def _check_same_network(config: ConfigDict, pretrain_config: ConfigDict, path: epath.Path) -> None:
-    for field in ("depth", "width", "stem", "sk_ratio"):
+    for field in config.model:
         given, saved = config.model[field], pretrain_config.model[field]
         if given is not None and given != saved:
             raise UserError(

@@ -11,7 +11,7 @@ from jaxtyping import Float
 import numpy as np
 
 from simclr_jax.config import choices
-from simclr_jax.models.resnet import batch_norm
+from simclr_jax.models.layers import batch_norm
 
 dense_init = nnx.initializers.normal(0.01)
 

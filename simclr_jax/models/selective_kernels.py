@@ -20,7 +20,7 @@ class SelectiveKernelConv(nnx.Module):
       in_features, features: channels in and out.
       stride: of the convolutions.
       ratio: width of that network, as a fraction of `features`, but at least 32 channels. 0.0625 in the paper.
-      conv, batch_norm: `resnet.conv`, `resnet.batch_norm`, with their dtypes and random generators.
+      conv, batch_norm: `layers.conv`, `layers.batch_norm`, with their dtypes and random generators.
     """
 
     def __init__(

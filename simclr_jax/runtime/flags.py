@@ -30,7 +30,7 @@ Define = Callable[[Sequence[str], flags.FlagValues], None]
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort", "-?")
 # Flags whose values are places on a file system: `~` is expanded in them.
 PLACES = (
-    *("workdir", "workdirs", "pretrained", "compilation_cache", "output", "sweep"),
+    *("workdir", "workdirs", "pretrained", "compilation_cache", "output", "sweep", "source", "init_from"),
     *("config.data.root", "config.teacher"),
 )
 
@@ -49,6 +49,17 @@ def define_config(argv: Sequence[str], values: flags.FlagValues, default: str | 
     )
     path = str(CONFIGS / default) if default else None
     config_flags.DEFINE_config_file("config", path, text, flag_values=values, sys_argv=list(argv))
+
+
+def define_init_from(values: flags.FlagValues) -> None:
+    """Defines the flags of pretraining that starts from other weights."""
+    text = (
+        "Start from the weights of this workdir or checkpoint of any kind of run, also an imported one. A run that continues "
+        "in --workdir ignores it."
+    )
+    flags.DEFINE_string("init_from", None, text, flag_values=values)
+    text = "Take the projection head of --init_from too, where it has one; --noinit_head: the encoder alone."
+    flags.DEFINE_bool("init_head", True, text, flag_values=values)
 
 
 def define_run(values: flags.FlagValues, pretrained: bool) -> None:
@@ -187,6 +198,8 @@ def parse_run(argv: Sequence[str], values: flags.FlagValues, kind: str, *, check
     def define(argv: Sequence[str], values: flags.FlagValues) -> None:
         define_config(argv, values, known.default_config)
         define_run(values, known.evaluates)
+        if kind == "pretrain":
+            define_init_from(values)
 
     parse(argv, values, define)
     parse_profile_steps(values["profile_steps"].value)

@@ -24,6 +24,18 @@ for _kind in ("GPU", "TPU"):
     tf.config.set_visible_devices([], _kind)
 
 
+def load_saved_model(folder: str) -> Any:
+    """`tf.saved_model.load` without its line for every operation whose gradient was not saved."""
+    from absl import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        return tf.saved_model.load(folder)
+    finally:
+        logging.set_verbosity(level)
+
+
 def __getattr__(name: str) -> Any:
     """`tfds` (TensorFlow Datasets), imported when it is first asked for: it takes a second."""
     if name == "tfds":

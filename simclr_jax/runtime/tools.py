@@ -6,6 +6,8 @@ import dataclasses
 
 from absl import flags
 
+from simclr_jax.config.choices import PADDINGS
+from simclr_jax.config.choices import WEIGHT_FORMATS
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.flags import check_folder
 from simclr_jax.runtime.flags import define_config
@@ -81,10 +83,29 @@ def _check_search(values: flags.FlagValues) -> None:
         raise UserError(f"give one of --nearest, --duplicates and --clusters, not {names}.")
 
 
+def _define_import_weights(argv: Sequence[str], values: flags.FlagValues) -> None:
+    del argv
+    text = "SavedModel, TensorFlow checkpoint, .safetensors, .pt, .pth or .ckpt file; also gs://BUCKET/..."
+    flags.DEFINE_string("source", None, text, flag_values=values)
+    flags.DEFINE_string("workdir", None, "A new folder for the imported run.", flag_values=values)
+    text = "The program that wrote a PyTorch state dict. Default: found from its names."
+    flags.DEFINE_enum("format", None, WEIGHT_FORMATS, text, flag_values=values)
+    text = "Of the max pool of a PyTorch state dict: as PyTorch pads, or as the reference. Default: torch."
+    flags.DEFINE_enum("padding", None, PADDINGS, text, flag_values=values)
+    for name, what in (("mean", "Mean"), ("std", "Standard deviation")):
+        text = f"{what} by which a PyTorch network's images were normalised, as in 0.5,0.5,0.5. Default: as its format does."
+        flags.DEFINE_list(f"input_{name}", None, text, flag_values=values)
+    text = "On what the classifier is: h, z, or g1, g2, ... for a layer of the projection head. Default: found, where possible."
+    flags.DEFINE_string("classifier_input", None, text, flag_values=values)
+
+
 TOOLS = {
     "plan": Tool(_define_plan, {"topology": "v5e:4x4,v4:2x2x4"}, config=True),
     "report": Tool(_define_report, {"workdirs": "runs/quickstart"}),
     "search": Tool(_define_search, {"embeddings": "x.parquet", "output": "groups.html"}, check=_check_search),
+    "import_weights": Tool(
+        _define_import_weights, {"source": "gs://simclr-checkpoints/simclrv2/...", "workdir": "runs/imported"}
+    ),
     "quickstart": Tool(_define_quickstart, {}, positional="workdir"),
 }
 

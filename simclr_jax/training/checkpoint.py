@@ -136,6 +136,12 @@ def find(pretrained: str, flag: str = "--pretrained") -> epath.Path:
     )
 
 
+def begun(workdir: epath.Path) -> bool:
+    """Whether a run in this workdir has a finished checkpoint, from which it continues."""
+    folder = files.absolute(workdir) / FOLDER
+    return folder.exists() and any(child.name.isdigit() for child in folder.iterdir())
+
+
 def step_of(checkpoint: epath.Path) -> int:
     """The training step of a checkpoint, whatever its folder is called."""
     if checkpoint.name.isdigit():

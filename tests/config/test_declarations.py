@@ -32,6 +32,8 @@ BROKEN = {
     "whole numbers from 0 up, at least one": (-1,),
     "positive numbers, at least one": (0.0,),
     "numbers from 0 up, at least one": (),
+    "three numbers, one for each of red, green and blue": (0.5,),
+    "three positive numbers, one for each of red, green and blue": (0.5, 0.5, 0.0),
     "(low, high) with 0 < low <= high <= 1, as in 0.1,0.9": (0.5, 2.0),
     "(low, high) with 0 < low <= high, as in 0.1,0.9": (2.0, 1.0),
     "'h', 'z', or 'g1', 'g2', ... for a layer of the projection head": "g0",
