@@ -19,6 +19,7 @@ LAYERS = (
     {"simclr_jax.data", "simclr_jax.reporting"},
     {"simclr_jax.training"},
     {"simclr_jax.evaluation", "simclr_jax.tpu"},
+    {"simclr_jax.inference"},
     {
         *("simclr_jax.pretrain", "simclr_jax.linear_probe", "simclr_jax.knn", "simclr_jax.finetune"),
         *("simclr_jax.distill", "simclr_jax.transfer", "simclr_jax.transform_probe"),

@@ -1,8 +1,9 @@
 """Checkpoints: a thin layer over Orbax.
 
 A checkpoint is a folder `DIR/STEP` with one item for each part: `encoder`, `head`, `classifier` (parameters and
-BatchNorm statistics), `optimizer` and `config`, and `classes` where a classifier has class names. So an evaluation reads only
-the encoder, and a checkpoint explains itself when it is moved. Orbax writes into a temporary folder and renames it at the end: a folder with its final name is complete.
+BatchNorm statistics), `optimizer` and `config`, and `classes` where a classifier has class names. So an evaluation reads
+only the encoder, and a checkpoint explains itself when it is moved. Orbax writes into a temporary folder and renames it at
+the end: a folder with its final name is complete.
 """
 
 from collections.abc import Callable
@@ -130,12 +131,9 @@ def find(pretrained: str, flag: str = "--pretrained") -> epath.Path:
     path = files.absolute(pretrained)
     if not path.exists():
         raise UserError(f"{flag}={pretrained!r} does not exist.")
-    if (path / "encoder").exists():
-        return path
-    for directory in (path, path / FOLDER):
-        steps = [int(child.name) for child in directory.iterdir() if child.name.isdigit()] if directory.exists() else []
-        if steps:
-            return directory / str(max(steps))
+    checkpoint = newest(path)
+    if checkpoint is not None:
+        return checkpoint
     draws = sorted(child.name for child in path.glob("draw_*"))
     if draws:
         raise UserError(
@@ -146,6 +144,17 @@ def find(pretrained: str, flag: str = "--pretrained") -> epath.Path:
         f"{flag}={pretrained!r} is neither the workdir of a run with a finished checkpoint "
         f"(a folder {FOLDER}/STEP) nor one checkpoint."
     )
+
+
+def newest(path: epath.Path) -> epath.Path | None:
+    """The checkpoint at `path`: itself, or the newest in this workdir or folder of checkpoints; None where there is none."""
+    if (path / "encoder").exists():
+        return path
+    for directory in (path, path / FOLDER):
+        steps = [int(child.name) for child in directory.iterdir() if child.name.isdigit()] if directory.is_dir() else []
+        if steps:
+            return directory / str(max(steps))
+    return None
 
 
 def step_of(checkpoint: epath.Path) -> int:
@@ -165,6 +174,12 @@ def load_config(
     """The config of a checkpoint. `defaults` makes the config of its kind of run, for fields that it lacks."""
     saved = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(checkpoint / "config")
     return saved_config.from_dict(saved, defaults())
+
+
+def load_own_config(checkpoint: epath.Path) -> ml_collections.ConfigDict:
+    """The config of a checkpoint of any kind of run, with the defaults of its kind for fields that it lacks."""
+    saved = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(checkpoint / "config")
+    return saved_config.from_dict(saved, config_lib.defaults(saved_config.upgrade(saved)["kind"]))
 
 
 def class_names(checkpoint: epath.Path) -> list[str] | None:
