@@ -24,6 +24,7 @@ LAYERS = (
         *("simclr_jax.pretrain", "simclr_jax.linear_probe", "simclr_jax.knn", "simclr_jax.finetune"),
         *("simclr_jax.distill", "simclr_jax.transfer", "simclr_jax.transform_probe"),
         *("simclr_jax.preview", "simclr_jax.report", "simclr_jax.plan", "simclr_jax.quickstart"),
+        *("simclr_jax.embed", "simclr_jax.predict"),
     },
     {"launch", "configs", "benchmarks"},
 )

@@ -69,7 +69,7 @@ class Encoder:
         model = self.config.model
         classes = f", {len(self.class_names)} classes" if self.class_names is not None else ""
         return (
-            f"Encoder({self._saved.name}: ResNet-{model.depth} ({model.width:g}x), {self.features} of {self.num_features} "
+            f"Encoder({self.path}: ResNet-{model.depth} ({model.width:g}x), {self.features} of {self.num_features} "
             f"features, images of {self.config.data.image_size} px{classes})"
         )
 
@@ -98,6 +98,11 @@ class Encoder:
     def num_features(self) -> int:
         """The number of features that `encoder(images)` and `embed` return."""
         return self._layers(self.features).num_features
+
+    @property
+    def path(self) -> str:
+        """The checkpoint or, of a linear probe, the folder of its label subset."""
+        return str(self._saved.path)
 
     @property
     def step(self) -> int:

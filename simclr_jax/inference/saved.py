@@ -27,6 +27,7 @@ class Saved:
 
     Attributes:
       name: of the workdir or checkpoint, for messages.
+      path: the workdir, label subset or checkpoint.
       checkpoint: has the encoder; None for an untrained one, whose weights are a function of the seed.
       config: of the run, with `model`, `data` and `compute_dtype`.
       seed: of the weights of an untrained encoder.
@@ -37,6 +38,7 @@ class Saved:
     """
 
     name: str
+    path: epath.Path
     checkpoint: epath.Path | None
     config: ConfigDict
     seed: int = 0
@@ -121,6 +123,7 @@ def _of_checkpoint(path: epath.Path, name: str) -> Saved:
             names = [str(place) for place in range(number)]
     return Saved(
         name=name,
+        path=path,
         checkpoint=path,
         config=config,
         seed=config.seed,
@@ -166,6 +169,7 @@ def _of_probe(draw: epath.Path, name: str, pretrained: epath.PathLike | None) ->
     untrained = config.init == "random"
     return Saved(
         name=name,
+        path=draw,
         checkpoint=None if untrained else of_encoder.checkpoint,
         config=config,
         seed=of_encoder.seed if of_encoder else config.seed,
