@@ -19,12 +19,12 @@ LAYERS = (
     {"simclr_jax.data", "simclr_jax.reporting", "simclr_jax.retrieval"},
     {"simclr_jax.training"},
     {"simclr_jax.evaluation", "simclr_jax.interchange", "simclr_jax.tpu"},
+    {"simclr_jax.inference"},
     {
         *("simclr_jax.pretrain", "simclr_jax.linear_probe", "simclr_jax.knn", "simclr_jax.finetune"),
         *("simclr_jax.distill", "simclr_jax.transfer", "simclr_jax.transform_probe"),
         *("simclr_jax.preview", "simclr_jax.report", "simclr_jax.plan", "simclr_jax.quickstart"),
-        "simclr_jax.search",
-        "simclr_jax.import_weights",
+        *("simclr_jax.search", "simclr_jax.import_weights", "simclr_jax.embed", "simclr_jax.predict"),
     },
     {"launch", "configs", "benchmarks"},
 )

@@ -126,10 +126,10 @@ def make_parts(
         return encoder, None
     assert pretrain_config is not None  # the checks of the config refuse a head without a pretrained encoder
     head = pretrain_config.head
-    return encoder, make_head(head, encoder, config.compute_dtype, rngs, _output_layer(config.features, head))
+    return encoder, make_head(head, encoder, config.compute_dtype, rngs, output_layer(config.features, head))
 
 
-def _output_layer(features: str, head: ConfigDict) -> int | None:
+def output_layer(features: str, head: ConfigDict) -> int | None:
     """The layer of the projection head for `config.features`: None (the last) for "z", k for "gk".
 
     Raises:
@@ -230,7 +230,9 @@ def _resolve(
             raise UserError(
                 f"config.features={config.features!r} needs --pretrained: the projection head is the pretraining run's."
             )
-        _output_layer(config.features, pretrain_config.head)
+        if pretrain_config.head.kind != "none" and not (path / "head").exists():
+            raise UserError(f"config.features={config.features!r}: {path} has no projection head; only h can be used.")
+        output_layer(config.features, pretrain_config.head)
     return config, path, pretrain_config
 
 

@@ -127,7 +127,7 @@ def work(command: str, values: flags.FlagValues) -> Any:
 
 
 def _start(command: str, values: flags.FlagValues) -> Any:
-    if command in TOOLS:
+    if command in TOOLS and not TOOLS[command].processes:
         return work(command, values)
     from simclr_jax.runtime import distributed
     from simclr_jax.runtime import run_monitor

@@ -66,3 +66,36 @@ class Progress:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+class ImageProgress:
+    """Show how many images are done, images/s and the time left: as a bar on a terminal, elsewhere as a line every 20 s.
+
+    Args:
+      name: of what is running.
+      done: the number of images already done.
+      total: the number of images at the end.
+    """
+
+    def __init__(self, name: str, done: int, total: int):
+        self._name, self._first, self._done, self._total = name, done, done, total
+        self._start_time = self._line_time = time.monotonic()
+        disable = not sys.stderr.isatty() or not distributed.is_primary()
+        self._bar = tqdm(total=total, initial=done, desc=name, unit="image", unit_scale=True, disable=disable)
+
+    def update(self, number: int) -> None:
+        """Show that `number` more images are done."""
+        self._bar.update(number)
+        self._done += number
+        now = time.monotonic()
+        if self._bar.disable and now - self._line_time > LINE_EVERY_SECONDS:
+            self._line_time = now
+            rate = (self._done - self._first) / max(now - self._start_time, 1e-9)
+            left = tqdm.format_interval((self._total - self._done) / max(rate, 1e-9))
+            log.info("%s: %d of %d images, %.0f images/s, %s left", self._name, self._done, self._total, rate, left)
+
+    def __enter__(self) -> "ImageProgress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
