@@ -38,6 +38,7 @@ from simclr_jax.reporting import pictures
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime import sharding
 from simclr_jax.runtime.run_monitor import RunMonitor
+from simclr_jax.training import advice
 from simclr_jax.training import initial
 from simclr_jax.training import inputs
 from simclr_jax.training import loop
@@ -87,6 +88,7 @@ def run(
         distributed.check_agreement(step=str(start_step))
         writers.write_atomically(workdir / "config.json", saved_config.to_json(config))
         _announce(recipe, source, start_step)
+        advice.warn_before(config, total_steps)
         bad_images = BadImages(source, config.data.max_bad_fraction)
         batches = inputs.open_batches(config, source, mesh, start_step, bad_images)
         if start_step == 0:
@@ -105,6 +107,7 @@ def run(
                 monitor=monitor,
                 bad_images=bad_images,
                 evaluate=test,
+                watch=advice.ChanceWatch(config, total_steps),
             )
         )
     results: dict[str, Any] = test(state) if test else {"top1": None, "top5": None, "n": 0}
@@ -116,7 +119,7 @@ def run(
         "init_from": init_from,
     }
     monitor.disarm()
-    return _conclude(results, workdir) if distributed.is_primary() else results
+    return _conclude(results, workdir, config) if distributed.is_primary() else results
 
 
 def _open_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | None]:
@@ -211,10 +214,10 @@ def _online_test(
     return test
 
 
-def _conclude(results: dict, workdir: epath.Path) -> dict:
+def _conclude(results: dict, workdir: epath.Path, config: ConfigDict) -> dict:
     """Draws the curves, writes results.json and says how it went."""
     lines = writers.read_metrics(workdir / "metrics.jsonl")
-    pictures.curves(lines, workdir / "curves.png")
+    pictures.curves(lines, workdir / "curves.png", advice.chance_levels(config))
     results |= {key: lines[-1][key] for key in ("loss", "contrastive_top1", "contrastive_top5", "contrastive_entropy")}
     writers.write_results(workdir, results)
     online = "" if results["top1"] is None else f"; online linear classifier {results['top1']:.1%} on the test split"

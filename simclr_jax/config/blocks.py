@@ -190,6 +190,9 @@ def run(kind: str) -> Block:
         "log_every_steps": Field(50, "Metrics are written after this many steps.", bound=field.AT_LEAST_1),
         "checkpoint": {
             "every_steps": Field(1000, "Save after this many steps.", bound=field.AT_LEAST_1),
+            "every_minutes": Field(
+                10.0, "And after this time since the last one; 0: by steps only.", bound=field.NOT_NEGATIVE
+            ),
             "keep": Field(2, "How many of the newest checkpoints are kept.", bound=field.AT_LEAST_1),
             "keep_every_steps": Field(0, "Checkpoints that are always kept; 0: none.", bound=field.NOT_NEGATIVE),
         },

@@ -138,6 +138,7 @@ def _start(command: str, values: flags.FlagValues) -> Any:
         values.process_id,
         values.initialization_timeout,
     )
+    distributed.catch_signals()
     if not distributed.is_primary():
         log.setLevel(logging.WARNING)  # progress is printed once, warnings by every process
     cache = values.compilation_cache

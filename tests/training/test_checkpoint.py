@@ -129,3 +129,21 @@ def test_only_the_parts_asked_for_are_read(tmp_path, config, state):
     params, batch_stats = checkpoint.load_parts(path, pick(state.params), pick(state.batch_stats))
     assert_equal(params["encoder"], at(state, 2).params["encoder"])
     assert_equal(batch_stats["encoder"], at(state, 2).batch_stats["encoder"])
+
+
+def test_a_checkpoint_is_due_by_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    clock, never = checkpoint.SaveClock(10), checkpoint.SaveClock(0)
+    now[0] = 599
+    assert not clock.is_due(agree=True)
+    now[0] = 601
+    assert clock.is_due(agree=False), "one process decides alone"
+    assert not never.is_due(agree=True)
+    clock.saved()
+    assert not clock.is_due(agree=True)
+    now[0] = 1202
+    monkeypatch.setattr(checkpoint.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(checkpoint.distributed, "decide", lambda answer: answer)
+    assert not clock.is_due(agree=False)
+    assert clock.is_due(agree=True), "several processes decide where they log"
