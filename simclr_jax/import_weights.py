@@ -69,17 +69,17 @@ def _options(values: flags.FlagValues) -> Options:
     """What the flags say about a PyTorch state dict."""
 
     def numbers(flag: str) -> tuple[float, ...] | None:
-        if values[flag].value is None:
+        words = values[flag].value
+        if words is None:
             return None
         try:
-            found = tuple(float(word) for word in values[flag].value)
+            found = tuple(float(word) for word in words)
         except ValueError:
             found = ()
         bound = fields_of("pretrain")[f"model.{flag}"].bound
+        assert bound is not None
         if not bound.holds(found):
-            raise UserError(
-                f"--{flag}={','.join(values[flag].value)}: should be {bound.text}, as in 0.485,0.456,0.406."
-            )
+            raise UserError(f"--{flag}={','.join(words)}: should be {bound.text}, as in 0.485,0.456,0.406.")
         return found
 
     return Options(values.format, values.padding, numbers("input_mean"), numbers("input_std"))

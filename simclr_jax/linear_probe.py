@@ -68,7 +68,7 @@ def _lbfgs(setup: Setup) -> dict:
             train.values[readable], train.labels[readable], setup.config.lbfgs, seed=seed, stop=setup.monitor.poll
         )
         kernel, bias = logistic_regression.folded(classifier, setup.num_classes)
-        names, features = setup.test.class_names, setup.config.features
+        names, features = setup.test.class_names or (), setup.config.features
         classifiers.write(folder, classifiers.SavedClassifier(kernel, bias, names, features, l2))
         scores = logistic_regression.scores(classifier, test.values, setup.num_classes)
         results = setup.score(scores, test, folder)

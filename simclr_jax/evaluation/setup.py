@@ -230,7 +230,7 @@ def _resolve(
             raise UserError(
                 f"config.features={config.features!r} needs --pretrained: the projection head is the pretraining run's."
             )
-        if pretrain_config.head.kind != "none" and not (path / "head").exists():
+        if path and pretrain_config.head.kind != "none" and not (path / "head").exists():
             raise UserError(f"config.features={config.features!r}: {path} has no projection head; only h can be used.")
         output_layer(config.features, pretrain_config.head)
     return config, path, pretrain_config

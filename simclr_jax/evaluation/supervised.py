@@ -109,7 +109,7 @@ class ClassifierTraining:
         params = setup.params | {"classifier": self.init_classifier(seed)}
         state = state_lib.new_state(params, setup.batch_stats, recipe.optimizer, setup.mesh)
         bad_images = pipeline.BadImages(train, config.data.max_bad_fraction)
-        class_names = list(setup.test.class_names)
+        class_names = list(setup.test.class_names or ())
         with Checkpoints(workdir, config, class_names) as checkpoints:
             state = checkpoints.restore(state)
             setup.write_config()

@@ -162,8 +162,8 @@ class Encoder:
           UserError: where there is no classifier, or an image cannot be read.
         """
         self.check_classifier()
-        probabilities = self._run(images, PROBABILITIES)
-        return Prediction([self.class_names[place] for place in probabilities.argmax(axis=1)], probabilities)
+        probabilities, names = self._run(images, PROBABILITIES), self.class_names or ()
+        return Prediction([names[place] for place in probabilities.argmax(axis=1)], probabilities)
 
     def check_classifier(self) -> None:
         """A UserError that says how to get a classifier, where there is none."""
@@ -203,7 +203,7 @@ class Encoder:
         return np.concatenate(parts)
 
     def _num_outputs(self, output: str) -> int:
-        return len(self.class_names) if output == PROBABILITIES else self._layers(output).num_features
+        return len(self.class_names or ()) if output == PROBABILITIES else self._layers(output).num_features
 
     @property
     def _largest(self) -> int:

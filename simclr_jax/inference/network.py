@@ -73,7 +73,7 @@ def layers(saved: Saved, config: ConfigDict, output: str) -> Layers:
     """The layers of an output. `config` is frozen, so that it can be the key of the cache."""
     of_classes = output == PROBABILITIES
     features = saved.class_features if of_classes else output
-    number = len(saved.class_names) if of_classes else None
+    number = len(saved.class_names or ()) if of_classes else None
 
     def make_model(rngs: nnx.Rngs) -> Network:
         return Network(config, saved.head, features, number, rngs=rngs)
@@ -95,8 +95,8 @@ def read_variables(saved: Saved, config: ConfigDict, mesh: Mesh) -> tuple[Any, A
         else:
             of_output = state_lib.abstract_variables(make_model, mesh)
         params, stats = params | of_output[0], stats | of_output[1]
-    shape = params["classifier"]["kernel"].shape if saved.class_names is not None else None
     if saved.probe is not None:
+        shape = params["classifier"]["kernel"].shape
         if saved.probe.kernel.shape != shape:
             raise UserError(
                 f"{saved.name} classifies {saved.probe.kernel.shape[0]} features, but the encoder in {saved.checkpoint} has "

@@ -170,7 +170,7 @@ def _of_probe(draw: epath.Path, name: str, pretrained: epath.PathLike | None) ->
     return Saved(
         name=name,
         path=draw,
-        checkpoint=None if untrained else of_encoder.checkpoint,
+        checkpoint=None if untrained or of_encoder is None else of_encoder.checkpoint,
         config=config,
         seed=of_encoder.seed if of_encoder else config.seed,
         head=of_encoder.head if of_encoder else None,

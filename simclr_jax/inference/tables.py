@@ -127,7 +127,7 @@ def _write_npz(file: Any, parts: Iterable[Rows], layout: Layout) -> None:
         for name, texts in (("path", rows.paths), ("label", rows.labels)):
             longest[name] = max([longest[name], *map(len, texts)])
 
-    def column(name: str, dtype: np.dtype, shape: tuple[int, ...], of_rows: Callable[[Rows], Any]) -> None:
+    def column(name: str, dtype: np.dtype, shape: tuple[int, ...], of_rows: Callable[[Any], Any]) -> None:
         header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         with archive.open(f"{name}.npy", "w", force_zip64=True) as array:
             np.lib.format.write_array_header_1_0(array, header)  # type: ignore[no-untyped-call]

@@ -146,7 +146,7 @@ def _define_predict(argv: Sequence[str], values: flags.FlagValues) -> None:
 
 def _check_use(values: flags.FlagValues, place: str, endings: Sequence[str]) -> None:
     check_exists(place, values[place].value)
-    output = values["output"].value
+    output = str(values["output"].value)
     ending = pathlib.PurePosixPath(output).suffix.lower()
     if ending not in endings:
         raise UserError(f"--output={output}: the name of the file has to end with {' or '.join(endings)}.")
@@ -163,7 +163,7 @@ def _check_use(values: flags.FlagValues, place: str, endings: Sequence[str]) -> 
 
 
 def _check_embed(values: flags.FlagValues) -> None:
-    features = values["features"].value
+    features = str(values["features"].value)
     if not re.fullmatch(r"h|z|g[1-9]\d*", features):
         raise UserError(f"--features={features}: give h, z, or g1, g2, ... for a layer of the projection head.")
     _check_use(values, "pretrained", (".parquet", ".npz", ".csv"))
