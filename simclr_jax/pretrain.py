@@ -62,9 +62,8 @@ def run(
 ) -> dict:
     """Pretrains and returns the content of results.json.
 
-    A run that has not begun starts from the encoder in `init_from`, and from its projection head unless `init_head` is False.
-
-    `top1` and `top5` are those of the online linear classifier on the test split, None where there is none.
+    `top1` and `top5` are those of the online linear classifier on the test split, or None. A run that has not begun starts
+    from the encoder in `init_from`, and from its projection head unless `init_head` is False.
 
     Raises:
       UserError: for a wrong config or wrong data, before any expensive work.
@@ -80,15 +79,12 @@ def run(
     distributed.check_agreement(config=saved_config.to_json(config), training_set=sources.identity(source))
     distributed.check_shared(workdir)
     with Checkpoints(workdir, config) as checkpoints:
-        state = recipe.init_state()
-        if start is not None:
-            state = initial.load(start, state)
+        state = recipe.init_state() if start is None else initial.load(start, recipe.init_state())
         state = checkpoints.restore(state)
         start_step = int(state.step)
         distributed.check_agreement(step=str(start_step))
         writers.write_atomically(workdir / "config.json", saved_config.to_json(config))
         _announce(recipe, source, start_step)
-        advice.warn_before(config, total_steps)
         bad_images = BadImages(source, config.data.max_bad_fraction)
         batches = inputs.open_batches(config, source, mesh, start_step, bad_images)
         if start_step == 0:
@@ -111,13 +107,9 @@ def run(
             )
         )
     results: dict[str, Any] = test(state) if test else {"top1": None, "top5": None, "n": 0}
-    results |= {
-        "step": total_steps,
-        "seconds": time.monotonic() - began,
-        "bad_images": distributed.sum_over_processes(bad_images.count),
-        "checkpoint": str(checkpoints.directory / str(total_steps)),
-        "init_from": init_from,
-    }
+    results |= {"step": total_steps, "seconds": time.monotonic() - began, "init_from": init_from}
+    results["bad_images"] = distributed.sum_over_processes(bad_images.count)
+    results["checkpoint"] = str(checkpoints.directory / str(total_steps))
     monitor.disarm()
     return _conclude(results, workdir, config) if distributed.is_primary() else results
 
@@ -175,6 +167,7 @@ def _announce(recipe: PretrainRecipe, source: sources.Source, start_step: int) -
         jax.default_backend(),
         f", from step {start_step}" if start_step else "",
     )
+    advice.warn_before(config, recipe.total_steps)
 
 
 def _show_views(config: ConfigDict, mesh: Mesh, batches: Iterator[Batch], workdir: epath.Path) -> Iterator[Batch]:

@@ -110,12 +110,8 @@ def make_pretrain_step(
             model = merge(graph, params, state.batch_stats)
             if hasattr(model, "classifier"):
                 # Trained beside the encoder, on features without gradient, so it changes nothing in the encoder.
-                logits = model.classifier(h.reshape(-1, h.shape[-1]))
-                both = jnp.repeat(labels, 2)
-                classifier_loss = cross_entropy(logits, both)
-                total = total + classifier_loss
-                metrics["classifier_loss"] = classifier_loss
-                metrics["classifier_top1"] = jnp.mean(contrastive_metrics.target_rank(logits, both) < 1)
+                classified = _classify(model.classifier(h.reshape(-1, h.shape[-1])), jnp.repeat(labels, 2))
+                total, metrics = total + classified["classifier_loss"], metrics | classified
             return total, metrics
 
         z, pull_back, (h, batch_stats) = vjp_of_embed(
@@ -127,6 +123,12 @@ def make_pretrain_step(
         return _update(state, grads, batch_stats, metrics, optimizer, schedule)
 
     return _jit_step(pretrain_step, mesh)
+
+
+def _classify(logits: Float[Array, "views classes"], labels: Int[Array, " views"]) -> Metrics:
+    """Loss and accuracy of the online classifier."""
+    rank = contrastive_metrics.target_rank(logits, labels)
+    return {"classifier_loss": cross_entropy(logits, labels), "classifier_top1": jnp.mean(rank < 1)}
 
 
 def make_classifier_step(
