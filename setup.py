@@ -26,7 +26,11 @@ setup(
     python_requires=">=3.11",
     packages=[*find_packages(include=["simclr_jax", "simclr_jax.*"]), *CONFIGS],
     package_dir=CONFIGS,
-    package_data={"simclr_jax": ["py.typed"], "simclr_jax.reporting": ["templates/*"]},
+    package_data={
+        "simclr_jax": ["py.typed"],
+        "simclr_jax.reporting": ["templates/*"],
+        "simclr_jax.interchange": ["templates/*"],
+    },
     install_requires=[
         "absl-py>=2.1",
         "etils[epath]>=1.9",
@@ -58,11 +62,15 @@ setup(
             "hypothesis>=6.100",
             "jsonschema",
             "kubernetes",
+            "onnx>=1.16",
+            "onnxruntime>=1.18",
+            "orbax-export>=0.0.8",
             "pillow",
             "pyarrow>=17",
             "pytest>=8",
             "pytest-cov>=6",
             "pytest-xdist>=3.5",
+            "safetensors>=0.4",
             "setuptools>=77",
         ],
         # `make lint` and `make types`
@@ -77,6 +85,11 @@ setup(
         "docs": ["furo", "myst-parser>=4", "sphinx>=8"],
         # simclr_jax.search
         "search": ["faiss-cpu>=1.9", "pyarrow>=17"],
+        # `import_weights`: .safetensors files; .pt, .pth and .ckpt files.
+        "weights": ["safetensors>=0.4"],
+        "torch": ["torch>=2.2"],
+        # `export` to ONNX and SavedModel; StableHLO needs nothing more.
+        "export": ["onnx>=1.16", "onnxruntime>=1.18", "orbax-export>=0.0.8"],
         "tpu": ["jax[tpu]"],
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],

@@ -2,6 +2,8 @@
 
     from simclr_jax import nt_xent
 
+    encoder = simclr_jax.load("runs/digits")
+
 The names below are imported when they are first used, so that `import simclr_jax` takes no time.
 """
 
@@ -13,12 +15,13 @@ __version__ = "0.1.0"
 _LAZY = {
     "ResNet": "simclr_jax.models.resnet",
     "SimCLR": "simclr_jax.models.networks",
+    "load": "simclr_jax.inference.encoder",
     "margin_triplet": "simclr_jax.objectives",
     "nt_logistic": "simclr_jax.objectives",
     "nt_xent": "simclr_jax.objectives",
 }
 
-__all__ = ["ResNet", "SimCLR", "margin_triplet", "nt_logistic", "nt_xent"]
+__all__ = ["ResNet", "SimCLR", "load", "margin_triplet", "nt_logistic", "nt_xent"]
 
 
 def __getattr__(name: str) -> Any:

@@ -105,7 +105,9 @@ def load_teacher(path: epath.Path, config: ConfigDict, setup: Setup) -> supervis
     """The classifier in a checkpoint of `simclr_jax.finetune`."""
 
     pretrain_config = None
-    if config.features != "h":
+    if config.features != "h" and "head" in config:  # an import, which describes its projection head itself
+        pretrain_config = config
+    elif config.features != "h":
         pretrain_config = checkpoint.load_config(checkpoint.find(config.pretrained, "the teacher's config.pretrained"))
 
     def make_model(rngs):

@@ -24,10 +24,13 @@ from typing import Any
 from absl import flags
 from etils import epath
 
+from simclr_jax.config import fields_of
+from simclr_jax.errors import UserError
 from simclr_jax.interchange import classifier_input
 from simclr_jax.interchange import imported
 from simclr_jax.interchange import prove
 from simclr_jax.interchange import weights as weights_lib
+from simclr_jax.interchange.source import Options
 from simclr_jax.interchange.source import Source
 from simclr_jax.interchange.source import open_source
 from simclr_jax.interchange.weights import Weights
@@ -42,23 +45,44 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
       UserError: for a source that cannot be read, is not known or computes something else; nothing is written then.
     """
     workdir = epath.Path(values.workdir)
+    options = _options(values)
     imported.check_workdir(workdir)
     source = open_source(values.source)
-    weights = weights_lib.read(source)
-    run_source = prove.runner(source)
-    theirs = run_source(prove.images_for(weights)) if run_source else {}
+    weights = weights_lib.read(source, options)
+    theirs = prove.run_source(source, weights)
     where = classifier_input.find(source, weights, values.classifier_input, theirs)
     differences = prove.compare(source, weights, where, theirs)
+    place = source.details.get("place")
     record = {
         "source": values.source,
         "what": source.what,
-        "layout": source.layout,
+        "layout": place.format.name if place else source.layout,
         "ignored": source.ignored,
         "largest_relative_difference": differences,
     }
     imported.write(weights, where, workdir, record)
     _tell(source, weights, where, differences, workdir)
     return record
+
+
+def _options(values: flags.FlagValues) -> Options:
+    """What the flags say about a PyTorch state dict."""
+
+    def numbers(flag: str) -> tuple[float, ...] | None:
+        words = values[flag].value
+        if words is None:
+            return None
+        try:
+            found = tuple(float(word) for word in words)
+        except ValueError:
+            found = ()
+        bound = fields_of("pretrain")[f"model.{flag}"].bound
+        assert bound is not None
+        if not bound.holds(found):
+            raise UserError(f"--{flag}={','.join(words)}: should be {bound.text}, as in 0.485,0.456,0.406.")
+        return found
+
+    return Options(values.format, values.padding, numbers("input_mean"), numbers("input_std"))
 
 
 def _tell(source: Source, weights: Weights, where: str, differences: dict[str, float], workdir: epath.Path) -> None:
@@ -77,6 +101,15 @@ def _tell(source: Source, weights: Weights, where: str, differences: dict[str, f
         classifier,
         len(weights.tensors),
     )
+    if "place" in source.details:
+        log.info(
+            "Read as %s: max pool padded as %s, images normalised by mean %s and deviation %s; --format, --padding, "
+            "--input_mean and --input_std say otherwise.",
+            source.details["place"].format.name,
+            model.padding,
+            ", ".join(f"{value:g}" for value in model.input_mean),
+            ", ".join(f"{value:g}" for value in model.input_std),
+        )
     for reason, names in source.ignored.items():
         log.info("Ignored, %s: %d tensors, such as %s.", reason, len(names), names[0])
     if differences:

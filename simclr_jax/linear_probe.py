@@ -8,7 +8,8 @@
 There are two protocols. "lbfgs" is logistic regression by L-BFGS on features of the images without augmentation: l2 is
 chosen on held-out training labels, then the classifier is fitted to all of them. "sgd" is the paper's protocol for
 ImageNet: SGD with Nesterov momentum on random crops and flips. Both freeze the encoder, BatchNorm statistics included.
-Writes config.json and results.json; "sgd" also writes metrics and checkpoints.
+Writes config.json, results.json and, for each subset of the labels, draw_SEED/classifier.npz: the weights, which
+`simclr_jax.load` and `simclr_jax.predict` use. "sgd" also writes metrics and checkpoints.
 """
 
 from simclr_jax.runtime import cli
@@ -30,6 +31,7 @@ from simclr_jax.evaluation import supervised
 from simclr_jax.evaluation.setup import Setup
 from simclr_jax.evaluation.setup import set_up
 from simclr_jax.runtime.run_monitor import RunMonitor
+from simclr_jax.workdir import classifiers
 from simclr_jax.workdir import writers
 
 log = logging.getLogger("simclr_jax")
@@ -65,6 +67,9 @@ def _lbfgs(setup: Setup) -> dict:
         classifier, l2 = logistic_regression.fit(
             train.values[readable], train.labels[readable], setup.config.lbfgs, seed=seed, stop=setup.monitor.poll
         )
+        kernel, bias = logistic_regression.folded(classifier, setup.num_classes)
+        names, features = setup.test.class_names or (), setup.config.features
+        classifiers.write(folder, classifiers.SavedClassifier(kernel, bias, names, features, l2))
         scores = logistic_regression.scores(classifier, test.values, setup.num_classes)
         results = setup.score(scores, test, folder)
         return results | {"l2": l2, "step": setup.pretrained_step, "bad_images": train.unreadable + test.unreadable}

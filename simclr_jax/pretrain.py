@@ -3,8 +3,9 @@
     python -m simclr_jax.pretrain --config=configs/digits.py --workdir=runs/digits
 
 Started again with the same workdir, it continues from the newest checkpoint and ends exactly as if it had not been
-interrupted. Writes to the workdir: config.json, views.png (augmented pairs of the first batch; look at it before a long
-run), metrics.jsonl, tensorboard/, checkpoints/, curves.png, results.json.
+interrupted. --init_from=DIR starts a new run from the weights of another one, or of an import. Writes to the workdir:
+config.json, views.png (augmented pairs of the first batch; look at it before a long run), metrics.jsonl, tensorboard/,
+checkpoints/, curves.png, results.json.
 """
 
 from simclr_jax.runtime import cli
@@ -37,6 +38,8 @@ from simclr_jax.reporting import pictures
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime import sharding
 from simclr_jax.runtime.run_monitor import RunMonitor
+from simclr_jax.training import advice
+from simclr_jax.training import initial
 from simclr_jax.training import inputs
 from simclr_jax.training import loop
 from simclr_jax.training import steps
@@ -49,10 +52,18 @@ from simclr_jax.workdir import writers
 log = logging.getLogger("simclr_jax")
 
 
-def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict:
+def run(
+    config: ConfigDict,
+    workdir: epath.Path,
+    *,
+    monitor: RunMonitor,
+    init_from: str | None = None,
+    init_head: bool = True,
+) -> dict:
     """Pretrains and returns the content of results.json.
 
-    `top1` and `top5` are those of the online linear classifier on the test split, None where there is none.
+    `top1` and `top5` are those of the online linear classifier on the test split, or None. A run that has not begun starts
+    from the encoder in `init_from`, and from its projection head unless `init_head` is False.
 
     Raises:
       UserError: for a wrong config or wrong data, before any expensive work.
@@ -64,10 +75,12 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
     num_classes = len(source.class_names or ()) if _has_classes(config, source) else None
     recipe = PretrainRecipe(config, mesh, source.num_examples, num_classes)
     total_steps = recipe.total_steps  # refuses a schedule that does not fit, before anything is written
+    start = initial.find(init_from, config, workdir, with_head=init_head) if init_from else None
     distributed.check_agreement(config=saved_config.to_json(config), training_set=sources.identity(source))
     distributed.check_shared(workdir)
     with Checkpoints(workdir, config) as checkpoints:
-        state = checkpoints.restore(recipe.init_state())
+        state = recipe.init_state() if start is None else initial.load(start, recipe.init_state())
+        state = checkpoints.restore(state)
         start_step = int(state.step)
         distributed.check_agreement(step=str(start_step))
         writers.write_atomically(workdir / "config.json", saved_config.to_json(config))
@@ -90,17 +103,15 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
                 monitor=monitor,
                 bad_images=bad_images,
                 evaluate=test,
+                watch=advice.ChanceWatch(config, total_steps),
             )
         )
     results: dict[str, Any] = test(state) if test else {"top1": None, "top5": None, "n": 0}
-    results |= {
-        "step": total_steps,
-        "seconds": time.monotonic() - began,
-        "bad_images": distributed.sum_over_processes(bad_images.count),
-        "checkpoint": str(checkpoints.directory / str(total_steps)),
-    }
+    results |= {"step": total_steps, "seconds": time.monotonic() - began, "init_from": init_from}
+    results["bad_images"] = distributed.sum_over_processes(bad_images.count)
+    results["checkpoint"] = str(checkpoints.directory / str(total_steps))
     monitor.disarm()
-    return _conclude(results, workdir) if distributed.is_primary() else results
+    return _conclude(results, workdir, config) if distributed.is_primary() else results
 
 
 def _open_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | None]:
@@ -156,6 +167,7 @@ def _announce(recipe: PretrainRecipe, source: sources.Source, start_step: int) -
         jax.default_backend(),
         f", from step {start_step}" if start_step else "",
     )
+    advice.warn_before(config, recipe.total_steps)
 
 
 def _show_views(config: ConfigDict, mesh: Mesh, batches: Iterator[Batch], workdir: epath.Path) -> Iterator[Batch]:
@@ -195,10 +207,10 @@ def _online_test(
     return test
 
 
-def _conclude(results: dict, workdir: epath.Path) -> dict:
+def _conclude(results: dict, workdir: epath.Path, config: ConfigDict) -> dict:
     """Draws the curves, writes results.json and says how it went."""
     lines = writers.read_metrics(workdir / "metrics.jsonl")
-    pictures.curves(lines, workdir / "curves.png")
+    pictures.curves(lines, workdir / "curves.png", advice.chance_levels(config))
     results |= {key: lines[-1][key] for key in ("loss", "contrastive_top1", "contrastive_top5", "contrastive_entropy")}
     writers.write_results(workdir, results)
     online = "" if results["top1"] is None else f"; online linear classifier {results['top1']:.1%} on the test split"

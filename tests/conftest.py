@@ -10,8 +10,14 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "xla"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
+import shape_checks
+
+shape_checks.install()
+
+from helpers import REPOSITORY
 from helpers import SHARED
 from helpers import write_image
+import jax
 import numpy as np
 import pytest
 
@@ -27,6 +33,27 @@ def reference():
         return np.load(path)
 
     return load
+
+
+@pytest.fixture
+def at_repository(monkeypatch):
+    """Paths such as configs/digits.py are those of the clone."""
+    monkeypatch.chdir(REPOSITORY)
+
+
+STRICT_ROOMS = {"augment", "models", "objectives", "training"}
+# Optax compares step numbers with floats in its schedules and raises floats to their power in AdamW; Flax's BatchNorm is
+# not strict in float64.
+OF_LIBRARIES = {"test_optim.py", "test_old_checkpoints.py", "test_norm.py"}
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion(request):
+    """An operation on two dtypes is an error, unless one of them is that of a Python number."""
+    parts = set(request.path.relative_to(REPOSITORY / "tests").parts)
+    strict = parts & STRICT_ROOMS and not parts & OF_LIBRARIES
+    with jax.numpy_dtype_promotion("strict" if strict else "standard"):
+        yield
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """What several test files share: small data, small runs, meshes."""
 
+import contextlib
 import pathlib
 
 from etils import epath
+from hypothesis import settings
 import jax
 from ml_collections import ConfigDict
 import numpy as np
@@ -12,6 +14,9 @@ from PIL import Image
 from simclr_jax.runtime import cli
 from simclr_jax.runtime import sharding
 from simclr_jax.workdir import writers
+
+# For hypothesis: few examples, the same ones in every run.
+LAWS = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared"
@@ -48,6 +53,22 @@ def pretrain_digits(workdir):
         "--config.epochs=0.4",
         "--config.optimizer.warmup_epochs=0.1",
     )
+
+
+@contextlib.contextmanager
+def compilations():
+    """`with compilations() as names:` lists the jitted functions that are compiled, or loaded from the cache on disk."""
+    names = []
+
+    def listen(event, duration, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(about.get("fun_name", "").removeprefix("jit(").removesuffix(")"))
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def write_image(path, seed=0, size=(20, 24), mode="RGB", **options):

@@ -11,10 +11,7 @@ from simclr_jax import errors
 from simclr_jax.runtime import cli
 from simclr_jax.workdir import writers
 
-
-@pytest.fixture(autouse=True)
-def at_repository(monkeypatch):
-    monkeypatch.chdir(REPOSITORY)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("at_repository")]
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,7 @@ def test_a_public_name_without_a_page_is_noticed():
     assert api_pages.missing_names(names - {"simclr_jax.pretrain.run"}) == ["simclr_jax.pretrain.run"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_EXAMPLES)
 def test_examples_in_docstrings_run(name):
     failed, attempted = doctest.testmod(importlib.import_module(name))

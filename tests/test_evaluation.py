@@ -4,7 +4,6 @@ import json
 import shutil
 
 from etils import epath
-from helpers import REPOSITORY
 from helpers import UNTRAINED
 from helpers import pretrain_digits
 from helpers import write_image
@@ -30,9 +29,7 @@ from simclr_jax.workdir import writers
 FEW_L2 = ("--config.lbfgs.l2_values=4", "--config.lbfgs.max_iterations=50")
 
 
-@pytest.fixture(autouse=True)
-def at_repository(monkeypatch):
-    monkeypatch.chdir(REPOSITORY)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("at_repository")]
 
 
 @pytest.fixture(scope="module")

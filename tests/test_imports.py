@@ -19,11 +19,13 @@ LAYERS = (
     {"simclr_jax.data", "simclr_jax.reporting", "simclr_jax.retrieval"},
     {"simclr_jax.training"},
     {"simclr_jax.evaluation", "simclr_jax.interchange", "simclr_jax.tpu"},
+    {"simclr_jax.inference"},
     {
         *("simclr_jax.pretrain", "simclr_jax.linear_probe", "simclr_jax.knn", "simclr_jax.finetune"),
         *("simclr_jax.distill", "simclr_jax.transfer", "simclr_jax.transform_probe"),
         *("simclr_jax.preview", "simclr_jax.report", "simclr_jax.plan", "simclr_jax.quickstart"),
-        *("simclr_jax.search", "simclr_jax.import_weights"),
+        *("simclr_jax.search", "simclr_jax.import_weights", "simclr_jax.embed", "simclr_jax.predict"),
+        "simclr_jax.export",
     },
     {"launch", "configs", "benchmarks"},
 )
@@ -124,6 +126,7 @@ def test_files_and_functions_are_short():
     assert long_functions == set(LONG_FUNCTIONS)
 
 
+@pytest.mark.slow
 def test_importing_costs_nothing_and_defines_no_flag():
     light = ["simclr_jax", "simclr_jax.config", "simclr_jax.runtime.cli", "simclr_jax.errors"]
     code = "\n".join(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,8 @@ from simclr_jax import errors
 from simclr_jax.runtime import cli
 from simclr_jax.training import steps
 from simclr_jax.workdir import writers
+
+pytestmark = pytest.mark.slow
 
 
 def start(workdir, *arguments):
@@ -100,11 +103,6 @@ def test_a_process_ends_with_a_message_and_a_code(tmp_path):
 
 def call(workdir, *arguments):
     return cli.call("pretrain", *TINY, f"--workdir={workdir}", *arguments)
-
-
-@pytest.fixture
-def at_repository(monkeypatch):
-    monkeypatch.chdir(REPOSITORY)
 
 
 @pytest.mark.usefixtures("at_repository")
@@ -216,3 +214,12 @@ def test_mistakes_are_told_before_any_work(tmp_path, arguments, message):
     with pytest.raises(errors.UserError, match=message):
         call(tmp_path / "run", *arguments)
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_run_prints_its_own_lines_only(tmp_path):
+    """No warning of TensorFlow, absl or XLA."""
+    workdir = tmp_path / "run"
+    assert start(workdir, "--config.epochs=0.2").wait(timeout=300) == 0, log_of(workdir)
+    lines = log_of(workdir).splitlines()
+    assert "Pretraining a ResNet-18" in lines[0]
+    assert [line for line in lines if not re.match(r"\d\d:\d\d:\d\d \S", line)] == []

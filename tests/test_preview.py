@@ -2,11 +2,14 @@
 
 import numpy as np
 from PIL import Image
+import pytest
 
 from configs import digits
 from simclr_jax import preview
 from simclr_jax.augment import family
 from simclr_jax.runtime import cli
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_picture_is_written(tmp_path):

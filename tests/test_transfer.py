@@ -165,6 +165,7 @@ def test_several_classes_for_an_image(tags):
         sources.open_source(of_tags(tags, memory_mib=0), "train")
 
 
+@pytest.mark.slow
 def test_a_probe_chooses_on_validation_images_and_fits_all(folder, tmp_path, pretrained, monkeypatch):
     fitted = []
     fit = logistic_regression._fit
@@ -193,6 +194,7 @@ def test_a_probe_chooses_on_validation_images_and_fits_all(folder, tmp_path, pre
     assert fitted == [9] * 4 + [12]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["lbfgs", pytest.param("finetune", marks=pytest.mark.heavy)])
 def test_transfer_to_several_classes(protocol, tags, tmp_path, pretrained):
     results = cli.call(
@@ -246,6 +248,7 @@ def test_finetuning_chooses_from_the_grid_and_continues(folder, tmp_path, pretra
         cli.call("transfer", *arguments, "--config.steps=7")
 
 
+@pytest.mark.slow
 def test_mistakes_are_told(folder, tags, tmp_path, pretrained):
     def call(config, *arguments):
         return cli.call(

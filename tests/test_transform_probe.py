@@ -12,6 +12,8 @@ from simclr_jax import config as config_lib
 from simclr_jax import transform_probe
 from simclr_jax.runtime import cli
 
+pytestmark = pytest.mark.slow
+
 IMAGES = jax.random.uniform(jax.random.key(0), (6, 8, 8, 3))
 
 

@@ -43,6 +43,7 @@ def files_under(folder):
     }
 
 
+@pytest.mark.slow
 def test_the_wheel_has_every_file_of_the_package_and_every_config(installed):
     package = installed / "simclr_jax"
     assert files_under(package / "configs") == files_under(REPOSITORY / "configs")

@@ -104,11 +104,11 @@ def _resize_weights(
     the rest is scaled to sum to one; positions are rounded to 1/1024 of a pixel (its table of weights).
     """
     scale = (length.astype(jnp.float32) / size)[:, None]
-    place = (jnp.arange(size) + np.float32(0.5)) * scale - 0.5
+    place = (jnp.arange(size, dtype=jnp.float32) + np.float32(0.5)) * scale - 0.5
     before = jnp.floor(place)
     rest = jnp.round((place - before) * 1024) / 1024
     pixel = jnp.arange(side, dtype=jnp.int32) - start[:, None]
-    distance = jnp.abs((pixel[:, None, :] - before[:, :, None]) - rest[:, :, None])
+    distance = jnp.abs((pixel[:, None, :].astype(jnp.float32) - before[:, :, None]) - rest[:, :, None])
     near = (1.5 * distance - 2.5) * distance**2 + 1
     far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
     weights = jnp.where(distance < 1, near, jnp.where(distance < 2, far, 0.0))

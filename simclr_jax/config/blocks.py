@@ -1,5 +1,6 @@
 """The blocks of fields that several kinds of runs have in common."""
 
+import dataclasses
 import re
 
 import simclr_jax.config.choices as choices
@@ -57,14 +58,43 @@ def model() -> Block:
         "width": Field(
             None, "Width multiplier: 1, 2, 4; a fraction such as 0.25 for small machines.", float, bound=field.WIDTH
         ),
-        "stem": Field(None, "First layers: 7x7 and max pool, or 3x3 for small images.", str, choices.STEMS),
+        "stem": Field(
+            None,
+            "First layers: 7x7 and max pool, or 3x3 for small images; cifar_wide pads that by two pixels, as solo-learn.",
+            str,
+            choices.STEMS,
+        ),
         "sk_ratio": Field(
             None,
             "Above 0: selective kernels, with mixing networks of this share of the width (SimCLRv2: 0.0625).",
             float,
             bound=field.SHARE_OR_0,
         ),
+        "padding": Field(
+            None,
+            "Of the max pool: same as the reference (at the end for even sizes), torch as PyTorch (both sides).",
+            str,
+            choices.PADDINGS,
+        ),
+        "stage1_projection": Field(
+            None,
+            "Project the shortcut of stage 1 too, as the reference does. PyTorch's ResNet-18 and -34 do not.",
+            bool,
+        ),
+        "input_mean": Field(
+            None, "Subtracted from the images in [0, 1], in the network.", tuple, bound=field.THREE_NUMBERS
+        ),
+        "input_std": Field(
+            None, "Then they are divided by this; 1 in the reference.", tuple, bound=field.THREE_POSITIVE
+        ),
     }
+
+
+def of_the_reference() -> Block:
+    """The fields of `model` that have a default, which is the reference's."""
+    fields = model()
+    defaults = {"width": 1.0, "stem": "imagenet", "sk_ratio": 0.0} | field.NETWORK_OF_THE_REFERENCE
+    return {name: dataclasses.replace(fields[name], default=value) for name, value in defaults.items()}
 
 
 def optimizer(**changes) -> Block:
@@ -160,6 +190,9 @@ def run(kind: str) -> Block:
         "log_every_steps": Field(50, "Metrics are written after this many steps.", bound=field.AT_LEAST_1),
         "checkpoint": {
             "every_steps": Field(1000, "Save after this many steps.", bound=field.AT_LEAST_1),
+            "every_minutes": Field(
+                10.0, "And after this time since the last one; 0: by steps only.", bound=field.NOT_NEGATIVE
+            ),
             "keep": Field(2, "How many of the newest checkpoints are kept.", bound=field.AT_LEAST_1),
             "keep_every_steps": Field(0, "Checkpoints that are always kept; 0: none.", bound=field.NOT_NEGATIVE),
         },

@@ -108,6 +108,11 @@ def _check_model(flat: dict[str, Any], device_count: int) -> None:
     sk_ratio, depth = flat.get("model.sk_ratio") or 0.0, flat.get("model.depth")
     if sk_ratio > 0 and depth is not None and depth < 50:
         raise UserError(f"config.model.sk_ratio is {sk_ratio}, but selective kernels need a depth of 50 or more.")
+    if flat.get("model.stage1_projection") is False and depth is not None and depth >= 50:
+        raise UserError(
+            f"config.model.stage1_projection is False, but a ResNet-{depth} is four times as wide after stage 1 as before, so "
+            "its shortcut has to be projected."
+        )
 
 
 def _check_loss(flat: dict[str, Any], device_count: int) -> None:

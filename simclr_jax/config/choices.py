@@ -2,7 +2,11 @@
 
 SOURCES = ("tfds", "folder", "digits")
 DEPTHS = (18, 34, 50, 101, 152, 200)
-STEMS = ("imagenet", "cifar")
+STEMS = ("imagenet", "cifar", "cifar_wide")
+PADDINGS = ("same", "torch")
+WEIGHT_FORMATS = (
+    *("torchvision", "timm", "vissl", "lightly", "lightly-train", "solo-learn", "spijkervet", "sthalles", "bolts"),
+)
 HEADS = ("none", "linear", "nonlinear")
 LOSSES = ("nt_xent", "nt_logistic", "margin_triplet")
 LOSS_METHODS = ("auto", "blocks", "dense")

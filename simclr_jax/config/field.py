@@ -35,6 +35,11 @@ SEEDS = Bound(
 POSITIVE_NUMBERS = Bound(
     "positive numbers, at least one", lambda value: len(value) > 0 and all(number > 0 for number in value)
 )
+THREE_NUMBERS = Bound("three numbers, one for each of red, green and blue", lambda value: len(value) == 3)
+THREE_POSITIVE = Bound(
+    "three positive numbers, one for each of red, green and blue",
+    lambda value: len(value) == 3 and all(number > 0 for number in value),
+)
 NUMBERS_FROM_0 = Bound(
     "numbers from 0 up, at least one", lambda value: len(value) > 0 and all(number >= 0 for number in value)
 )
@@ -46,6 +51,15 @@ def interval(top: float = math.inf) -> Bound:
         f"(low, high) with 0 < low <= high{'' if top == math.inf else f' <= {top:g}'}, as in 0.1,0.9",
         lambda value: len(value) == 2 and 0 < value[0] <= value[1] <= top,
     )
+
+
+# Fields of `config.model` that are newer than some saved configs, with what such networks have.
+NETWORK_OF_THE_REFERENCE = {
+    "padding": "same",
+    "stage1_projection": True,
+    "input_mean": (0.0, 0.0, 0.0),
+    "input_std": (1.0, 1.0, 1.0),
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,15 +23,10 @@ _TRANSFORMS = Bound(
 
 
 def _pretrain() -> Block:
-    fixed = {
-        "width": Field(1.0, blocks.model()["width"].doc, bound=field.WIDTH),
-        "stem": Field("imagenet", blocks.model()["stem"].doc, choices=choices.STEMS),
-        "sk_ratio": Field(0.0, blocks.model()["sk_ratio"].doc, bound=field.SHARE_OR_0),
-    }
     return blocks.run("pretrain") | {
         "data": blocks.data(),
         "augment": blocks.augment(),
-        "model": blocks.model() | fixed,
+        "model": blocks.model() | blocks.of_the_reference(),
         "head": {
             "kind": Field("nonlinear", "Projection head.", choices=choices.HEADS),
             "layers": Field(2, "Layers of a nonlinear head; SimCLRv2 has 3.", bound=field.AT_LEAST_1),

@@ -5,6 +5,7 @@ from typing import Any
 
 import ml_collections
 
+from simclr_jax.config.field import NETWORK_OF_THE_REFERENCE
 from simclr_jax.errors import UserError
 
 # Fields that were renamed. Saved configs with the old name are still read.
@@ -39,6 +40,12 @@ def upgrade(values: dict[str, Any]) -> dict[str, Any]:
             block = block.get(key, {})
         if name in block:
             block[new.split(".")[-1]] = block.pop(name)
+    if isinstance(values.get("model"), dict):
+        # A saved network without these fields is the reference's, of an evaluation too.
+        newer = {
+            key: list(value) if isinstance(value, tuple) else value for key, value in NETWORK_OF_THE_REFERENCE.items()
+        }
+        values["model"] = newer | values["model"]
     return values
 
 

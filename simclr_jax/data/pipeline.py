@@ -31,17 +31,18 @@ def local_shard(mesh: Mesh, batch_size: int, start_step: int = 0, num_steps: int
     """The part of the global sequence that this process reads for its devices in a mesh.
 
     Args:
-      mesh: over which batches are split.
+      mesh: over which batches are split; of the devices of all processes, or of this one alone.
       batch_size: global.
       start_step: the first step.
       num_steps: how many; None for endless.
     """
+    processes = sorted({device.process_index for device in mesh.devices.flat})
     return HostShard(
         batch_size,
         start_step,
         num_steps,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=processes.index(jax.process_index()),
+        process_count=len(processes),
         rows=sharding.local_rows(mesh, batch_size),
     )
 
@@ -123,8 +124,9 @@ def eval_batches(
       bad_images: checks every batch.
 
     Yields:
-      `image` uint8 `[local batch, size, size, 3]`, `label` int32, `index` int64 and `mask` bool `[local batch]`. Where the
-      mask is false (padding, and images that cannot be read), label and index are -1 and the image is any image.
+      `image` uint8 `[local batch, size, size, 3]`, `label` int32, `index` and `wanted` int64 and `mask` bool `[local batch]`.
+      Where the mask is false (padding, and images that cannot be read), label and index are -1 and the image is any image.
+      `wanted` is -1 for padding only.
 
     Raises:
       UserError: from `bad_images`.
@@ -137,11 +139,12 @@ def eval_batches(
         make_views=_without_augmentation,
     )
     for batch in _batches(stages, shard):
-        bad_images.check(batch.pop("wanted"), batch["index"], replaced=False)
+        bad_images.check(batch["wanted"], batch["index"], replaced=False)
         yield {
             "image": batch["views"][:, 0],
             "label": batch["label"],
             "index": batch["index"],
+            "wanted": batch["wanted"],
             "mask": batch["index"] >= 0,
         }
 

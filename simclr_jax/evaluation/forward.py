@@ -1,6 +1,7 @@
 """Run a network once over every example of a source."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
 import dataclasses
 from typing import Any
 
@@ -23,6 +24,44 @@ class Outputs:
     labels: np.ndarray  # int32 [n], or [n, classes] where an example may have several classes
     index: np.ndarray  # int64 [n]: the number of the example in the source
     unreadable: int  # how many examples could not be read
+
+
+def batches_over(
+    forward: Callable,
+    params: Any,
+    batch_stats: Any,
+    source: Source,
+    *,
+    data: ConfigDict,
+    batch_size: int,
+    mesh: Mesh,
+    bad_images: pipeline.BadImages,
+    start_step: int = 0,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Runs `forward` over a source, batch by batch. Each example is used exactly once, whatever the number of hosts.
+
+    Args:
+      forward: from `steps.make_forward`.
+      params, batch_stats: its first two arguments.
+      source: the examples.
+      data: `config.data`, for the preprocessing.
+      batch_size: global.
+      mesh: over which batches are split.
+      bad_images: counts the images that cannot be read.
+      start_step: the first batch.
+
+    Yields:
+      Global batches: `output` float32 `[batch, ...]`, and `label`, `index`, `wanted` and `mask` as `pipeline.eval_batches`.
+    """
+    steps = -(-source.num_examples // batch_size)
+    if start_step >= steps:
+        return
+    shard = pipeline.local_shard(mesh, batch_size, start_step, steps - start_step)
+    batches = pipeline.eval_batches(
+        source, size=data.image_size, crop=data.eval_crop, shard=shard, bad_images=bad_images
+    )
+    for batch in batches:
+        yield jax.device_get(forward(params, batch_stats, sharding.to_global(batch, mesh)))
 
 
 def run_over(
@@ -50,15 +89,19 @@ def run_over(
     Raises:
       Preempted: when `stop` says so.
     """
-    steps = -(-source.num_examples // batch_size)
-    shard = pipeline.local_shard(mesh, batch_size, num_steps=steps)
-    bad_images = pipeline.BadImages(source, data.max_bad_fraction)
-    batches = pipeline.eval_batches(
-        source, size=data.image_size, crop=data.eval_crop, shard=shard, bad_images=bad_images
+    batches = batches_over(
+        forward,
+        params,
+        batch_stats,
+        source,
+        data=data,
+        batch_size=batch_size,
+        mesh=mesh,
+        bad_images=pipeline.BadImages(source, data.max_bad_fraction),
     )
     parts = []
-    for batch in batches:
-        results = jax.device_get(forward(params, batch_stats, sharding.to_global(batch, mesh)))
+    for results in batches:
+        del results["wanted"]
         mask = results.pop("mask")
         parts.append({key: value[mask] for key, value in results.items()})
         if stop():

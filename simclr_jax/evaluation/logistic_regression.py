@@ -200,3 +200,28 @@ def scores(classifier: Any, features: np.ndarray, num_classes: int) -> np.ndarra
     all_classes = np.full((len(features), num_classes), -np.inf)
     all_classes[:, classifier.classes_] = decision
     return all_classes
+
+
+def folded(classifier: "ScaledClassifier", num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias of the same classifier without its scaling, so that softmax(x @ kernel + bias) is its prediction.
+
+    Args:
+      classifier: from `fit`, of examples with one class each.
+      num_classes: number of classes.
+
+    Returns:
+      float32 kernel `[dim, num_classes]` and bias `[num_classes]`. A class that has no training example has the kernel 0
+      and the bias -inf, so its probability is 0.
+    """
+    weights = np.asarray(classifier.classifier.coef_, np.float64)
+    offsets = np.asarray(classifier.classifier.intercept_, np.float64)
+    if len(weights) == 1:  # two classes: scikit-learn has one logit, that of the second class
+        weights, offsets = np.concatenate([-weights, weights]) / 2, np.concatenate([-offsets, offsets]) / 2
+    if classifier.scaler.with_std:
+        weights = weights / classifier.scaler.scale_
+    if classifier.scaler.with_mean:
+        offsets = offsets - weights @ classifier.scaler.mean_
+    kernel = np.zeros((weights.shape[1], num_classes), np.float32)
+    bias = np.full(num_classes, -np.inf, np.float32)
+    kernel[:, classifier.classes_], bias[classifier.classes_] = weights.T, offsets
+    return kernel, bias

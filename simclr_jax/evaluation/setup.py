@@ -16,6 +16,7 @@ import numpy as np
 
 from simclr_jax.config import checks as config_checks
 from simclr_jax.config import saved as saved_config
+from simclr_jax.config.field import NETWORK_OF_THE_REFERENCE
 from simclr_jax.data import sources
 from simclr_jax.errors import UserError
 from simclr_jax.evaluation import metrics
@@ -125,10 +126,10 @@ def make_parts(
         return encoder, None
     assert pretrain_config is not None  # the checks of the config refuse a head without a pretrained encoder
     head = pretrain_config.head
-    return encoder, make_head(head, encoder, config.compute_dtype, rngs, _output_layer(config.features, head))
+    return encoder, make_head(head, encoder, config.compute_dtype, rngs, output_layer(config.features, head))
 
 
-def _output_layer(features: str, head: ConfigDict) -> int | None:
+def output_layer(features: str, head: ConfigDict) -> int | None:
     """The layer of the projection head for `config.features`: None (the last) for "z", k for "gk".
 
     Raises:
@@ -217,8 +218,9 @@ def _resolve(
     config = config.copy_and_resolve_references()
     saved_config.inherit(config, pretrain_config)
     config.pretrained = str(path) if path else None
-    if config.model.sk_ratio is None:
-        config.model.sk_ratio = 0.0
+    for field, value in ({"sk_ratio": 0.0} | NETWORK_OF_THE_REFERENCE).items():
+        if config.model[field] is None:
+            config.model[field] = value
     needed = ("data.source", "data.image_size", "data.eval_crop", "model.depth", "model.width", "model.stem")
     hint = "set it, or give a pretraining run to take it from with --pretrained."
     config_checks.require(config, *needed, hint=hint)
@@ -228,12 +230,14 @@ def _resolve(
             raise UserError(
                 f"config.features={config.features!r} needs --pretrained: the projection head is the pretraining run's."
             )
-        _output_layer(config.features, pretrain_config.head)
+        if path and pretrain_config.head.kind != "none" and not (path / "head").exists():
+            raise UserError(f"config.features={config.features!r}: {path} has no projection head; only h can be used.")
+        output_layer(config.features, pretrain_config.head)
     return config, path, pretrain_config
 
 
 def _check_same_network(config: ConfigDict, pretrain_config: ConfigDict, path: epath.Path) -> None:
-    for field in ("depth", "width", "stem", "sk_ratio"):
+    for field in config.model:
         given, saved = config.model[field], pretrain_config.model[field]
         if given is not None and given != saved:
             raise UserError(

@@ -26,6 +26,7 @@ from simclr_jax.training import steps
 from simclr_jax.training.checkpoint import Checkpoints
 from simclr_jax.training.recipe import Optimization
 from simclr_jax.training.recipe import make_optimization
+from simclr_jax.workdir import classifiers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,8 @@ class ClassifierTraining:
         params = setup.params | {"classifier": self.init_classifier(seed)}
         state = state_lib.new_state(params, setup.batch_stats, recipe.optimizer, setup.mesh)
         bad_images = pipeline.BadImages(train, config.data.max_bad_fraction)
-        with Checkpoints(workdir, config) as checkpoints:
+        class_names = list(setup.test.class_names or ())
+        with Checkpoints(workdir, config, class_names) as checkpoints:
             state = checkpoints.restore(state)
             setup.write_config()
             state = loop.fit(
@@ -125,6 +127,11 @@ class ClassifierTraining:
                     bad_images=bad_images,
                 )
             )
+        if self.frozen:
+            gather = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(setup.mesh))
+            weights = jax.device_get(gather(state.params["classifier"]))
+            saved = classifiers.SavedClassifier(weights["kernel"], weights["bias"], class_names, config.features)
+            classifiers.write(workdir, saved)
         outputs = setup.outputs(self.forward, state.params, state.batch_stats, setup.test)
         return setup.score(outputs.values, outputs, workdir) | {
             "step": recipe.total_steps,

@@ -37,22 +37,15 @@ class Match:
 
 
 def skeletons(head: int, linear_head: bool, classifier: bool, *, pytorch: bool = False) -> Iterable[Skeleton]:
-    """All networks with such heads. `pytorch`: no projection in stage 1 of ResNet-18 and -34, no selective kernels."""
+    """All networks with such heads. `pytorch`: ResNet-18 and -34 without projection in stage 1 too, no selective kernels."""
     for depth, selective in itertools.product(STAGES, (False, True)):
         bottleneck = STAGES[depth][1]
         if selective and (pytorch or not bottleneck):
             continue
         # Without selective kernels both stems have the same tensors, of different shapes.
         for stem in ("imagenet", "cifar") if selective else ("imagenet",):
-            yield Skeleton(
-                depth,
-                stem,
-                selective,
-                stage1_projection=bottleneck or not pytorch,
-                head=head,
-                linear_head=linear_head,
-                classifier=classifier,
-            )
+            for projection in (True, False) if pytorch and not bottleneck else (True,):
+                yield Skeleton(depth, stem, selective, projection, head, linear_head, classifier)
 
 
 def match(place: str, found: Iterable[str], candidates: Iterable[Skeleton], name: Callable[[Skeleton], dict]) -> Match:

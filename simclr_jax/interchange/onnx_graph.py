@@ -4,12 +4,13 @@ Not traced from the JAX program: that would fix the size of the images and keep 
 """
 
 from collections.abc import Sequence
-import dataclasses
 from typing import Any
 
+from etils import epath
 import numpy as np
 
 from simclr_jax.errors import UserError
+from simclr_jax.interchange.exported import ExportedNetwork
 from simclr_jax.interchange.layers import Skeleton
 from simclr_jax.interchange.layers import block_name
 
@@ -30,60 +31,44 @@ def import_onnx() -> Any:
     return onnx
 
 
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What a graph needs to know beside the weights.
-
-    Attributes:
-      skeleton: the layers.
-      uint8: whether images are uint8 in 0 to 255 instead of float32 in [0, 1].
-      mean, std: what the network subtracts from images in [0, 1] and divides them by, for each colour.
-      torch_padding: whether the max pool pads one pixel on each side, as PyTorch does, and not as TensorFlow's SAME.
-    """
-
-    skeleton: Skeleton
-    uint8: bool = False
-    mean: Sequence[float] = (0.0, 0.0, 0.0)
-    std: Sequence[float] = (1.0, 1.0, 1.0)
-    torch_padding: bool = False
-
-
-def build(recipe: Recipe, tensors: dict[str, np.ndarray]) -> Any:
+def build(network: ExportedNetwork, *, uint8: bool) -> Any:
     """An `onnx.ModelProto`.
 
     Its input is "images", uint8 or float32 `[batch, height, width, 3]`. Its outputs are "h", float32 `[batch, features]`, and
     with a classifier "logits", float32 `[batch, classes]`.
 
     Args:
-      recipe: of the network.
-      tensors: by our names, such as "encoder/stem_conv/kernel".
+      network: to write.
+      uint8: whether images are uint8 in 0 to 255 instead of float32 in [0, 1].
     """
-    onnx = import_onnx()
-    graph = _Graph(onnx, tensors)
-    x = graph.images(recipe)
-    x = _stem(graph, recipe, x)
-    for stage, block, project in recipe.skeleton.blocks():
+    tensors, skeleton = network.tensors, network.skeleton
+    graph = _Graph(import_onnx(), tensors)
+    x = _stem(graph, network, graph.images(network, uint8))
+    for stage, block, project in skeleton.blocks():
         stride = 2 if stage > 0 and block == 0 else 1
-        x = _block(graph, recipe.skeleton, block_name(stage, block), x, stride, project)
+        x = _block(graph, skeleton, block_name(stage, block), x, stride, project)
     h = graph.add("ReduceMean", x, axes=[2, 3], keepdims=0, output="h")
     outputs = ["h"]
-    if recipe.skeleton.classifier:
-        kernel, bias = (graph.constant(f"classifier/{leaf}", tensors[f"classifier/{leaf}"]) for leaf in ("kernel", "bias"))
+    if skeleton.classifier:
+        kernel, bias = (
+            graph.constant(f"classifier/{leaf}", tensors[f"classifier/{leaf}"]) for leaf in ("kernel", "bias")
+        )
         graph.add("Gemm", h, kernel, bias, output="logits")
         outputs.append("logits")
-    return graph.model(recipe, outputs)
+    return graph.model(uint8, outputs)
 
 
-def _stem(graph: "_Graph", recipe: Recipe, x: str) -> str:
-    skeleton = recipe.skeleton
+def _stem(graph: "_Graph", network: ExportedNetwork, x: str) -> str:
+    skeleton = network.skeleton
     if skeleton.deep_stem:
         x = graph.relu(graph.conv_bn(x, "encoder/stem_conv1", "encoder/stem_bn1", stride=2))
         x = graph.relu(graph.conv_bn(x, "encoder/stem_conv2", "encoder/stem_bn2"))
     stride = 2 if skeleton.stem == "imagenet" and not skeleton.deep_stem else 1
-    x = graph.relu(graph.conv_bn(x, "encoder/stem_conv", "encoder/stem_bn", stride=stride))
+    pad = 2 if skeleton.stem == "cifar_wide" else None
+    x = graph.relu(graph.conv_bn(x, "encoder/stem_conv", "encoder/stem_bn", stride=stride, pad=pad))
     if skeleton.stem != "imagenet":
         return x
-    padding: dict[str, Any] = {"pads": [1, 1, 1, 1]} if recipe.torch_padding else {"auto_pad": "SAME_UPPER"}
+    padding: dict[str, Any] = {"pads": [1, 1, 1, 1]} if network.model.padding == "torch" else {"auto_pad": "SAME_UPPER"}
     return graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], **padding)
 
 
@@ -138,25 +123,28 @@ class _Graph:
         self._constants[name] = self._onnx.numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name)
         return name
 
-    def images(self, recipe: Recipe) -> str:
+    def images(self, network: ExportedNetwork, uint8: bool) -> str:
         """The input as float32 `[batch, 3, height, width]`, normalised."""
-        x = self.add("Cast", "images", to=self._onnx.TensorProto.FLOAT) if recipe.uint8 else "images"
-        if recipe.uint8:
+        x = self.add("Cast", "images", to=self._onnx.TensorProto.FLOAT) if uint8 else "images"
+        if uint8:
             x = self.add("Div", x, self.constant("white", np.array(255)))
-        if any(recipe.mean) or any(value != 1 for value in recipe.std):
-            x = self.add("Sub", x, self.constant("mean", np.array(recipe.mean)))
-            x = self.add("Div", x, self.constant("std", np.array(recipe.std)))
+        mean, std = network.model.input_mean, network.model.input_std
+        if any(mean) or any(value != 1 for value in std):
+            x = self.add("Sub", x, self.constant("mean", np.array(mean)))
+            x = self.add("Div", x, self.constant("std", np.array(std)))
         return self.add("Transpose", x, perm=[0, 3, 1, 2])
 
-    def conv(self, x: str, name: str, stride: int = 1) -> str:
+    def conv(self, x: str, name: str, stride: int = 1, pad: int | None = None) -> str:
         kernel = self._tensors[f"{name}/kernel"]
-        pad = (kernel.shape[0] - 1) // 2
+        pad = (kernel.shape[0] - 1) // 2 if pad is None else pad
         weight = self.constant(f"{name}/kernel", kernel.transpose(3, 2, 0, 1))
         return self.add("Conv", x, weight, strides=[stride, stride], pads=[pad] * 4)
 
-    def conv_bn(self, x: str, conv: str, bn: str, stride: int = 1) -> str:
-        x = self.conv(x, conv, stride)
-        values = [self.constant(f"{bn}/{leaf}", self._tensors[f"{bn}/{leaf}"]) for leaf in ("scale", "bias", "mean", "var")]
+    def conv_bn(self, x: str, conv: str, bn: str, stride: int = 1, pad: int | None = None) -> str:
+        x = self.conv(x, conv, stride, pad)
+        values = [
+            self.constant(f"{bn}/{leaf}", self._tensors[f"{bn}/{leaf}"]) for leaf in ("scale", "bias", "mean", "var")
+        ]
         return self.add("BatchNormalization", x, *values, epsilon=EPSILON)
 
     def relu(self, x: str) -> str:
@@ -169,10 +157,10 @@ class _Graph:
         self._nodes.append(self._onnx.helper.make_node("Split", [x], halves, axis=1))
         return halves
 
-    def model(self, recipe: Recipe, outputs: Sequence[str]) -> Any:
+    def model(self, uint8: bool, outputs: Sequence[str]) -> Any:
         helper, kinds = self._onnx.helper, self._onnx.TensorProto
         images = helper.make_tensor_value_info(
-            "images", kinds.UINT8 if recipe.uint8 else kinds.FLOAT, ["batch", "height", "width", 3]
+            "images", kinds.UINT8 if uint8 else kinds.FLOAT, ["batch", "height", "width", 3]
         )
         results = [helper.make_tensor_value_info(name, kinds.FLOAT, ["batch", f"{name}_size"]) for name in outputs]
         graph = helper.make_graph(self._nodes, "simclr", [images], results, list(self._constants.values()))
@@ -180,3 +168,23 @@ class _Graph:
         model.ir_version = 8  # which all runtimes for opset 17 read
         self._onnx.checker.check_model(model)
         return model
+
+
+def write(network: ExportedNetwork, dtype: Any, path: epath.Path) -> None:
+    """Write a .onnx file."""
+    path.write_bytes(build(network, uint8=dtype == np.uint8).SerializeToString())
+
+
+def run(path: epath.Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    """What onnxruntime computes with a .onnx file.
+
+    Raises:
+      UserError: if onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError("ONNX needs onnx and onnxruntime: pip install 'simclr_jax[export]'.") from None
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"images": images}), strict=True))

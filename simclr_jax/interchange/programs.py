@@ -3,7 +3,6 @@
 Both contain the weights. The batch is free; height and width are those of the evaluation.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from etils import epath
@@ -13,17 +12,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from simclr_jax.errors import UserError
+from simclr_jax.interchange.exported import Apply
+from simclr_jax.interchange.exported import ExportedNetwork
 
-# Apply: images `[batch, size, size, 3]` to named float32 arrays `[batch, ...]`.
-Apply = Callable[[jax.Array], dict[str, jax.Array]]
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write_stablehlo(apply: Apply, size: int, dtype: Any, path: epath.Path) -> None:
+def _of(apply: Apply, dtype: Any) -> Apply:
+    """The network on images of a dtype, computed in full precision on every platform."""
+
+    def run(images: jax.Array) -> dict[str, jax.Array]:
+        with jax.default_matmul_precision("highest"):
+            return apply(images.astype(jnp.float32) / 255 if dtype == np.uint8 else images)
+
+    return run
+
+
+def write_stablehlo(network: ExportedNetwork, dtype: Any, path: epath.Path) -> None:
     """Write one file that `jax.export.deserialize(bytes).call(images)` runs on a CPU, on GPUs of NVIDIA and on TPUs."""
     (batch,) = export.symbolic_shape("batch")
+    size = network.image_size
     images = jax.ShapeDtypeStruct((batch, size, size, 3), dtype)
-    path.write_bytes(export.export(jax.jit(apply), platforms=PLATFORMS)(images).serialize())
+    path.write_bytes(export.export(jax.jit(_of(network.apply, dtype)), platforms=PLATFORMS)(images).serialize())
 
 
 def run_stablehlo(path: epath.Path, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -31,7 +41,7 @@ def run_stablehlo(path: epath.Path, images: np.ndarray) -> dict[str, np.ndarray]
     return jax.device_get(export.deserialize(bytearray(path.read_bytes())).call(jnp.asarray(images)))
 
 
-def write_saved_model(apply: Apply, size: int, dtype: Any, path: epath.Path) -> None:
+def write_saved_model(network: ExportedNetwork, dtype: Any, path: epath.Path) -> None:
     """Write a folder that `tf.saved_model.load(path).signatures["serving_default"](images=...)` runs.
 
     Raises:
@@ -42,6 +52,8 @@ def write_saved_model(apply: Apply, size: int, dtype: Any, path: epath.Path) -> 
     except ImportError:
         raise UserError("SavedModel needs orbax-export: pip install 'simclr_jax[export]'.") from None
     from simclr_jax.runtime.tensorflow import tf
+
+    apply, size = _of(network.apply, dtype), network.image_size
 
     def apply_with_params(params: dict, images: jax.Array) -> dict[str, jax.Array]:
         del params  # they are constants of the program

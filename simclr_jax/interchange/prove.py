@@ -1,7 +1,7 @@
 """Run the source and our network on the same images, and compare."""
 
-from collections.abc import Callable
 import logging
+from typing import Any
 
 from flax import nnx
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 
 from simclr_jax.errors import UserError
 from simclr_jax.interchange import infer
+from simclr_jax.interchange import torch_forward
 from simclr_jax.interchange.source import Source
 from simclr_jax.interchange.weights import Weights
 from simclr_jax.models.networks import SimCLR
@@ -48,7 +49,7 @@ def features_of(weights: Weights, images: np.ndarray) -> dict[str, np.ndarray]:
 
     @jax.jit
     def run(params, batch_stats, images):
-        model = state_lib.merge(graph, params, batch_stats)
+        model: Any = state_lib.merge(graph, params, batch_stats)
         outputs = {"h": model.encoder(images, train=False)}
         for layer in range(1, layers + 1):
             model.head.output_layer = layer
@@ -73,11 +74,14 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.max(np.abs(ours - theirs)) / max(np.max(np.abs(theirs)), 1e-30))
 
 
-def runner(source: Source) -> Callable[[np.ndarray], dict[str, np.ndarray]] | None:
-    """A function that runs the source on images and returns its outputs, some of h, z and logits; None if it cannot be run."""
+def run_source(source: Source, weights: Weights) -> dict[str, np.ndarray]:
+    """Some of h, z and logits of the source for `images_for(weights)`; empty where it cannot be run."""
+    images = images_for(weights)
     if source.module is not None:
-        return lambda images: _run_saved_model(source, images)
-    return None
+        return _run_saved_model(source, images)
+    if source.layout == "torch":
+        return torch_forward.run(source, weights.config.model, images) or {}
+    return {}
 
 
 def _run_saved_model(source: Source, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -97,7 +101,7 @@ def compare(source: Source, weights: Weights, classifier_input: str, theirs: dic
       source: for messages.
       weights: of our network.
       classifier_input: "h", "g1", ... or "z".
-      theirs: from `runner`.
+      theirs: from `run_source`.
 
     Raises:
       UserError: where a difference is larger than `TOLERANCE`.

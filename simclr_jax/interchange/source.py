@@ -20,6 +20,22 @@ _PART_OF_CHECKPOINT = re.compile(r"\.(index|meta|data-\d+-of-\d+)$")
 
 
 @dataclasses.dataclass(frozen=True)
+class Options:
+    """What a user may say about a PyTorch state dict, which its tensors do not tell; None: as its format has it.
+
+    Attributes:
+      format: the program that wrote it, a name in `torch_names.FORMATS`.
+      padding: of the max pool, "same" or "torch".
+      input_mean, input_std: by which the images were normalised.
+    """
+
+    format: str | None = None
+    padding: str | None = None
+    input_mean: tuple[float, ...] | None = None
+    input_std: tuple[float, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
     """Weights from elsewhere.
 
@@ -32,6 +48,7 @@ class Source:
       ignored: what is no part of the network, by reason: names.
       module: the SavedModel, which can be run; None for other files.
       graph: the file of the TF1 graph (.meta), where there is one.
+      details: of a state dict: "place", a `torch_names.Place`, once its weights are read.
       step: after how many training steps it was written, where the file says so.
     """
 
@@ -43,6 +60,7 @@ class Source:
     ignored: dict[str, list[str]]
     module: Any = None
     graph: epath.Path | None = None
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
     step: int = 0
 
 
@@ -156,8 +174,9 @@ def _open_saved_model(place: str, folder: epath.Path) -> Source:
         module = load_saved_model(str(folder))
     except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:
         raise _unreadable(place, error) from error
-    variables = {}
-    for function in getattr(getattr(module, "__call__", None), "concrete_functions", ()):
+    variables: dict[str, Any] = {}
+    call = getattr(module, "__call__", None)  # noqa: B004 (it is the function that matters, not whether it can be called)
+    for function in getattr(call, "concrete_functions", ()):
         variables |= {variable.name: variable for variable in function.variables}
     if not variables:
         variables = {variable.name: variable for variable in getattr(module, "variables", ())}

@@ -9,6 +9,7 @@ from simclr_jax.errors import UserError
 from simclr_jax.interchange import infer
 from simclr_jax.interchange import tf1_names
 from simclr_jax.interchange import tf2_names
+from simclr_jax.interchange.source import Options
 from simclr_jax.interchange.source import Source
 
 LAYOUTS = {"tf1": tf1_names, "tf2": tf2_names}
@@ -35,8 +36,12 @@ class Weights:
         return {"none": 0, "linear": 1, "nonlinear": self.config.head.layers}[self.config.head.kind]
 
 
-def read(source: Source) -> Weights:
+def read(source: Source, options: Options) -> Weights:
     """Reads all weights of a source.
+
+    Args:
+      source: its `ignored` gets the names of heads that are not ours.
+      options: for a PyTorch state dict.
 
     Raises:
       UserError: where they are not those of a network that is known, or not finite; where the file is damaged.
@@ -44,7 +49,12 @@ def read(source: Source) -> Weights:
     if source.layout == "torch":
         from simclr_jax.interchange import state_dicts
 
-        return state_dicts.read(source)
+        return state_dicts.read(source, options)
+    for name, value in dataclasses.asdict(options).items():
+        if value is not None:
+            raise UserError(
+                f"--{name} is for PyTorch state dicts, but {source.place} is {source.what} of the reference."
+            )
     layout = LAYOUTS[source.layout]
     head, linear_head, classifier = layout.heads(source.shapes)
     candidates = infer.skeletons(head, linear_head, classifier)

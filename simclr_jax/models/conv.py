@@ -9,6 +9,7 @@ from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Float
+import numpy as np
 
 # Outputs of at most this many pixels a side are computed as one matrix product. XLA's CPU backend runs a 3x3
 # convolution on 2x2 pixels, and its gradients, about 50 times slower than that product. The last stage of a ResNet has such
@@ -131,7 +132,7 @@ def _input_gradient(x: Images, kernel: Kernel, dy: Outputs, strides: Pair, paddi
 def _kernel_gradient(x: Images, kernel: Kernel, dy: Outputs, strides: Pair, padding: tuple[Pair, Pair]) -> Kernel:
     """Multiply the patches of a few images by their output gradients, chunk after chunk; sum the products in float32."""
     window, channels, features = kernel.shape[:2], kernel.shape[2], kernel.shape[3]
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = np.promote_types(x.dtype, np.float32)
     # One part of the batch for each device: under a mesh no image moves, and the parts are only added at the end.
     parts = jax.device_count() if len(x) % jax.device_count() == 0 else 1
     image_bytes = dy.shape[1] * dy.shape[2] * window[0] * window[1] * channels * dtype.itemsize

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 from jaxtyping import Float
+import numpy as np
 
 from simclr_jax.config import choices
-from simclr_jax.models.resnet import batch_norm
+from simclr_jax.models.layers import batch_norm
 
 dense_init = nnx.initializers.normal(0.01)
 
@@ -74,7 +75,7 @@ class ProjectionHead(nnx.Module):
                 z = getattr(self, f"bn{layer + 1}")(z, use_running_average=not train)
                 if layer < self.num_layers - 1:
                     z = nnx.relu(z)
-            return z.astype(jnp.promote_types(z.dtype, jnp.float32))
+            return z.astype(np.promote_types(z.dtype, np.float32))
 
 
 class LinearClassifier(nnx.Linear):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Float
 from ml_collections import ConfigDict
+import numpy as np
 
 from simclr_jax.models.heads import LinearClassifier
 from simclr_jax.models.heads import ProjectionHead
@@ -14,7 +15,8 @@ from simclr_jax.models.resnet import ResNet
 
 def dtypes(compute_dtype: str) -> dict[str, jnp.dtype]:
     """Compute in `compute_dtype`; keep parameters in float32, or in float64 where that is it (for the tests)."""
-    return {"dtype": jnp.dtype(compute_dtype), "param_dtype": jnp.promote_types(compute_dtype, jnp.float32)}
+    dtype = jnp.dtype(compute_dtype)
+    return {"dtype": dtype, "param_dtype": np.promote_types(dtype, np.float32)}
 
 
 def make_encoder(config: ConfigDict, rngs: nnx.Rngs) -> ResNet:
@@ -25,6 +27,10 @@ def make_encoder(config: ConfigDict, rngs: nnx.Rngs) -> ResNet:
         model.width,
         model.stem,
         sk_ratio=model.sk_ratio,
+        padding=model.padding,
+        stage1_projection=model.stage1_projection,
+        input_mean=tuple(model.input_mean),
+        input_std=tuple(model.input_std),
         remat=config.remat,
         **dtypes(config.compute_dtype),
         rngs=rngs,

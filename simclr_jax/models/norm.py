@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 from jaxtyping import Float
+import numpy as np
 
 HIGHEST = lax.Precision.HIGHEST
 
@@ -19,7 +20,7 @@ Features = Float[Array, " features"]
 
 def accumulator(dtype: DTypeLike) -> jnp.dtype:
     """The dtype of sums over the batch: float32 at least."""
-    return jnp.promote_types(dtype, jnp.float32)
+    return np.promote_types(jnp.dtype(dtype), np.float32)
 
 
 class BatchNorm(nnx.BatchNorm):

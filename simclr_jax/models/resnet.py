@@ -3,7 +3,7 @@
 ResNet v1 with the stride in the 3x3 convolution, BatchNorm momentum 0.9 and epsilon 1e-5, the last BatchNorm scale of
 every block initialised to zero, and explicit symmetric padding for strided convolutions. The shortcut of the first
 block of *every* stage is a projection, even where the shapes already agree (ResNet-18/34, stage 1), as in the reference
-implementation and its parameter counts.
+implementation and its parameter counts. Where PyTorch's networks differ, an argument of `ResNet` gives theirs.
 """
 
 import functools
@@ -16,10 +16,12 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 from jaxtyping import Float
+import numpy as np
 
 from simclr_jax.config import choices
 from simclr_jax.models import norm
-from simclr_jax.models.conv import conv_general_dilated
+from simclr_jax.models.layers import batch_norm
+from simclr_jax.models.layers import conv
 from simclr_jax.models.selective_kernels import SelectiveKernelConv
 from simclr_jax.models.selective_kernels import pool_shortcut
 
@@ -32,58 +34,6 @@ STAGES = {
     152: ((3, 8, 36, 3), True),
     200: ((3, 24, 36, 3), True),
 }
-
-# TensorFlow's VarianceScaling() default, which the reference uses for convolutions.
-conv_init = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-
-
-def conv(
-    in_features: int,
-    features: int,
-    kernel: int,
-    stride: int,
-    *,
-    dtype: DTypeLike,
-    param_dtype: DTypeLike,
-    rngs: nnx.Rngs,
-) -> nnx.Conv:
-    """A convolution without bias, with symmetric padding for every stride."""
-    pad = (kernel - 1) // 2
-    return nnx.Conv(
-        in_features,
-        features,
-        (kernel, kernel),
-        strides=(stride, stride),
-        padding=((pad, pad), (pad, pad)),
-        use_bias=False,
-        kernel_init=conv_init,
-        conv_general_dilated=conv_general_dilated,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        rngs=rngs,
-    )
-
-
-def batch_norm(
-    features: int,
-    *,
-    zero_scale: bool = False,
-    use_bias: bool = True,
-    dtype: DTypeLike,
-    param_dtype: DTypeLike,
-    rngs: nnx.Rngs,
-) -> norm.BatchNorm:
-    """BatchNorm with the reference's constants. Under `jax.jit` its mean and variance are those of the global batch."""
-    return norm.BatchNorm(
-        features,
-        momentum=0.9,
-        epsilon=1e-5,
-        use_bias=use_bias,
-        scale_init=nnx.initializers.zeros if zero_scale else nnx.initializers.ones,
-        dtype=dtype,
-        param_dtype=param_dtype,
-        rngs=rngs,
-    )
 
 
 class BasicBlock(nnx.Module):
@@ -169,9 +119,12 @@ class ResNet(nnx.Module):
       width: multiplies every number of channels. The paper uses 1, 2 and 4. A fraction gives a small network for small
         machines; `64 * width` has to be a whole number.
       stem: "imagenet" (7x7 convolution of stride 2, then 3x3 max pooling of stride 2) or "cifar" (3x3 convolution of
-        stride 1, no pooling; paper appendix B.9).
+        stride 1, no pooling; paper appendix B.9), or "cifar_wide" (the same with padding 2, as solo-learn has it).
       sk_ratio: above 0, selective kernels in all blocks, with the stem and the shortcuts of SimCLRv2; 0.0625 in its paper.
         Only for depths of 50 and more.
+      padding: of the max pool: "same" (the reference's: at the end for even sizes) or "torch" (one pixel on all sides).
+      stage1_projection: False: no projection in stage 1 of a ResNet-18 or -34, as in PyTorch.
+      input_mean, input_std: the images are normalised by these first; the reference does not.
       remat: which activations the backward pass computes again instead of keeping them in memory: "none", or all but the
         input of every "block" or "stage".
       dtype: dtype of the computation. Parameters and BatchNorm statistics are `param_dtype`.
@@ -188,30 +141,25 @@ class ResNet(nnx.Module):
         stem: str = "imagenet",
         *,
         sk_ratio: float = 0.0,
+        padding: str = "same",
+        stage1_projection: bool = True,
+        input_mean: tuple[float, ...] = (0.0, 0.0, 0.0),
+        input_std: tuple[float, ...] = (1.0, 1.0, 1.0),
         remat: str = "none",
         dtype: DTypeLike = jnp.float32,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if depth not in STAGES:
-            raise ValueError(f"ResNet depth {depth} is not one of {sorted(STAGES)}.")
-        if stem not in choices.STEMS:
-            raise ValueError(f"ResNet stem {stem!r} is not one of {choices.STEMS}.")
-        if remat not in choices.REMAT:
-            raise ValueError(f"remat {remat!r} is not one of {choices.REMAT}.")
-        if width <= 0 or 64 * width != int(64 * width):
-            raise ValueError(f"ResNet width {width}: 64 * width must be a positive whole number of channels.")
+        _check_arguments(depth, width, stem, sk_ratio, padding, remat)
         blocks, bottleneck = STAGES[depth]
-        if sk_ratio < 0 or (sk_ratio > 0 and not bottleneck):
-            raise ValueError(
-                f"sk_ratio {sk_ratio}: selective kernels need a ratio above 0 and a ResNet of depth 50 or more."
-            )
         kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         block: type[BottleneckBlock] | type[BasicBlock] = BottleneckBlock if bottleneck else BasicBlock
         channels = int(64 * width)
         self.stem = stem
         self.remat = remat
         self.dtype = dtype
+        self.pool_padding: Any = "SAME" if padding == "same" else ((1, 1), (1, 1))
+        self.input_mean, self.input_std = input_mean, input_std
         self.deep_stem = stem == "imagenet" and sk_ratio > 0
         if self.deep_stem:  # three 3x3 convolutions instead of 7x7 (He et al. 2018, "ResNet-D")
             self.stem_conv1 = conv(3, channels // 2, 3, 2, **kwargs)
@@ -222,7 +170,7 @@ class ResNet(nnx.Module):
         elif stem == "imagenet":
             self.stem_conv = conv(3, channels, 7, 2, **kwargs)
         else:
-            self.stem_conv = conv(3, channels, 3, 1, **kwargs)
+            self.stem_conv = conv(3, channels, 3, 1, pad=2 if stem == "cifar_wide" else 1, **kwargs)
         self.stem_bn = batch_norm(channels, **kwargs)
 
         # Blocks are plain attributes, so that the path of a parameter in a checkpoint reads
@@ -234,8 +182,9 @@ class ResNet(nnx.Module):
             features = channels * 2**stage
             for index in range(num_blocks):
                 stride = 2 if stage > 0 and index == 0 else 1
+                project = index == 0 and (stage > 0 or bottleneck or stage1_projection)
                 name = f"stage{stage + 1}_block{index + 1}"
-                setattr(self, name, block(in_channels, features, stride, project=index == 0, **block_kwargs))
+                setattr(self, name, block(in_channels, features, stride, project=project, **block_kwargs))
                 block_names.append(name)
                 in_channels = features * block.expansion
         self.block_names = tuple(block_names)
@@ -251,7 +200,7 @@ class ResNet(nnx.Module):
           train: normalise by the BatchNorm statistics of this batch and update the running ones, or use the running ones.
         """
         with jax.named_scope("encoder/stem"):
-            x = self._stem(images.astype(self.dtype), train=train)
+            x = self._stem(self._normalised(images).astype(self.dtype), train=train)
         group_of = _stage_of if self.remat == "stage" else None
         for _, group in itertools.groupby(self.block_names, group_of):
             names = tuple(group)
@@ -259,7 +208,13 @@ class ResNet(nnx.Module):
             with jax.named_scope(f"encoder/{_stage_of(names[0])}"):
                 x = run(tuple(getattr(self, name) for name in names), x, train)
         with jax.named_scope("encoder/average_pool"):
-            return jnp.mean(x, axis=(1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+            return jnp.mean(x, axis=(1, 2), dtype=np.promote_types(x.dtype, np.float32))
+
+    def _normalised(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch height width 3"]:
+        if self.input_mean == (0.0, 0.0, 0.0) and self.input_std == (1.0, 1.0, 1.0):
+            return images
+        dtype = jnp.promote_types(images.dtype, jnp.float32)
+        return (images - jnp.asarray(self.input_mean, dtype)) / jnp.asarray(self.input_std, dtype)
 
     def _stem(
         self, x: Float[Array, "batch height width 3"], *, train: bool
@@ -268,7 +223,7 @@ class ResNet(nnx.Module):
             x = nnx.relu(self.stem_bn1(self.stem_conv1(x), use_running_average=not train))
             x = nnx.relu(self.stem_bn2(self.stem_conv2(x), use_running_average=not train))
         x = self.stem_conv(x)
-        if self.stem == "cifar":
+        if self.stem != "imagenet":
             return nnx.relu(self.stem_bn(x, use_running_average=not train))
         # Pool before BatchNorm and ReLU: they are monotonic, so they commute with the maximum (with the minimum where the
         # scale is negative). The result is the same, with a quarter of the pixels to normalise and differentiate.
@@ -276,8 +231,27 @@ class ResNet(nnx.Module):
         x = x * sign.astype(x.dtype)
         mean, var = norm.moments(x)
         factor, offset = self.stem_bn.affine((mean * sign, var) if train else None)
-        x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
+        x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=self.pool_padding)
         return nnx.relu(self.stem_bn.apply(x, factor * sign, offset))
+
+
+def _check_arguments(depth: int, width: float, stem: str, sk_ratio: float, padding: str, remat: str) -> None:
+    if depth not in STAGES:
+        raise ValueError(f"ResNet depth {depth} is not one of {sorted(STAGES)}.")
+    for name, value, allowed in (
+        ("ResNet stem", stem, choices.STEMS),
+        ("remat", remat, choices.REMAT),
+        ("padding", padding, choices.PADDINGS),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} {value!r} is not one of {allowed}.")
+    if width <= 0 or 64 * width != int(64 * width):
+        raise ValueError(f"ResNet width {width}: 64 * width must be a positive whole number of channels.")
+    _, bottleneck = STAGES[depth]
+    if sk_ratio < 0 or (sk_ratio > 0 and not bottleneck):
+        raise ValueError(
+            f"sk_ratio {sk_ratio}: selective kernels need a ratio above 0 and a ResNet of depth 50 or more."
+        )
 
 
 def _stage_of(block_name: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from flax import nnx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Float
@@ -19,7 +20,7 @@ class SelectiveKernelConv(nnx.Module):
       in_features, features: channels in and out.
       stride: of the convolutions.
       ratio: width of that network, as a fraction of `features`, but at least 32 channels. 0.0625 in the paper.
-      conv, batch_norm: `resnet.conv`, `resnet.batch_norm`, with their dtypes and random generators.
+      conv, batch_norm: `layers.conv`, `layers.batch_norm`, with their dtypes and random generators.
     """
 
     def __init__(
@@ -50,5 +51,6 @@ def pool_shortcut(
 ) -> Float[Array, "batch out_height out_width channels"]:
     """The mean of 2x2 pixels before the projection of a shortcut, which then has stride 1 (He et al. 2018, "ResNet-D")."""
     if stride == 1:
-        return nnx.avg_pool(x, (2, 2), padding="SAME", count_include_pad=False)
+        with jax.numpy_dtype_promotion("standard"):  # Flax divides by an integer array of counts
+            return nnx.avg_pool(x, (2, 2), padding="SAME", count_include_pad=False)
     return nnx.avg_pool(x, (2, 2), strides=(stride, stride), padding=((0, 1), (0, 1)))

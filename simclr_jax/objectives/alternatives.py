@@ -102,4 +102,5 @@ def _hardest(
 
 def _masked_mean(values: Float[Array, "views views"], mask: Bool[Array, "views views"]) -> Float[Array, " views"]:
     """The mean of each row where the mask is true; 0 for a row where it is true nowhere."""
-    return jnp.sum(jnp.where(mask, values, 0), axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1)
+    count = jnp.maximum(jnp.sum(mask, axis=1), 1).astype(values.dtype)
+    return jnp.sum(jnp.where(mask, values, 0), axis=1) / count

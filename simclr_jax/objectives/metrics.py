@@ -124,8 +124,9 @@ def target_rank(
 
     A tie goes to the lower index, as in argmax, so that a collapsed model does not score as perfect.
     """
+    labels = jnp.asarray(labels)
     target = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    lower_index = jnp.arange(logits.shape[-1]) < labels[:, None]
+    lower_index = jnp.arange(logits.shape[-1], dtype=labels.dtype) < labels[:, None]
     before = (logits > target) | ((logits == target) & lower_index)
     # A NaN compares false with everything, and must not look like a correct prediction.
     return jnp.where(jnp.isnan(target[:, 0]), logits.shape[-1], jnp.sum(before, axis=-1))

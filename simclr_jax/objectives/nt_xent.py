@@ -46,7 +46,7 @@ def prepare(z: Float[Array, "pairs 2 dim"], temperature: float, normalize: bool)
         raise ValueError(f"z must have the shape [pairs, 2, dim], two views per image, but has {z.shape}.")
     if not temperature > 0:
         raise ValueError(f"the temperature must be positive, but is {temperature}.")
-    z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
+    z = z.astype(np.promote_types(z.dtype, np.float32))
     return l2_normalize(z) if normalize else z
 
 

@@ -1,5 +1,6 @@
 """Pictures of a run: augmented views, training curves, a map of embeddings (PNG)."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import io
 import os
@@ -129,7 +130,13 @@ CURVES = {
 }
 
 
-def _curves(runs: dict[str, list[dict[str, Any]]], columns: int = len(CURVES)):
+# Above this many points a curve is smoothed, by the mean over a fiftieth of them.
+SMOOTH_POINTS, SMOOTH_SHARE = 200, 50
+
+
+def _curves(
+    runs: dict[str, list[dict[str, Any]]], columns: int = len(CURVES), chance: Mapping[str, float] | None = None
+):
     """A panel for each of `CURVES` that is there, a line for each run: its name and the lines of its `metrics.jsonl`."""
     panels = [key for key in CURVES if any(key in line for metrics in runs.values() for line in metrics)]
     columns = min(columns, len(panels))
@@ -139,7 +146,10 @@ def _curves(runs: dict[str, list[dict[str, Any]]], columns: int = len(CURVES)):
         axes = figure.add_subplot(rows, columns, place)
         for name, metrics in runs.items():
             points = [(line["step"], line[key]) for line in metrics if key in line]
-            axes.plot(*(zip(*points, strict=True) if points else ((), ())), linewidth=1.2, label=name)
+            _plot(axes, points, name)
+        if chance and key in chance:
+            axes.axhline(chance[key], color="gray", linewidth=1, linestyle="--", label="chance")
+            axes.legend(fontsize=7, frameon=False)
         axes.set_title(CURVES[key], fontsize=10)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
@@ -149,9 +159,26 @@ def _curves(runs: dict[str, list[dict[str, Any]]], columns: int = len(CURVES)):
     return figure
 
 
-def curves(metrics: list[dict[str, Any]], path: epath.Path) -> None:
-    """Training curves from the lines of a `metrics.jsonl`."""
-    save(_curves({"": metrics}), path)
+def _plot(axes: Any, points: list[tuple[int, float]], name: str) -> None:
+    steps, values = (np.array(column) for column in (zip(*points, strict=True) if points else ((), ())))
+    if len(points) <= SMOOTH_POINTS:
+        axes.plot(steps, values, linewidth=1.2, label=name)
+        return
+    (raw,) = axes.plot(steps, values, linewidth=0.6, alpha=0.25)
+    window = len(points) // SMOOTH_SHARE
+    smooth = np.convolve(values, np.full(window, 1 / window), mode="valid")
+    axes.plot(steps[window - 1 :], smooth, linewidth=1.2, color=raw.get_color(), label=name)
+
+
+def curves(metrics: list[dict[str, Any]], path: epath.Path, chance: Mapping[str, float] | None = None) -> None:
+    """Training curves from the lines of a `metrics.jsonl`.
+
+    Args:
+      metrics: the lines.
+      path: of the PNG file.
+      chance: by metric, its value for a network that has learned nothing: a dashed line.
+    """
+    save(_curves({"_": metrics}, chance=chance), path)
 
 
 def curves_svg(runs: dict[str, list[dict[str, Any]]]) -> str:

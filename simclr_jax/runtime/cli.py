@@ -26,6 +26,7 @@ from simclr_jax.config import KINDS
 from simclr_jax.runtime import help as help_lib
 from simclr_jax.runtime.flags import HELP
 from simclr_jax.runtime.flags import define_config
+from simclr_jax.runtime.flags import define_init_from
 from simclr_jax.runtime.flags import define_run
 from simclr_jax.runtime.flags import parse_profile_steps
 from simclr_jax.runtime.flags import parse_run
@@ -78,6 +79,8 @@ def help_of(command: str) -> str:
     kind = KIND_OF.get(command, command)
     define_config([command], values)
     define_run(values, KINDS[kind].evaluates)
+    if command == "pretrain":
+        define_init_from(values)
     return help_lib.text_of(doc, values, kind)
 
 
@@ -115,15 +118,16 @@ def work(command: str, values: flags.FlagValues) -> Any:
     arguments = [values.config, epath.Path(values.workdir)]
     if KINDS[KIND_OF.get(command, command)].evaluates:
         arguments.append(values.pretrained)
+    weights = {"init_from": values.init_from, "init_head": values.init_head} if command == "pretrain" else {}
     monitor.arm()
     try:
-        return module.run(*arguments, monitor=monitor)
+        return module.run(*arguments, monitor=monitor, **weights)
     finally:
         monitor.disarm()
 
 
 def _start(command: str, values: flags.FlagValues) -> Any:
-    if command in TOOLS:
+    if command in TOOLS and not TOOLS[command].processes:
         return work(command, values)
     from simclr_jax.runtime import distributed
     from simclr_jax.runtime import run_monitor
@@ -134,6 +138,7 @@ def _start(command: str, values: flags.FlagValues) -> Any:
         values.process_id,
         values.initialization_timeout,
     )
+    distributed.catch_signals()
     if not distributed.is_primary():
         log.setLevel(logging.WARNING)  # progress is printed once, warnings by every process
     cache = values.compilation_cache

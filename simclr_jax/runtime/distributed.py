@@ -3,6 +3,7 @@
 import hashlib
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -39,8 +40,7 @@ def initialize(
 
     On Cloud TPU, GKE, SLURM and Open MPI, JAX detects the processes of the job. Elsewhere they are given by the three
     arguments, or by the environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Without any of
-    these, there is a single process. It starts the runtime too, because the preemption notifier of the runtime catches
-    SIGTERM, which would otherwise kill the process before it has saved: see `Preemption`.
+    these, there is a single process, which needs no runtime.
 
     Args:
       coordinator_address: HOST:PORT at which process 0 listens, the same on all processes.
@@ -61,12 +61,7 @@ def initialize(
     try:
         _connect({}, timeout)
     except ValueError:  # "coordinator_address should be defined": JAX detects no cluster
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
-        # There is only this process, so a missed heartbeat only means that, for example, the laptop was asleep.
-        never = 10 * 365 * 24 * 3600
-        jax.distributed.initialize(f"localhost:{port}", num_processes=1, process_id=0, heartbeat_timeout_seconds=never)
+        return
 
 
 def _given(coordinator_address: str | None, num_processes: int | None, process_id: int | None) -> dict | None:
@@ -209,6 +204,13 @@ def check_agreement(**facts: str) -> None:
             )
 
 
+def decide(answer: bool) -> bool:
+    """The answer of process 0. All processes have to call it."""
+    if jax.process_count() == 1:
+        return answer
+    return bool(multihost_utils.broadcast_one_to_all(np.array(answer)))
+
+
 def sum_over_processes(value: int) -> int:
     """The sum of `value` over all processes. All processes have to call it."""
     if jax.process_count() == 1:
@@ -216,18 +218,43 @@ def sum_over_processes(value: int) -> int:
     return int(multihost_utils.process_allgather(np.array(value, np.int64)).sum())
 
 
-class Preemption:
-    """Answers whether this run was asked to stop (SIGTERM). The n-th call returns the same on all processes.
+_asked_to_stop = threading.Event()
 
-    All processes have to call it equally often. Without the distributed runtime (in a notebook, in tests) the answer is
-    always no, and SIGTERM ends the process.
+
+def catch_signals() -> None:
+    """Let SIGTERM and the first Ctrl-C ask the run to stop; a second Ctrl-C ends the process at once. See `Preemption`.
+
+    With several processes, JAX's preemption notifier handles SIGTERM, and Ctrl-C becomes a SIGTERM.
+    """
+    alone = jax.process_count() == 1
+
+    def stop(number: int, frame: object) -> None:
+        del frame
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            print("\nstopping after this step and a checkpoint; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+        if alone:
+            _asked_to_stop.set()
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGINT, stop)
+    if alone:  # the notifier would need seconds to notice
+        signal.signal(signal.SIGTERM, stop)
+
+
+class Preemption:
+    """Answers whether this run was asked to stop (SIGTERM, Ctrl-C). The n-th call returns the same on all processes.
+
+    All processes have to call it equally often. Without `catch_signals` (in a notebook, in tests) the answer is always no,
+    and SIGTERM ends the process.
     """
 
     def __init__(self):
         self._calls = 0
 
     def __call__(self) -> bool:
-        if not jax.distributed.is_initialized():
-            return False
+        if not jax.distributed.is_initialized() or jax.process_count() == 1:
+            return _asked_to_stop.is_set()
         self._calls += 1
         return multihost_utils.reached_preemption_sync_point(self._calls)

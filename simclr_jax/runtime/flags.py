@@ -30,7 +30,8 @@ Define = Callable[[Sequence[str], flags.FlagValues], None]
 HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort", "-?")
 # Flags whose values are places on a file system: `~` is expanded in them.
 PLACES = (
-    *("workdir", "workdirs", "pretrained", "compilation_cache", "output", "sweep", "source"),
+    *("workdir", "workdirs", "pretrained", "compilation_cache", "output", "sweep", "source", "init_from"),
+    *("finetuned", "images", "data_dir", "embeddings"),
     *("config.data.root", "config.teacher"),
 )
 
@@ -51,6 +52,17 @@ def define_config(argv: Sequence[str], values: flags.FlagValues, default: str | 
     config_flags.DEFINE_config_file("config", path, text, flag_values=values, sys_argv=list(argv))
 
 
+def define_init_from(values: flags.FlagValues) -> None:
+    """Defines the flags of pretraining that starts from other weights."""
+    text = (
+        "Start from the weights of this workdir or checkpoint of any kind of run, also an imported one. A run that continues "
+        "in --workdir ignores it."
+    )
+    flags.DEFINE_string("init_from", None, text, flag_values=values)
+    text = "Take the projection head of --init_from too, where it has one; --noinit_head: the encoder alone."
+    flags.DEFINE_bool("init_head", True, text, flag_values=values)
+
+
 def define_run(values: flags.FlagValues, pretrained: bool) -> None:
     """Defines the flags that all kinds of runs have; `pretrained`: whether --pretrained is one of them."""
     text = "Folder for checkpoints, metrics and results, also gs://BUCKET/... The same folder continues a run."
@@ -66,6 +78,11 @@ def define_run(values: flags.FlagValues, pretrained: bool) -> None:
     flags.DEFINE_float("hang_timeout", 1800.0, text, lower_bound=0.0, flag_values=values)
     text = "End the process after such a hang, so that its launcher starts the job again."
     flags.DEFINE_bool("hang_exit", False, text, flag_values=values)
+    define_processes(values)
+
+
+def define_processes(values: flags.FlagValues) -> None:
+    """Defines the flags of commands that run as several processes."""
     text = "HOST:PORT of process 0, for several processes that no cluster (Cloud TPU, GKE, SLURM) has started."
     flags.DEFINE_string("coordinator_address", None, text, flag_values=values)
     flags.DEFINE_integer("num_processes", None, "How many processes take part.", flag_values=values)
@@ -187,6 +204,8 @@ def parse_run(argv: Sequence[str], values: flags.FlagValues, kind: str, *, check
     def define(argv: Sequence[str], values: flags.FlagValues) -> None:
         define_config(argv, values, known.default_config)
         define_run(values, known.evaluates)
+        if kind == "pretrain":
+            define_init_from(values)
 
     parse(argv, values, define)
     parse_profile_steps(values["profile_steps"].value)
@@ -195,7 +214,7 @@ def parse_run(argv: Sequence[str], values: flags.FlagValues, kind: str, *, check
     if check_places:
         check_folder("workdir", values["workdir"].value)
         if known.evaluates:
-            _check_exists("pretrained", values["pretrained"].value)
+            check_exists("pretrained", values["pretrained"].value)
     config: ml_collections.ConfigDict = values["config"].value
     check_fields(config, defaults(kind))
     check_values(config, device_count=1)
@@ -225,7 +244,8 @@ def check_folder(name: str, folder: str) -> None:
             raise UserError(f"--{name}={folder}: {what} is a file, but has to be a folder, or a name for a new one.")
 
 
-def _check_exists(name: str, place: str | None) -> None:
+def check_exists(name: str, place: str | None) -> None:
+    """Refuses the value of flag `name` where nothing is there. A place in a bucket is not looked up."""
     if place and "://" not in place and not os.path.exists(place):
         raise UserError(f"--{name}={place!r} does not exist.")
 

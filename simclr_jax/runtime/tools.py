@@ -3,12 +3,20 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
+import importlib.util
+import os
+import pathlib
+import re
 
 from absl import flags
 
+from simclr_jax.config.choices import PADDINGS
+from simclr_jax.config.choices import WEIGHT_FORMATS
 from simclr_jax.errors import UserError
+from simclr_jax.runtime.flags import check_exists
 from simclr_jax.runtime.flags import check_folder
 from simclr_jax.runtime.flags import define_config
+from simclr_jax.runtime.flags import define_processes
 from simclr_jax.runtime.flags import parse
 
 
@@ -21,14 +29,16 @@ class Tool:
       required: flags that have to be given, each with a value for the message.
       config: whether --config, of pretraining, is one of its flags.
       positional: the flag that a word without dashes is the value of.
-      check: checks of several flags together; raises UserError.
+      check: refuses values that do not suit, before anything expensive is imported.
+      processes: whether it runs as several processes, with the flags of `define_processes`.
     """
 
     define: Callable[[Sequence[str], flags.FlagValues], None]
     required: dict[str, str]
     config: bool = False
     positional: str | None = None
-    check: Callable[[flags.FlagValues], None] = lambda values: None
+    check: Callable[[flags.FlagValues], None] | None = None
+    processes: bool = False
 
 
 def _define_plan(argv: Sequence[str], values: flags.FlagValues) -> None:
@@ -57,7 +67,6 @@ def _define_quickstart(argv: Sequence[str], values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "runs/quickstart", "Folder for all runs and the report.", flag_values=values)
 
 
-<<<<<<< HEAD
 def _define_search(argv: Sequence[str], values: flags.FlagValues) -> None:
     del argv
     flags.DEFINE_string("embeddings", None, "The table that simclr_jax.embed has written.", flag_values=values)
@@ -80,28 +89,138 @@ def _check_search(values: flags.FlagValues) -> None:
     if len(given) != 1:
         names = " and ".join(f"--{flag}" for flag in given) or "none of them"
         raise UserError(f"give one of --nearest, --duplicates and --clusters, not {names}.")
-=======
+
+
 def _define_import_weights(argv: Sequence[str], values: flags.FlagValues) -> None:
     del argv
     text = "SavedModel, TensorFlow checkpoint, .safetensors, .pt, .pth or .ckpt file; also gs://BUCKET/..."
     flags.DEFINE_string("source", None, text, flag_values=values)
     flags.DEFINE_string("workdir", None, "A new folder for the imported run.", flag_values=values)
+    text = "The program that wrote a PyTorch state dict. Default: found from its names."
+    flags.DEFINE_enum("format", None, WEIGHT_FORMATS, text, flag_values=values)
+    text = "Of the max pool of a PyTorch state dict: as PyTorch pads, or as the reference. Default: torch."
+    flags.DEFINE_enum("padding", None, PADDINGS, text, flag_values=values)
+    for name, what in (("mean", "Mean"), ("std", "Standard deviation")):
+        text = f"{what} by which a PyTorch network's images were normalised, as in 0.5,0.5,0.5. Default: as its format does."
+        flags.DEFINE_list(f"input_{name}", None, text, flag_values=values)
     text = "On what the classifier is: h, z, or g1, g2, ... for a layer of the projection head. Default: found, where possible."
     flags.DEFINE_string("classifier_input", None, text, flag_values=values)
->>>>>>> importing
 
 
+def _define_use(values: flags.FlagValues, formats: str) -> None:
+    """The flags of the commands that use an encoder on images and write a table."""
+    text = (
+        "A folder with images at any depth; a text file with the path of an image in each line, and perhaps its label after a "
+        "tab; tfds:NAME:SPLIT; or digits."
+    )
+    flags.DEFINE_string("images", None, text, flag_values=values)
+    flags.DEFINE_string("output", None, f"The file to write: {formats}. Also gs://BUCKET/...", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "Replace the output, if it exists.", flag_values=values)
+    text = "Images that cannot be read are left out (skip), or have a row without values (null)."
+    flags.DEFINE_enum("unreadable", "skip", ["skip", "null"], text, flag_values=values)
+    text = "Images at once, over all devices and hosts. It changes the speed only."
+    flags.DEFINE_integer("batch_size", 256, text, lower_bound=1, flag_values=values)
+    text = "float32 or bfloat16. Default: float32, as evaluations of a pretrained encoder have it; of a classifier its own."
+    flags.DEFINE_enum("compute_dtype", None, ["float32", "bfloat16"], text, flag_values=values)
+    flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data sets. Default: TFDS's own.", flag_values=values)
+    text = "Where compiled programs are kept for a faster start. Default: nowhere."
+    flags.DEFINE_string("compilation_cache", "", text, flag_values=values)
+    define_processes(values)
+
+
+def _define_embed(argv: Sequence[str], values: flags.FlagValues) -> None:
+    del argv
+    text = "Workdir of a run, or one checkpoint: of pretraining, linear_probe, finetune or distill."
+    flags.DEFINE_string("pretrained", None, text, flag_values=values)
+    text = "h, the representation; z, the output of the projection head; g1, g2, ..., its layers."
+    flags.DEFINE_string("features", "h", text, flag_values=values)
+    _define_use(values, ".parquet, .npz or .csv")
+
+
+def _define_predict(argv: Sequence[str], values: flags.FlagValues) -> None:
+    del argv
+    text = "Workdir of finetune, linear_probe or distill, the folder of one label subset in it, or one checkpoint."
+    flags.DEFINE_string("finetuned", None, text, flag_values=values)
+    _define_use(values, ".csv or .parquet")
+
+
+def _check_use(values: flags.FlagValues, place: str, endings: Sequence[str]) -> None:
+    check_exists(place, values[place].value)
+    output = str(values["output"].value)
+    ending = pathlib.PurePosixPath(output).suffix.lower()
+    if ending not in endings:
+        raise UserError(f"--output={output}: the name of the file has to end with {' or '.join(endings)}.")
+    if ending == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise UserError(f"--output={output} needs pyarrow: pip install 'simclr_jax[embed]'. Or write a .csv file.")
+    if "://" not in output:
+        folder = pathlib.Path(output).parent
+        if not folder.is_dir():
+            raise UserError(f"--output={output}: there is no folder {folder}.")
+        if pathlib.Path(output).is_dir():
+            raise UserError(f"--output={output} is a folder, but has to be a file.")
+        if os.path.exists(output) and not values["overwrite"].value:
+            raise UserError(f"--output={output} exists: --overwrite replaces it.")
+
+
+def _check_embed(values: flags.FlagValues) -> None:
+    features = str(values["features"].value)
+    if not re.fullmatch(r"h|z|g[1-9]\d*", features):
+        raise UserError(f"--features={features}: give h, z, or g1, g2, ... for a layer of the projection head.")
+    _check_use(values, "pretrained", (".parquet", ".npz", ".csv"))
+
+
+def _check_predict(values: flags.FlagValues) -> None:
+    _check_use(values, "finetuned", (".csv", ".parquet"))
+
+
+EXPORT_FORMATS = ("safetensors", "pytorch", "timm", "onnx", "stablehlo", "savedmodel")
+
+
+def _define_export(argv: Sequence[str], values: flags.FlagValues) -> None:
+    del argv
+    text = "Workdir of a run, or one checkpoint: of pretraining, linear_probe, finetune, distill or import_weights."
+    flags.DEFINE_string("pretrained", None, text, flag_values=values)
+    flags.DEFINE_enum("format", None, EXPORT_FORMATS, "What to write; see above.", flag_values=values)
+    flags.DEFINE_string("output", None, "The file or folder to write.", flag_values=values)
+    text = "Images as float32 in [0, 1] or as uint8. The files for PyTorch take floats."
+    flags.DEFINE_enum("input", "float", ["float", "uint8"], text, flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "Replace the output, if it exists.", flag_values=values)
+
+
+def _check_export(values: flags.FlagValues) -> None:
+    check_exists("pretrained", values["pretrained"].value)
+    output, form = str(values["output"].value), values["format"].value
+    if "://" in output:
+        raise UserError(f"--output={output}: write to a local folder, then copy it.")
+    if not pathlib.Path(output).absolute().parent.is_dir():
+        raise UserError(f"--output={output}: there is no folder {pathlib.Path(output).parent}.")
+    if os.path.exists(output) and not values["overwrite"].value:
+        raise UserError(f"--output={output} exists: --overwrite replaces it.")
+    if values["input"].value == "uint8" and form in ("safetensors", "pytorch", "timm"):
+        raise UserError(f"--input=uint8: --format={form} holds weights, and its network takes floats in [0, 1].")
+    packages = {"safetensors": "safetensors", "timm": "safetensors", "pytorch": "torch", "onnx": "onnx"}
+    package = packages.get(form or "", "orbax.export" if form == "savedmodel" else "jax")
+    extra = {"safetensors": "weights", "torch": "torch"}.get(package, "export")
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"--format={form} needs {package}, which is not installed: pip install 'simclr_jax[{extra}]'.")
+
+
+_PHOTOS = {"images": "PHOTOS", "output": "photos.parquet"}
 TOOLS = {
     "plan": Tool(_define_plan, {"topology": "v5e:4x4,v4:2x2x4"}, config=True),
     "report": Tool(_define_report, {"workdirs": "runs/quickstart"}),
-<<<<<<< HEAD
     "search": Tool(_define_search, {"embeddings": "x.parquet", "output": "groups.html"}, check=_check_search),
-=======
     "import_weights": Tool(
         _define_import_weights, {"source": "gs://simclr-checkpoints/simclrv2/...", "workdir": "runs/imported"}
     ),
->>>>>>> importing
     "quickstart": Tool(_define_quickstart, {}, positional="workdir"),
+    "embed": Tool(_define_embed, {"pretrained": "runs/photos"} | _PHOTOS, check=_check_embed, processes=True),
+    "export": Tool(
+        _define_export,
+        {"pretrained": "runs/photos", "format": "onnx", "output": "photos.onnx"},
+        check=_check_export,
+    ),
+    "predict": Tool(_define_predict, {"finetuned": "runs/photos_1pct"} | _PHOTOS, check=_check_predict, processes=True),
 }
 
 
@@ -120,6 +239,7 @@ def parse_tool(argv: Sequence[str], values: flags.FlagValues, name: str) -> None
     for flag, example in tool.required.items():
         if not values[flag].value:
             raise UserError(f"--{flag} is missing, as in --{flag}={example}.")
-    tool.check(values)
     if "workdir" in values:
         check_folder("workdir", str(values["workdir"].value))
+    if tool.check is not None:
+        tool.check(values)

@@ -1,13 +1,17 @@
 """Checkpoints: a thin layer over Orbax.
 
 A checkpoint is a folder `DIR/STEP` with one item for each part: `encoder`, `head`, `classifier` (parameters and
-BatchNorm statistics), `optimizer` and `config`. So an evaluation reads only the encoder, and a checkpoint explains itself
-when it is moved. Orbax writes into a temporary folder and renames it at the end: a folder with its final name is complete.
+BatchNorm statistics), `optimizer` and `config`, and `classes` where a classifier has class names. So an evaluation reads
+only the encoder, and a checkpoint explains itself when it is moved. Orbax writes into a temporary folder and renames it at
+the end: a folder with its final name is complete.
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence
+import time
 from typing import Any
 
+from absl import logging as absl_logging
 from etils import epath
 import jax
 import ml_collections
@@ -16,6 +20,7 @@ import orbax.checkpoint as ocp
 from simclr_jax import config as config_lib
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
+from simclr_jax.runtime import distributed
 from simclr_jax.training.state import TrainState
 from simclr_jax.workdir import files
 
@@ -44,6 +49,27 @@ def _abstract(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
+class SaveClock:
+    """Says when a checkpoint is due by time.
+
+    Args:
+      minutes: between two checkpoints; 0: none is due by time.
+    """
+
+    def __init__(self, minutes: float):
+        self._seconds, self._saved_at = 60 * minutes, time.monotonic()
+
+    def is_due(self, *, agree: bool) -> bool:
+        """Whether a checkpoint is due. Several processes ask process 0, but only where `agree`, since that takes time."""
+        if not self._seconds or (jax.process_count() > 1 and not agree):
+            return False
+        return distributed.decide(time.monotonic() - self._saved_at > self._seconds)
+
+    def saved(self) -> None:
+        """Start to count again."""
+        self._saved_at = time.monotonic()
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -51,10 +77,13 @@ class Checkpoints:
       workdir: of the run. Checkpoints go to its folder `checkpoints`.
       config: of the run, saved in each checkpoint. `config.checkpoint` has `keep` (how many of the newest are kept) and
         `keep_every_steps` (the steps that are always kept; 0 for none).
+      class_names: of the classifier that is trained, saved in each checkpoint.
     """
 
-    def __init__(self, workdir: epath.Path, config: ml_collections.ConfigDict):
-        self._config = config
+    def __init__(
+        self, workdir: epath.Path, config: ml_collections.ConfigDict, class_names: Sequence[str] | None = None
+    ):
+        self._config, self._class_names = config, class_names
         self.directory = files.absolute(workdir / FOLDER)  # Orbax takes absolute paths only
         options = ocp.CheckpointManagerOptions(
             max_to_keep=config.checkpoint.keep,
@@ -75,6 +104,8 @@ class Checkpoints:
             return
         items = {name: ocp.args.StandardSave(item) for name, item in _to_items(state).items()}
         items["config"] = ocp.args.JsonSave(self._config.to_dict())
+        if self._class_names is not None:
+            items["classes"] = ocp.args.JsonSave({"names": list(self._class_names)})
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def restore(self, state: TrainState) -> TrainState:
@@ -124,16 +155,36 @@ def find(pretrained: str, flag: str = "--pretrained") -> epath.Path:
     path = files.absolute(pretrained)
     if not path.exists():
         raise UserError(f"{flag}={pretrained!r} does not exist.")
-    if (path / "encoder").exists():
-        return path
-    for directory in (path, path / FOLDER):
-        steps = [int(child.name) for child in directory.iterdir() if child.name.isdigit()] if directory.exists() else []
-        if steps:
-            return directory / str(max(steps))
+    checkpoint = newest(path)
+    if checkpoint is not None:
+        return checkpoint
+    draws = sorted(child.name for child in path.glob("draw_*"))
+    if draws:
+        raise UserError(
+            f"{flag}={pretrained!r} has one network for each subset of the labels: choose one of {', '.join(draws)}, as in "
+            f"{flag}={pretrained.rstrip('/')}/{draws[0]}."
+        )
     raise UserError(
         f"{flag}={pretrained!r} is neither the workdir of a run with a finished checkpoint "
         f"(a folder {FOLDER}/STEP) nor one checkpoint."
     )
+
+
+def begun(workdir: epath.Path) -> bool:
+    """Whether a run in this workdir has a finished checkpoint, from which it continues."""
+    folder = files.absolute(workdir) / FOLDER
+    return folder.exists() and any(child.name.isdigit() for child in folder.iterdir())
+
+
+def newest(path: epath.Path) -> epath.Path | None:
+    """The checkpoint at `path`: itself, or the newest in this workdir or folder of checkpoints; None where there is none."""
+    if (path / "encoder").exists():
+        return path
+    for directory in (path, path / FOLDER):
+        steps = [int(child.name) for child in directory.iterdir() if child.name.isdigit()] if directory.is_dir() else []
+        if steps:
+            return directory / str(max(steps))
+    return None
 
 
 def step_of(checkpoint: epath.Path) -> int:
@@ -153,6 +204,30 @@ def load_config(
     """The config of a checkpoint. `defaults` makes the config of its kind of run, for fields that it lacks."""
     saved = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(checkpoint / "config")
     return saved_config.from_dict(saved, defaults())
+
+
+def load_own_config(checkpoint: epath.Path) -> ml_collections.ConfigDict:
+    """The config of a checkpoint of any kind of run, with the defaults of its kind for fields that it lacks."""
+    saved = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(checkpoint / "config")
+    return saved_config.from_dict(saved, config_lib.defaults(saved_config.upgrade(saved)["kind"]))
+
+
+def class_names(checkpoint: epath.Path) -> list[str] | None:
+    """The names of the classes of the classifier in a checkpoint; None where it does not have them."""
+    if not (checkpoint / "classes").exists():
+        return None
+    return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(checkpoint / "classes")["names"]
+
+
+def shapes(checkpoint: epath.Path, part: str) -> Any:
+    """The shapes of one part of a checkpoint, without reading its arrays: `{"params": {...: shape}, "batch_stats": ...}`."""
+    verbosity = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax warns that an item has no metadata of its own: it never has
+    try:
+        tree = ocp.PyTreeCheckpointer().metadata(checkpoint / part).item_metadata.tree
+    finally:
+        absl_logging.set_verbosity(verbosity)
+    return jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
 
 
 def load_parts(checkpoint: epath.Path, params: dict[str, Any], batch_stats: dict[str, Any]) -> tuple[Any, Any]:

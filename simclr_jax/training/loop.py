@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Iterator
+import contextlib
 import dataclasses
 import math
 from typing import Any
@@ -14,8 +15,10 @@ import numpy as np
 from simclr_jax.data.pipeline import BadImages
 from simclr_jax.errors import NonFiniteLoss
 from simclr_jax.errors import Preempted
+from simclr_jax.runtime.heartbeat import working
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training.checkpoint import Checkpoints
+from simclr_jax.training.checkpoint import SaveClock
 from simclr_jax.training.state import TrainState
 from simclr_jax.training.steps import StepFn
 from simclr_jax.training.timing import Timing
@@ -24,6 +27,8 @@ from simclr_jax.workdir.writers import MetricsWriter
 
 # More steps in flight would fill the device with batches.
 STEPS_IN_FLIGHT = 2
+# Lines of metrics that every run has at least, if it has as many steps.
+MIN_POINTS = 100
 
 
 @dataclasses.dataclass
@@ -32,7 +37,7 @@ class TrainingRun:
 
     Attributes:
       name: of the run, for the progress bar and the profile.
-      config: `batch_size`, `log_every_steps`, `checkpoint.every_steps` and perhaps `evaluate_every_steps`.
+      config: `batch_size`, `log_every_steps`, `checkpoint` and perhaps `evaluate_every_steps`.
       workdir: for metrics and profile.
       state: the state to start from; its step number says where. The loop donates it.
       step_fn: see `training.steps`.
@@ -42,6 +47,7 @@ class TrainingRun:
       monitor: polled after every step.
       bad_images: the images that could not be read so far; None where the run reads no images.
       evaluate: its metrics are logged with those of every `config.evaluate_every_steps`-th step, except the last.
+      watch: looks at the step and the metrics of each logged step.
     """
 
     name: str
@@ -55,6 +61,7 @@ class TrainingRun:
     monitor: RunMonitor
     bad_images: BadImages | None = None
     evaluate: Callable[[TrainState], dict[str, float]] | None = None
+    watch: Callable[[int, dict[str, float]], None] = lambda step, metrics: None
 
     def is_evaluating(self, step: int) -> bool:
         """Whether to evaluate after this step. The last step is evaluated by the caller."""
@@ -62,7 +69,9 @@ class TrainingRun:
         return bool(self.evaluate and every and step % every == 0 and step != self.total_steps)
 
     def is_logging(self, step: int) -> bool:
-        return step % self.config.log_every_steps == 0 or step == self.total_steps or self.is_evaluating(step)
+        # Short runs are logged more often: every run has at least 100 points.
+        every = min(self.config.log_every_steps, max(self.total_steps // MIN_POINTS, 1))
+        return step % every == 0 or step == self.total_steps or self.is_evaluating(step)
 
     def is_saving(self, step: int) -> bool:
         return step % self.config.checkpoint.every_steps == 0 or step == self.total_steps or self.is_evaluating(step)
@@ -96,11 +105,13 @@ def _fit(run: TrainingRun, start_step: int, writer: MetricsWriter, progress: Pro
     pending = []  # metrics of the steps since the last fetch, still on the device
     timing = Timing(start_step)
     history: list[dict[str, np.ndarray]] = []
+    clock = SaveClock(run.config.checkpoint.every_minutes)
     for step in range(start_step + 1, run.total_steps + 1):
         with timing.of("data_wait"):
             batch = next(run.batches)  # on its way to the device while the step before is running
         profile.before_step(step)
-        with jax.profiler.StepTraceAnnotation(run.name, step_num=step):
+        compiling = working("compiling the step") if step == start_step + 1 else contextlib.nullcontext()
+        with compiling, jax.profiler.StepTraceAnnotation(run.name, step_num=step):
             state, metrics = run.step_fn(state, batch)
         pending.append(metrics)
         if len(pending) > STEPS_IN_FLIGHT:
@@ -108,7 +119,8 @@ def _fit(run: TrainingRun, start_step: int, writer: MetricsWriter, progress: Pro
         profile.after_step(step, metrics["loss"])
         stop = run.monitor.poll()
 
-        logging_step, saving_step = run.is_logging(step), run.is_saving(step) or stop
+        logging_step = run.is_logging(step)
+        saving_step = run.is_saving(step) or stop or clock.is_due(agree=logging_step)
         loss = None
         if logging_step or saving_step:
             history = jax.device_get(pending)
@@ -117,6 +129,7 @@ def _fit(run: TrainingRun, start_step: int, writer: MetricsWriter, progress: Pro
         if logging_step:
             values = {key: float(value) for key, value in history[-1].items()}
             loss = values["loss"]
+            run.watch(step, values)
             if run.is_evaluating(step) and not stop:
                 with timing.of("evaluation"):
                     tested, stop = _evaluate(run, state)
@@ -128,6 +141,7 @@ def _fit(run: TrainingRun, start_step: int, writer: MetricsWriter, progress: Pro
             writer.flush()
             with timing.of("checkpoint"):
                 run.checkpoints.save(step, state)
+            clock.saved()
         progress.update(step, loss)
         if stop:
             raise Preempted(

@@ -11,6 +11,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Int
+from jaxtyping import Shaped
+from jaxtyping import UInt32
 from ml_collections import ConfigDict
 import optax
 
@@ -24,7 +26,8 @@ from simclr_jax.training.state import TrainState
 from simclr_jax.training.state import merge
 
 # Jitted: (state, batch) to (state, metrics). What a batch is depends on the step.
-StepFn = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
+Metrics = dict[str, Float[Array, ""]]
+StepFn = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
 def cross_entropy(logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]) -> Float[Array, ""]:
@@ -36,14 +39,14 @@ def _update(
     state: TrainState,
     grads: Any,
     batch_stats: Any,
-    metrics: dict[str, jax.Array],
+    metrics: Metrics,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
-) -> tuple[TrainState, dict[str, jax.Array]]:
+) -> tuple[TrainState, Metrics]:
     """One optimiser step."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics |= {"learning_rate": schedule(state.step), "grad_norm": optax.global_norm(grads)}
+    metrics |= {"learning_rate": schedule(state.step), "grad_norm": optax.tree.norm(grads)}
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 
@@ -82,13 +85,15 @@ def make_pretrain_step(
     """
     views_of = inputs.make_views(config)
 
-    def pretrain_step(state: TrainState, batch: inputs.Batch):
+    def pretrain_step(state: TrainState, batch: inputs.Batch) -> tuple[TrainState, Metrics]:
         positions = inputs.positions(state.step, config.batch_size)
         images, labels = inputs.read(batch, positions, config.seed)
         objective = objectives.make_objective(config.loss, len(labels), mesh)
         metrics_of = contrastive_metrics.make_contrastive_metrics(config.loss, len(labels), mesh)
 
-        def embed(params, some):
+        def embed(
+            params: Any, some: tuple[Shaped[Array, "part ..."], UInt32[Array, " part"]]
+        ) -> tuple[Float[Array, "part 2 dim"], tuple[Float[Array, "part 2 features"], Any]]:
             views = views_of(*some)
             # Batch-major: merging [batch, 2] keeps the split over devices, merging [2, batch] would gather every image.
             images = views.reshape(-1, *views.shape[2:])
@@ -97,18 +102,16 @@ def make_pretrain_step(
             batch_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
             return z.reshape(len(views), 2, -1), (h.reshape(len(views), 2, -1), batch_stats)
 
-        def loss_fn(z, params, h):
+        def loss_fn(
+            z: Float[Array, "batch 2 dim"], params: Any, h: Float[Array, "batch 2 features"]
+        ) -> tuple[Float[Array, ""], Metrics]:
             total = objective(z)
             metrics = {"loss": total, **metrics_of(z)}
             model = merge(graph, params, state.batch_stats)
             if hasattr(model, "classifier"):
                 # Trained beside the encoder, on features without gradient, so it changes nothing in the encoder.
-                logits = model.classifier(h.reshape(-1, h.shape[-1]))
-                both = jnp.repeat(labels, 2)
-                classifier_loss = cross_entropy(logits, both)
-                total = total + classifier_loss
-                metrics["classifier_loss"] = classifier_loss
-                metrics["classifier_top1"] = jnp.mean(contrastive_metrics.target_rank(logits, both) < 1)
+                classified = _classify(model.classifier(h.reshape(-1, h.shape[-1])), jnp.repeat(labels, 2))
+                total, metrics = total + classified["classifier_loss"], metrics | classified
             return total, metrics
 
         z, pull_back, (h, batch_stats) = vjp_of_embed(
@@ -122,6 +125,12 @@ def make_pretrain_step(
     return _jit_step(pretrain_step, mesh)
 
 
+def _classify(logits: Float[Array, "views classes"], labels: Int[Array, " views"]) -> Metrics:
+    """Loss and accuracy of the online classifier."""
+    rank = contrastive_metrics.target_rank(logits, labels)
+    return {"classifier_loss": cross_entropy(logits, labels), "classifier_top1": jnp.mean(rank < 1)}
+
+
 def make_classifier_step(
     graph: nnx.GraphDef, optimizer: optax.GradientTransformation, schedule: optax.Schedule, mesh: Mesh
 ) -> StepFn:
@@ -131,10 +140,10 @@ def make_classifier_step(
     classes, `label` is `[batch, classes]` as in `sources.RandomAccess`, and the loss is logistic for each class.
     """
 
-    def classifier_step(state: TrainState, batch: dict[str, jax.Array]):
+    def classifier_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
         images, labels = to_float(batch["views"][:, 0]), batch["label"]
 
-        def loss_fn(params):
+        def loss_fn(params: Any) -> tuple[Float[Array, ""], tuple[Any, Metrics]]:
             model = merge(graph, sharding.gather(params, mesh), state.batch_stats)
             logits = model(images, train=True)
             if labels.ndim == 2:
@@ -175,13 +184,15 @@ def make_distillation_step(
       uint8 `[batch, 1, size, size, 3]`.
     """
 
-    def distillation_step(state: TrainState, batch_and_teacher: tuple[dict[str, jax.Array], tuple[Any, Any]]):
+    def distillation_step(
+        state: TrainState, batch_and_teacher: tuple[dict[str, jax.Array], tuple[Any, Any]]
+    ) -> tuple[TrainState, Metrics]:
         batch, (teacher_params, teacher_stats) = batch_and_teacher
         images = to_float(batch["views"][:, 0])
         teacher = merge(teacher_graph, sharding.gather(teacher_params, mesh), teacher_stats)
         wanted = teacher(images, train=False)
 
-        def loss_fn(params):
+        def loss_fn(params: Any) -> tuple[Float[Array, ""], tuple[Any, Metrics]]:
             model = merge(graph, sharding.gather(params, mesh), state.batch_stats)
             logits = model(images, train=True)
             losses = optax.softmax_cross_entropy(logits / temperature, jax.nn.softmax(wanted / temperature))
@@ -195,7 +206,11 @@ def make_distillation_step(
     return _jit_step(distillation_step, mesh, (sharding.batch_sharded(mesh), None))
 
 
-def make_forward(graph: nnx.GraphDef, forward: Callable[[nnx.Module, jax.Array], jax.Array], mesh: Mesh) -> Callable:
+def make_forward(
+    graph: nnx.GraphDef,
+    forward: Callable[[nnx.Module, Float[Array, "batch height width 3"]], Float[Array, "batch ..."]],
+    mesh: Mesh,
+) -> Callable:
     """A jitted evaluation: (params, batch_stats, batch) to the batch with `output` in place of `image`.
 
     `output` is `forward(model, float images)`, `[batch, ...]`. All results are replicated, so that every process can

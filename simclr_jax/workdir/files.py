@@ -1,5 +1,7 @@
 """Small files in a workdir. `etils.epath` lets the workdir be a local folder or a bucket (gs://, s3://)."""
 
+from collections.abc import Iterator
+import contextlib
 import time
 
 from etils import epath
@@ -33,6 +35,22 @@ def write_atomically(path: epath.Path, content: bytes) -> None:
     temporary = path.parent / f".{path.name}.tmp"
     temporary.write_bytes(content)
     temporary.replace(path)
+
+
+@contextlib.contextmanager
+def removed_on_error(path: epath.Path) -> Iterator[None]:
+    """Remove a file or folder before the `with` block, if an earlier attempt left it, and after it if the block fails."""
+
+    def remove() -> None:
+        if path.exists():
+            (path.rmtree if path.is_dir() else path.unlink)()
+
+    remove()
+    try:
+        yield
+    except BaseException:
+        remove()
+        raise
 
 
 class Appending:

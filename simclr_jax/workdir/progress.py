@@ -15,7 +15,7 @@ LINE_EVERY_SECONDS = 20.0
 
 
 class Progress:
-    """Show loss, images/s and the time left: as a bar on a terminal, elsewhere as a line every 20 s.
+    """Show loss, images/s and the time left: as a bar on a terminal, elsewhere as a line every 20 s, with the newest loss.
 
     Args:
       name: of what is running.
@@ -27,7 +27,9 @@ class Progress:
     def __init__(self, name: str, step: int, total_steps: int, images_per_step: int):
         self._name, self._total, self._images_per_step = name, total_steps, images_per_step
         self._start_step, self._step = step, step
-        self._start_time = self._line_time = time.monotonic()
+        self._line_time = time.monotonic()
+        self._rate_time: float | None = None  # when the first step was done
+        self._loss = ""
         self._bar = tqdm(
             total=total_steps,
             initial=step,
@@ -40,23 +42,20 @@ class Progress:
         """Show that `step` steps are done. `loss` is None where fetching it would make the host wait for the device."""
         self._bar.update(step - self._step)
         self._step = step
-        if loss is None:
-            return
         now = time.monotonic()
-        rate = (step - self._start_step) * self._images_per_step / max(now - self._start_time, 1e-9)
-        self._bar.set_postfix_str(f"loss {loss:.4f}, {rate:.0f} images/s", refresh=False)
+        if self._rate_time is None:  # the first step also compiles
+            self._rate_time = now
+            return
+        if loss is not None:
+            self._loss = f", loss {loss:.4f}"
+        rate = (step - self._start_step - 1) * self._images_per_step / max(now - self._rate_time, 1e-9)
+        if loss is not None:
+            self._bar.set_postfix_str(f"loss {loss:.4f}, {rate:.0f} images/s", refresh=False)
         if self._bar.disable and (now - self._line_time > LINE_EVERY_SECONDS or step == self._total):
             self._line_time = now
-            left = (self._total - step) * self._images_per_step / rate
-            log.info(
-                "%s: step %d of %d, loss %.4f, %.0f images/s, %s left",
-                self._name,
-                step,
-                self._total,
-                loss,
-                rate,
-                tqdm.format_interval(left),
-            )
+            left = tqdm.format_interval((self._total - step) * self._images_per_step / rate)
+            where = f"{self._name}: step {step} of {self._total}{self._loss}"
+            log.info("%s, %.0f images/s, %s left", where, rate, left)
 
     def close(self) -> None:
         self._bar.close()
@@ -66,3 +65,36 @@ class Progress:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+class ImageProgress:
+    """Show how many images are done, images/s and the time left: as a bar on a terminal, elsewhere as a line every 20 s.
+
+    Args:
+      name: of what is running.
+      done: the number of images already done.
+      total: the number of images at the end.
+    """
+
+    def __init__(self, name: str, done: int, total: int):
+        self._name, self._first, self._done, self._total = name, done, done, total
+        self._start_time = self._line_time = time.monotonic()
+        disable = not sys.stderr.isatty() or not distributed.is_primary()
+        self._bar = tqdm(total=total, initial=done, desc=name, unit="image", unit_scale=True, disable=disable)
+
+    def update(self, number: int) -> None:
+        """Show that `number` more images are done."""
+        self._bar.update(number)
+        self._done += number
+        now = time.monotonic()
+        if self._bar.disable and now - self._line_time > LINE_EVERY_SECONDS:
+            self._line_time = now
+            rate = (self._done - self._first) / max(now - self._start_time, 1e-9)
+            left = tqdm.format_interval((self._total - self._done) / max(rate, 1e-9))
+            log.info("%s: %d of %d images, %.0f images/s, %s left", self._name, self._done, self._total, rate, left)
+
+    def __enter__(self) -> "ImageProgress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()

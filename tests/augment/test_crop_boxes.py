@@ -1,7 +1,7 @@
 """Crop boxes for any image and any bounds, on the host and on the device."""
 
+from helpers import LAWS
 from hypothesis import given
-from hypothesis import settings
 from hypothesis import strategies as st
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +34,7 @@ def bounds(low, high):
 
 
 @pytest.mark.parametrize("boxes_of", [device_boxes, host_boxes])
-@settings(max_examples=25, deadline=None, derandomize=True, database=None)
+@LAWS
 @given(
     height=st.integers(1, 300),
     width=st.integers(1, 300),

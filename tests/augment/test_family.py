@@ -53,6 +53,7 @@ def test_the_kernel_of_the_blur_is_a_tenth_of_the_side():
     assert [family.blur_kernel_size(side) for side in (224, 96, 32, 16)] == [23, 9, 3, 1]
 
 
+@pytest.mark.slow
 def test_the_table_needs_neither_library_and_the_device_no_tensorflow():
     program = """
 import sys

@@ -88,7 +88,7 @@ def test_saturation_of_a_colour_is_at_most_full_and_grey_stays_grey():
     np.testing.assert_allclose(result, [[1, 0.5, 0], [0.8, 0, 0.4], [0.3] * 3, [0] * 3], atol=1e-6)
 
 
-@pytest.mark.parametrize(("op", "nothing"), zip(OPS, (1, 1, 1, 0), strict=True))
+@pytest.mark.parametrize(("op", "nothing"), list(zip(OPS, (1, 1, 1, 0), strict=True)))
 def test_the_parameter_that_changes_nothing_changes_nothing(op, nothing):
     images = np.clip(IMAGES, 0, 1)
     result = jax.jit(getattr(jax_ops, op))(images, np.full(len(images), nothing, np.float32))
@@ -353,6 +353,7 @@ def test_a_view_is_the_hosts_for_the_same_draws(more):
     np.testing.assert_allclose(result.reshape(expected.shape) * 255, expected, atol=0.5 + 5e-3)
 
 
+@pytest.mark.slow
 def test_views_depend_on_seed_position_and_view_alone():
     fields = config_lib.pretrain().augment
     all_views = whole(fields)

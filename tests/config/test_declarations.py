@@ -32,6 +32,8 @@ BROKEN = {
     "whole numbers from 0 up, at least one": (-1,),
     "positive numbers, at least one": (0.0,),
     "numbers from 0 up, at least one": (),
+    "three numbers, one for each of red, green and blue": (0.5,),
+    "three positive numbers, one for each of red, green and blue": (0.5, 0.5, 0.0),
     "(low, high) with 0 < low <= high <= 1, as in 0.1,0.9": (0.5, 2.0),
     "(low, high) with 0 < low <= high, as in 0.1,0.9": (2.0, 1.0),
     "'h', 'z', or 'g1', 'g2', ... for a layer of the projection head": "g0",
@@ -153,6 +155,7 @@ def test_shipped_configs_are_known_by_name_from_any_folder(tmp_path, monkeypatch
     assert config_lib.load("cifar10_small", "epochs=3").epochs == 3.0
 
 
+@pytest.mark.slow
 def test_configs_need_neither_jax_nor_tensorflow():
     code = (
         "import sys, simclr_jax.config, simclr_jax.config.checks; assert not {'jax', 'tensorflow'} & set(sys.modules)"

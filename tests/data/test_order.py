@@ -2,6 +2,7 @@
 
 import itertools
 
+from helpers import LAWS
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -12,8 +13,6 @@ from scipy import stats
 from simclr_jax.augment import tf_random
 from simclr_jax.data import order
 from simclr_jax.runtime.tensorflow import tf
-
-FEW = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 
 
 def take(shard, count):
@@ -30,7 +29,7 @@ def test_every_epoch_is_a_permutation_and_epochs_differ():
     assert not np.array_equal(epochs[0], other)
 
 
-@FEW
+@LAWS
 @given(
     num_examples=st.integers(1, 2000),
     seed=st.integers(0, 2**40),
@@ -56,7 +55,7 @@ def test_hosts_split_every_global_batch(hosts):
     assert take(order.HostShard(8, 3, 2, 0, hosts, rows=np.array([1, 6])), 9) == [25, 30, 33, 38]
 
 
-@settings(FEW, max_examples=8)
+@settings(LAWS, max_examples=8)
 @given(
     hosts=st.integers(1, 6),
     rows_each=st.integers(1, 20),
@@ -74,7 +73,7 @@ def test_hosts_partition_any_batch(hosts, rows_each, start, scattered, seed):
     np.testing.assert_array_equal(np.sort(steps, axis=1), np.arange(2 * batch).reshape(2, batch) + start * batch)
 
 
-@FEW
+@LAWS
 @given(hosts=st.integers(1, 50), num_examples=st.integers(0, 10_000))
 def test_pieces_of_hosts_partition_any_data_set(hosts, num_examples):
     pieces = [

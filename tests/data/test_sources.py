@@ -118,6 +118,7 @@ def test_batches_are_uint8_views_with_labels(any_source):
     assert bad_images.count == 0
 
 
+@pytest.mark.slow
 def test_a_run_resumes_at_any_step_also_across_epochs(any_source):
     whole, _ = batches(any_source, count=20)
     for start in (1, 7, 13):  # 50 examples are 6.25 batches of 8
@@ -125,12 +126,14 @@ def test_a_run_resumes_at_any_step_also_across_epochs(any_source):
         assert_same(whole[start:], resumed)
 
 
+@pytest.mark.slow
 def test_parallelism_changes_nothing(any_source, monkeypatch):
     expected, _ = batches(any_source, count=5)
     monkeypatch.setattr(tf.data, "AUTOTUNE", 1)
     assert_same(expected, batches(any_source, count=5)[0])
 
 
+@pytest.mark.slow
 def test_hosts_together_read_the_same_batches(any_source):
     if isinstance(any_source, tfds_source.Stream):
         pytest.skip("the order of a stream depends on the number of hosts")
@@ -153,6 +156,7 @@ def test_an_epoch_has_every_example_once_in_a_new_order(any_source):
         assert first != sorted(batch["views"].tobytes() for batch in read[n:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hosts", [2, 3])
 def test_hosts_that_stream_read_disjoint_pieces_and_resume(tfds_dir, hosts):
     fields = {"source": "tfds", "name": "shapes", "root": tfds_dir, "memory_mib": 0, "shuffle_buffer": 20}
@@ -222,6 +226,7 @@ def test_padding_has_no_label_of_several(image_folder):
     assert np.all(read["label"][12:] == -1)
 
 
+@pytest.mark.slow
 def test_an_evaluation_with_padding_prints_nothing():
     program = """
 from simclr_jax.data import order, pipeline
@@ -405,6 +410,7 @@ def damaged(image_folder):
     return image_folder, {str(bad), str(cut)}
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_replaced_counted_and_named_once(damaged, caplog):
     root, paths = damaged
     source = sources.open_source(data_config(source="folder", root=str(root)), "train")
@@ -446,6 +452,7 @@ def test_evaluation_leaves_unreadable_images_out(damaged):
     assert paths.isdisjoint(source.describe(index) for index in read["index"][read["mask"]])
 
 
+@pytest.mark.slow
 def test_a_bad_record_of_a_stream_is_replaced_by_its_neighbour(tfds_dir, monkeypatch):
     fields = {"source": "tfds", "name": "shapes", "root": tfds_dir, "memory_mib": 0}
     source = sources.open_source(data_config(**fields), "train")

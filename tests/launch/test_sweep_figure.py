@@ -7,13 +7,15 @@ from helpers import REPOSITORY
 import numpy as np
 from PIL import Image
 import pytest
-from test_sweep import finish as finish_stage
+from sweeps import finish as finish_stage
 
 from launch import sweep
 from launch import sweep_figure
 from launch import sweep_file
 from launch.sweep_figure import Figure
 from simclr_jax.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("at_repository")
 
 TEXT = """
 '''Some.'''
@@ -33,11 +35,6 @@ def sweep():
                     "paper": {{"probe.top1": 0.5 + 0.01 * len(str(place))}},
                 }}
 """
-
-
-@pytest.fixture(autouse=True)
-def at_repository(monkeypatch):
-    monkeypatch.chdir(REPOSITORY)
 
 
 def load(tmp_path, kind="lines", places=(0.1, 10)):
@@ -64,6 +61,7 @@ def test_values_are_gathered_by_places_over_seeds(tmp_path):
     assert sweep_figure.published(runs, "probe.top1")["dog", 0.1] == pytest.approx([53])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "places"), [("lines", (0.1, 10)), ("bars", ("ox", "hen")), ("matrix", ("cat", "dog"))]
 )

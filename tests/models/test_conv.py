@@ -42,6 +42,7 @@ def test_tiny_convolutions_are_products_and_equal_xlas(size, window, stride):
     assert "conv_general_dilated" not in str(ours.trace(x, kernel).jaxpr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("images", "size", "window", "stride", "padding"),
     [
@@ -60,6 +61,7 @@ def test_gradients_on_a_cpu_equal_xlas(monkeypatch, images, size, window, stride
     check_against_xla(images, size, window, stride, padding, dtype)
 
 
+@pytest.mark.slow
 def test_kernel_gradients_stay_on_their_devices():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     place = lambda x: jax.device_put(x, jax.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))  # noqa: E731

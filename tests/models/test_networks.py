@@ -44,11 +44,13 @@ def test_parameter_counts(depth, width, stem, expected):
     assert count(abstract(lambda rngs: ResNet(depth, width, stem, rngs=rngs))) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "expected"), [(1, 35_215_584), (2, 140_306_048)])  # the reference's own counts
 def test_parameter_counts_with_selective_kernels(width, expected):
     assert count(abstract(lambda rngs: ResNet(50, width, sk_ratio=0.0625, rngs=rngs))) == expected
 
 
+@pytest.mark.slow
 def test_selective_kernels_are_a_weighted_mean_of_two_convolutions():
     parts = {"dtype": jnp.float32, "param_dtype": jnp.float32, "rngs": nnx.Rngs(0)}
     make = {"conv": functools.partial(conv, **parts), "batch_norm": functools.partial(batch_norm, **parts)}
@@ -76,6 +78,7 @@ def test_shortcuts_are_pooled_as_the_reference_pools_them():
     np.testing.assert_allclose(same[4], [20.5, 21.5, 22.5, 23.5, 24])  # here the padding does not count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 def test_a_network_with_selective_kernels_trains(stem):
     encoder = ResNet(50, 0.125, stem, sk_ratio=0.0625, rngs=nnx.Rngs(0))
@@ -89,16 +92,19 @@ def test_every_depth_of_the_config_has_its_stages():
     assert tuple(STAGES) == choices.DEPTHS
 
 
+@pytest.mark.slow
 def test_resnet_200_has_66_blocks():
     assert len(abstract(lambda rngs: ResNet(200, 1, rngs=rngs)).block_names) == 3 + 24 + 36 + 3
 
 
+@pytest.mark.slow
 def test_the_4x_resnet_50_is_the_375_million_of_the_paper():
     encoder = abstract(lambda rngs: ResNet(50, 4, rngs=rngs))
     assert round(count(encoder) / 1e6) == 375
     assert encoder.num_features == 8192
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [18, 50])
 def test_the_last_scale_of_every_block_starts_at_zero(depth):
     encoder = ResNet(depth, 0.125, "cifar", rngs=nnx.Rngs(0))
@@ -118,6 +124,7 @@ def test_stems_stride(stem, expected):
     assert sizes == [expected]
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32():
     encoder = ResNet(18, 0.125, "cifar", dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     head = ProjectionHead(encoder.num_features, dtype=jnp.bfloat16, rngs=nnx.Rngs(1))
@@ -147,6 +154,7 @@ def test_a_nonlinear_head_ends_without_relu():
     assert np.min(z) < 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [True, False])
 def test_frozen_means_statistics_too(frozen):
     encoder = ResNet(18, 0.125, "cifar", rngs=nnx.Rngs(0))

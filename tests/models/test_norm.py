@@ -82,6 +82,7 @@ def test_batch_norm_equals_flaxs(use_bias, train):
     assert_same(outcome(run, ours, x), outcome(run, theirs, x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("with_shortcut", [True, False])
@@ -103,6 +104,7 @@ def test_a_fused_1x1_convolution_and_batch_norm_equal_the_two_in_sequence(featur
     assert_same(outcome(joined, convolution, ours, x, shortcut), outcome(separate, convolution, theirs, x, shortcut))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [True, False])
 def test_pooling_before_batch_norm_and_relu_equals_pooling_after_them(train):
     encoder = ResNet(18, 0.125, "imagenet", rngs=nnx.Rngs(0), **WIDE)

@@ -76,6 +76,7 @@ def test_alternatives_equal_the_papers_definition_in_value_and_gradient(name, no
         assert np.sum(gradient * direction) == pytest.approx((higher - lower) / (2 * step), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_mining_ignores_negatives_as_similar_as_the_positive_or_beyond_the_margin():
     collapsed = jnp.ones((4, 2, 3))  # no negative is less similar than the positive
     assert objective_of("margin_triplet", True, True, 4)(collapsed) == 0

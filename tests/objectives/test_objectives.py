@@ -1,8 +1,13 @@
 """NT-Xent and its metrics against the reference vectors, against their definitions, and on one and eight devices."""
 
 import math
+from unittest import mock
 
+from helpers import LAWS
 from helpers import mesh_of
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -27,6 +32,7 @@ def paired(hidden):
 
 
 def relative_error(value, expected):
+    value, expected = np.asarray(value), np.asarray(expected)
     return np.max(np.abs(value - expected)) / np.max(np.abs(expected))
 
 
@@ -98,6 +104,7 @@ def test_the_faster_form_is_chosen(monkeypatch):
     assert choose.in_blocks("blocks", 4096, mesh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
 @pytest.mark.parametrize(
     ("pairs", "block"),
@@ -122,12 +129,32 @@ def test_blocks_and_rings_equal_the_dense_loss_to_rounding(monkeypatch, devices,
                 np.testing.assert_allclose(ours[name], value, rtol=1e-6, atol=1e-9, err_msg=name)
 
 
+@pytest.mark.slow
+@settings(LAWS, max_examples=8)
+@given(
+    rows=st.integers(1, 12),
+    devices=st.sampled_from([1, 2, 3, 5, 8]),
+    block=st.integers(1, 9),
+    dim=st.integers(1, 5),
+    tau=st.floats(0.02, 10.0),
+    normalize=st.booleans(),
+)
+def test_any_blocks_on_any_ring_equal_the_dense_loss(rows, devices, block, dim, tau, normalize):
+    z = np.random.default_rng(rows).normal(size=(rows * devices, 2, dim))
+    with jax.enable_x64(True), mock.patch.object(pairwise, "BLOCK", block):
+        loss, gradient = value_and_gradient(z, tau, normalize, devices)
+        expected, expected_gradient = jax.value_and_grad(objectives.nt_xent_dense)(jnp.asarray(z), tau, normalize)
+    assert loss == pytest.approx(float(expected), rel=1e-10, abs=1e-10)
+    np.testing.assert_allclose(gradient, expected_gradient, rtol=1e-9, atol=1e-9 * max(1.0, 1.0 / tau))
+
+
 def metrics_on(z, tau, normalize, devices):
     mesh = mesh_of(devices)
     z = jax.lax.with_sharding_constraint(z, sharding.batch_sharded(mesh))
     return contrastive_metrics.contrastive_metrics(z, tau, normalize, mesh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tau", [0.01, 0.03, 0.04, 0.5, 10.0])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_float32_stays_exact_at_every_temperature(monkeypatch, tau, dtype):
@@ -144,6 +171,7 @@ def test_float32_stays_exact_at_every_temperature(monkeypatch, tau, dtype):
         assert relative_error(np.asarray(gradient, np.float64), expected_gradient) < limit
 
 
+@pytest.mark.slow
 def test_no_device_holds_a_matrix_of_all_logits_or_all_embeddings(monkeypatch):
     """Twice the batch takes twice the memory, not four times as much."""
     monkeypatch.setattr(pairwise, "BLOCK", 64)
@@ -170,6 +198,7 @@ def test_collapsed_embeddings_are_not_scored_as_perfect():
     assert objectives.nt_xent(jnp.ones((pairs, 2, 4)), 0.5) == pytest.approx(2 * math.log(2 * pairs - 1), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_order_of_images_and_of_views_does_not_matter():
     z = jax.random.normal(jax.random.key(2), (20, 2, 8))
     order = np.random.default_rng(0).permutation(len(z))

@@ -189,6 +189,7 @@ def browse(path, profile, *arguments):
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here")
 def test_in_a_real_browser(runs, tmp_path):
     report.write([str(runs[0])], str(tmp_path / "page.html"))

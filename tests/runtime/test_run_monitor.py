@@ -14,6 +14,8 @@ import pytest
 from simclr_jax.runtime import cli
 from simclr_jax.workdir import writers
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_profile_of_some_steps(tmp_path, monkeypatch):
     """Also the accuracy in between, which is in the metrics of its steps."""

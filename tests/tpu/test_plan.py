@@ -33,6 +33,7 @@ def libtpu():
     pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install '.[tpu]'")
 
 
+@pytest.mark.slow
 def test_a_small_network_on_two_slices(libtpu, capsys):
     one, two = run(*TINY, "--topology=v5e:2x2,v4:2x2x4", "--json")
     printed = capsys.readouterr().out.splitlines()
@@ -53,6 +54,7 @@ def test_a_small_network_on_two_slices(libtpu, capsys):
     assert one["collectives"]["all-reduce"]["bytes"] > 4 * 11.2e6 / 64
 
 
+@pytest.mark.slow
 def test_the_flops_are_those_of_the_network(libtpu):
     """ResNet-50 at 224 px takes 4.09 G multiply-adds an image (He et al. 2016: 3.8, without the stride in the 3x3
     convolution); a step three times that, two views, two operations each."""
@@ -61,6 +63,7 @@ def test_the_flops_are_those_of_the_network(libtpu):
     assert planning.step_flops(config, 1000, 0) / 8 == pytest.approx(2 * 3 * 2 * 4.09e9, rel=0.06)
 
 
+@pytest.mark.slow
 def test_what_is_computed_again_does_not_count_as_the_networks_operations():
     config = config_lib.pretrain()
     config.data.image_size, config.model.depth, config.model.width, config.batch_size = 32, 18, 0.125, 8
@@ -69,6 +72,7 @@ def test_what_is_computed_again_does_not_count_as_the_networks_operations():
     assert planning.step_flops(config, 1000, 0) == whole
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_says_what_would(libtpu, capsys):
     huge = ("--config.data.image_size=512", "--config.model.width=1", "--config.batch_size=1024")
     (entry,) = run(DIGITS, *huge, "--topology=v5e:1x1")
@@ -175,6 +179,7 @@ def test_mistakes(arguments, message):
         run(*TINY, *arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -205,6 +210,7 @@ def test_data_that_is_not_here_needs_only_its_size():
         planning.training_set(config, None, 0)
 
 
+@pytest.mark.slow
 def test_a_crash_of_the_compiler_is_told_and_the_others_are_planned_for(monkeypatch, capsys, libtpu):
     with pytest.raises(errors.CompilerCrashed):
         isolation.isolated(os.abort)
@@ -227,6 +233,7 @@ def test_a_crash_of_the_compiler_is_told_and_the_others_are_planned_for(monkeypa
     assert codes == [errors.EXIT_COMPILER_CRASHED], "not 1, the code of any Python exception"
 
 
+@pytest.mark.slow
 def test_a_stopped_command_leaves_no_compiler_behind():
     code = "import time; print('compiling', flush=True); time.sleep(300)"
     command = [sys.executable, "-c", f"from simclr_jax.tpu import isolation; isolation.isolated(exec, {code!r})"]

@@ -58,12 +58,14 @@ def test_without_a_checkpoint_the_state_is_as_given(tmp_path, config, state):
     assert checkpoint.Checkpoints(epath.Path(tmp_path), config).restore(state) is state
 
 
+@pytest.mark.slow
 def test_the_last_k_and_every_nth_are_kept(tmp_path, config, state):
     saved(tmp_path, config, state, range(1, 8))
     kept = {int(path.name) for path in (tmp_path / "checkpoints").iterdir()}
     assert kept == {4, 6, 7}
 
 
+@pytest.mark.slow
 def test_a_half_written_checkpoint_is_never_restored(tmp_path, config, state):
     saved(tmp_path, config, state, [1, 2]).close()
     directory = tmp_path / "checkpoints"
@@ -93,6 +95,7 @@ def test_another_config_is_refused_and_the_fields_are_named(tmp_path, config, st
     assert "log_every" not in text
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_found_by_workdir_folder_or_itself(tmp_path, config, state):
     saved(tmp_path, config, state, [5, 10])
     for path in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / "10"):
@@ -126,3 +129,21 @@ def test_only_the_parts_asked_for_are_read(tmp_path, config, state):
     params, batch_stats = checkpoint.load_parts(path, pick(state.params), pick(state.batch_stats))
     assert_equal(params["encoder"], at(state, 2).params["encoder"])
     assert_equal(batch_stats["encoder"], at(state, 2).batch_stats["encoder"])
+
+
+def test_a_checkpoint_is_due_by_time(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    clock, never = checkpoint.SaveClock(10), checkpoint.SaveClock(0)
+    now[0] = 599
+    assert not clock.is_due(agree=True)
+    now[0] = 601
+    assert clock.is_due(agree=False), "one process decides alone"
+    assert not never.is_due(agree=True)
+    clock.saved()
+    assert not clock.is_due(agree=True)
+    now[0] = 1202
+    monkeypatch.setattr(checkpoint.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(checkpoint.distributed, "decide", lambda answer: answer)
+    assert not clock.is_due(agree=False)
+    assert clock.is_due(agree=True), "several processes decide where they log"

@@ -40,6 +40,7 @@ def test_what_the_host_has_augmented_is_seen_as_it_is():
     np.testing.assert_array_equal(look("host", 8), CROPS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["device", "resident"])
 def test_views_made_on_the_device_depend_on_the_position_alone(kind):
     one, eight = look(kind, 1), look(kind, 8)

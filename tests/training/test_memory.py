@@ -16,6 +16,8 @@ from simclr_jax.runtime import sharding
 from simclr_jax.training import state as state_lib
 from simclr_jax.training import steps
 
+pytestmark = pytest.mark.slow
+
 BATCH, SIZE = 32, 8
 PLAIN = optax.sgd(1.0)  # the change of a parameter is its gradient
 
@@ -36,7 +38,7 @@ class WithoutBatchNorm(nnx.Module):
 def config_of(**changes):
     config = config_lib.pretrain()
     config.model.update(depth=18, width=0.125, stem="cifar")
-    config.update(changes)
+    config.update(batch_size=BATCH, **changes)
     return config
 
 

@@ -18,6 +18,8 @@ from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import checkpoint
 from simclr_jax.workdir import writers
 
+pytestmark = pytest.mark.slow
+
 OLD = pathlib.Path(__file__).parents[1] / "data_files" / "run_0_1"
 SETTINGS = (
     *("--config=digits:epochs=1", "--config.data.image_size=8", "--config.model.width=0.0625", "--config.head.dim=8"),

@@ -1,5 +1,8 @@
 """Optimisers and schedules against the reference vectors, and the masks."""
 
+from helpers import LAWS
+from hypothesis import given
+from hypothesis import strategies as st
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -74,6 +77,30 @@ def test_the_first_update_has_rate_zero_and_the_peak_comes_after_the_warm_up():
     assert schedule(0) == 0.0
     assert schedule(10) == pytest.approx(2.0)
     assert schedule(100) == pytest.approx(0.0, abs=1e-6)
+
+
+@LAWS
+@given(
+    peak=st.floats(1e-4, 100.0),
+    warmup_steps=st.integers(0, 10_000),
+    decay_steps=st.integers(1, 100_000),
+)
+def test_any_schedule_rises_to_its_peak_and_falls_to_zero_without_a_jump(peak, warmup_steps, decay_steps):
+    steps = warmup_steps + decay_steps
+    schedule = optim.warmup_cosine(peak, warmup_steps, steps)
+    around = np.clip(np.arange(-3, 4) + warmup_steps, 0, steps)
+    at = np.unique(np.concatenate([np.linspace(0, steps, 200).astype(np.int32), around]))
+    rates = np.asarray(schedule(jnp.asarray(at, jnp.int32))) / peak
+    assert rates.min() >= 0
+    assert rates.max() <= 1 + 1e-6
+    assert rates[-1] == pytest.approx(0, abs=1e-6)
+    assert rates[at == warmup_steps] == pytest.approx(1)
+    assert rates[0] == (0 if warmup_steps else 1)
+    assert np.all(np.diff(rates[at <= warmup_steps]) > 0)
+    assert np.all(np.diff(rates[at >= warmup_steps]) <= 1e-6)
+    # From one step to the next the rate changes no faster than the warm-up or the steepest part of the cosine.
+    steepest = max(1 / max(warmup_steps, 1), np.pi / 2 / decay_steps)
+    assert np.all(np.abs(np.diff(rates)) <= steepest * np.diff(at) + 1e-5)
 
 
 PARAMS = {

@@ -1,5 +1,6 @@
 """The jitted steps: equal on one and eight devices, in float32 to rounding and in float64 to many digits more."""
 
+from helpers import compilations
 from helpers import mesh_of
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ BATCH, SIZE = 32, 8
 def pretrain_config(dtype="float32"):
     config = config_lib.pretrain()
     config.model.update(depth=18, width=0.125, stem="cifar")
-    config.loss.temperature = 0.5
+    config.batch_size, config.loss.temperature = BATCH, 0.5
     config.compute_dtype = dtype
     return config
 
@@ -74,6 +75,7 @@ def test_one_and_eight_devices_agree_in_float32():
     assert_trees_close(eight.params, one.params, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["gradients", "lars"])
 def test_one_and_eight_devices_agree_in_float64(optimizer):
     """No tolerance for a missing reduction or a wrong factor: they would be off by far more than 1e-9."""
@@ -87,6 +89,7 @@ def test_one_and_eight_devices_agree_in_float64(optimizer):
     assert_trees_close(eight.params, one.params, 1e-7)
 
 
+@pytest.mark.slow
 def test_batch_statistics_are_those_of_the_global_batch():
     _, (state, _) = None, after_one_step(8, PLAIN)
     images = batch_of()["views"].reshape(-1, SIZE, SIZE, 3).astype(np.float32) / 255
@@ -104,14 +107,27 @@ def test_batch_statistics_are_those_of_the_global_batch():
 def test_the_state_stays_replicated_is_donated_and_nothing_compiles_twice():
     step, state, mesh = set_up(8, optim.make_optimizer(config_lib.pretrain().optimizer, 0.1))
     first_kernel = state.params["encoder"]["stem_conv"]["kernel"]
-    for number in range(3):
-        state, _ = step(state, sharding.to_global(batch_of(number), mesh))
-    assert step._cache_size() == 1
+    with compilations() as compiled:
+        state, _ = step(state, sharding.to_global(batch_of(0), mesh))
+    assert compiled == ["pretrain_step"]
+    with compilations() as compiled:
+        for number in (1, 2):
+            state, _ = step(state, sharding.to_global(batch_of(number), mesh))
+    assert compiled == []
     assert first_kernel.is_deleted()
     assert int(state.step) == 3
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state))
 
 
+def test_a_step_leaks_no_tracer():
+    """What it computes while it is traced stays in it: no layer keeps an intermediate result."""
+    step, state, mesh = set_up(1, PLAIN)
+    batch = sharding.to_global(batch_of(), mesh)
+    with jax.checking_leaks():
+        step.trace(state, batch)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["blocks", "dense"])
 def test_more_devices_with_as_many_more_images_leave_each_device_its_work(method):
     """Weak scaling. What grows is the contrast with all images, which is small beside the network."""
@@ -131,6 +147,7 @@ def test_more_devices_with_as_many_more_images_leave_each_device_its_work(method
     assert flops[8] == pytest.approx(flops[1], rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_online_classifier_changes_nothing_else():
     results = []
     for num_classes in (10, None):
@@ -143,6 +160,7 @@ def test_the_online_classifier_changes_nothing_else():
     assert 0 <= metrics["classifier_top1"] <= 1
 
 
+@pytest.mark.slow
 def test_views_keep_their_split_over_devices():
     """Merging [batch, 2] must not gather the images: no device holds them all."""
     step, state, mesh = set_up(8, PLAIN)
@@ -153,6 +171,7 @@ def test_views_keep_their_split_over_devices():
     assert "all-reduce" in text
 
 
+@pytest.mark.slow
 def test_bfloat16_stays_close_and_keeps_float32_parameters():
     (full, full_metrics), (half, half_metrics) = (after_one_step(1, PLAIN, dtype) for dtype in ("float32", "bfloat16"))
     np.testing.assert_allclose(half_metrics["loss"], full_metrics["loss"], rtol=0.02)

@@ -37,7 +37,7 @@ def open_folder(data: ConfigDict, split: str) -> RandomAccess:
     if not tf.io.gfile.isdir(root):
         raise UserError(f"config.data.root={root!r} is not a folder.")
     folder = _split_folder(data, split)
-    paths, ignored = _image_files(folder)
+    paths, ignored = image_files(folder)
     if not paths:
         raise UserError(
             f"no images in {folder!r}: files named *{', *'.join(EXTENSIONS)} are read, and {ignored} other files are there."
@@ -75,7 +75,7 @@ def _split_folder(data: ConfigDict, split: str) -> str:
     )
 
 
-def _image_files(folder: str) -> tuple[list[str], int]:
+def image_files(folder: str) -> tuple[list[str], int]:
     """The sorted paths of all images below a folder, and the number of other files."""
     paths, ignored = [], 0
     for parent, _, names in tf.io.gfile.walk(folder):

@@ -1,0 +1,157 @@
+"""Images in any form as sources, so that they are prepared by the pipeline of the evaluations."""
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+import dataclasses
+import itertools
+import os
+import struct
+from typing import Any
+
+import numpy as np
+
+from simclr_jax.data.bad_images import BadImages
+from simclr_jax.data.sources.base import RandomAccess
+from simclr_jax.data.sources.base import Source
+from simclr_jax.data.sources.folder import EXTENSIONS
+from simclr_jax.data.sources.folder import image_files
+from simclr_jax.errors import UserError
+from simclr_jax.runtime.tensorflow import tf
+
+# Images of an iterator that are held at once: at most this many, and about this many bytes.
+CHUNK = 1024
+CHUNK_BYTES = 2**28
+
+
+class EveryImage(BadImages):
+    """Refuses the first image that cannot be read, instead of counting it."""
+
+    def check(self, wanted: np.ndarray, used: np.ndarray, *, replaced: bool) -> None:
+        bad = wanted[(wanted != used) & (wanted >= 0)]
+        if len(bad):
+            raise UserError(f"cannot read the image {self._source.describe(int(bad[0]))}.")
+
+
+def sources_of(images: Any) -> Iterator[Source]:
+    """Sources that together have all images, in their order.
+
+    Args:
+      images: a path of a file, or of a folder with images at any depth; a PIL image; uint8 pixels `[height, width, 3]` or
+        `[height, width]`; or a list, an array `[n, height, width, 3]` or any iterable of these, whose sizes may differ.
+        An iterator is read in chunks, so that it can be longer than memory.
+
+    Raises:
+      UserError: for something that is no image, and for a path that does not exist.
+    """
+    if _is_path(images) and tf.io.gfile.isdir(os.fspath(images)):
+        yield of_files(files_below(os.fspath(images)), name=os.fspath(images))
+        return
+    if _is_one_image(images):
+        images = [images]
+    if not isinstance(images, Iterable):
+        raise UserError(f"images are paths, PIL images or uint8 arrays, or iterables of them, not {_kind(images)}.")
+    if isinstance(images, list | tuple) and images and all(_is_path(image) for image in images):
+        yield of_files([_existing(image) for image in images])
+        return
+    number = 0
+    for chunk in _chunks(_encoded(image) for image in images):
+        ids = [name or f"number {number + place}" for place, (_, name) in enumerate(chunk)]
+        yield _of_bytes([content for content, _ in chunk], ids)
+        number += len(chunk)
+
+
+def of_files(paths: list[str], name: str = "images", labels: list[str] | None = None) -> RandomAccess:
+    """A source of files; an unreadable one is found only when it is read. `labels`: the class of each, by name."""
+    path_tensor = tf.constant(paths)
+    class_names = sorted(set(labels)) if labels else None
+    number = {label: place for place, label in enumerate(class_names or [])}
+    return RandomAccess(
+        name=name,
+        num_examples=len(paths),
+        fetch=lambda index: tf.io.read_file(tf.gather(path_tensor, index)),
+        all_labels=np.array([number[label] for label in labels], np.int32) if labels else None,
+        class_names=class_names,
+        ids=paths,
+    )
+
+
+def files_below(folder: str) -> list[str]:
+    """The sorted paths of all images in a folder, at any depth.
+
+    Raises:
+      UserError: where there are none.
+    """
+    paths, ignored = image_files(folder)
+    if not paths:
+        raise UserError(
+            f"no images in {folder!r}: files named *{', *'.join(EXTENSIONS)} are read, and {ignored} other files are there."
+        )
+    return paths
+
+
+def _of_bytes(contents: list[bytes], ids: list[str]) -> RandomAccess:
+    encoded = tf.constant(contents)
+    return dataclasses.replace(of_files(ids), fetch=lambda index: tf.gather(encoded, index))
+
+
+def _chunks(encoded: Iterable[tuple[bytes, str | None]]) -> Iterator[list[tuple[bytes, str | None]]]:
+    encoded = iter(encoded)
+    for first in encoded:
+        chunk, size = [first], len(first[0])
+        for one in itertools.islice(encoded, CHUNK - 1):
+            chunk.append(one)
+            size += len(one[0])
+            if size > CHUNK_BYTES:
+                break
+        yield chunk
+
+
+def _encoded(image: Any) -> tuple[bytes, str | None]:
+    """The bytes of an image file, and its name if it has one. Pixels become an uncompressed BMP: no value changes."""
+    if _is_path(image):
+        path = _existing(image)
+        return tf.io.gfile.GFile(path, "rb").read(), path
+    if hasattr(image, "convert"):  # a PIL image
+        image = image.convert("RGB")
+    elif not hasattr(image, "__array__"):
+        raise UserError(f"images are paths, PIL images or uint8 arrays, not {_kind(image)}.")
+    return _bmp(np.asarray(image)), None
+
+
+def _bmp(pixels: np.ndarray) -> bytes:
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[-1] not in (1, 3) or 0 in pixels.shape:
+        shape = list(pixels.shape)
+        raise UserError(f"an image of pixels is [height, width, 3] or [height, width], but one has the shape {shape}.")
+    if pixels.dtype != np.uint8:
+        raise UserError(
+            f"an image of pixels is uint8, but one is {pixels.dtype}. Floats in [0, 1] of the right size go to encoder(images)."
+        )
+    height, width = pixels.shape[:2]
+    rows = np.zeros((height, -(-3 * width // 4) * 4), np.uint8)  # rows begin at multiples of four bytes
+    rows[:, : 3 * width] = np.broadcast_to(pixels, (height, width, 3))[..., ::-1].reshape(height, 3 * width)
+    # A negative height: the first row is the top one.
+    header = struct.pack("<2sIII", b"BM", 54 + rows.size, 0, 54)
+    return header + struct.pack("<IiiHHIIiiII", 40, width, -height, 1, 24, 0, rows.size, 0, 0, 0, 0) + rows.tobytes()
+
+
+def _is_path(image: Any) -> bool:
+    return isinstance(image, str | os.PathLike)
+
+
+def _is_one_image(images: Any) -> bool:
+    if _is_path(images) or hasattr(images, "convert"):
+        return True
+    return hasattr(images, "__array__") and (np.ndim(images) == 2 or (np.ndim(images) == 3 and images.shape[-1] == 3))
+
+
+def _existing(path: Any) -> str:
+    path = os.path.expanduser(os.fspath(path))
+    if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
+        raise UserError(f"the image {path!r} does not exist{', it is a folder' * tf.io.gfile.exists(path)}.")
+    return path
+
+
+def _kind(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__name__}"

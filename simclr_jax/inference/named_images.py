@@ -1,0 +1,94 @@
+"""The images that a command line names: a folder, a list of files, a TFDS split, the digits."""
+
+import os
+import re
+
+from simclr_jax import config as config_lib
+from simclr_jax.data.sources.base import RandomAccess
+from simclr_jax.data.sources.base import Source
+from simclr_jax.data.sources.base import join
+from simclr_jax.data.sources.folder import EXTENSIONS
+from simclr_jax.data.sources.folder import TEST_SPLITS
+from simclr_jax.errors import UserError
+from simclr_jax.inference.images import files_below
+from simclr_jax.inference.images import of_files
+from simclr_jax.runtime.tensorflow import tf
+
+# A TFDS split up to this size is held in memory; a larger one is streamed.
+MEMORY_MIB = 256
+
+
+def open_images(name: str, data_dir: str | None = None) -> Source:
+    """The source that `--images` names. No image is read here, unless a data set fits into memory.
+
+    Args:
+      name: a folder with images at any depth; one image; a text file with the path of an image in each line, and perhaps its
+        label after a tab; tfds:NAME:SPLIT; or digits, digits:train, digits:test.
+      data_dir: of TFDS; None for its own default.
+
+    Raises:
+      UserError: where there are no images.
+    """
+    if re.fullmatch(r"digits(:\w+)?", name):
+        return _digits(name.partition(":")[2])
+    if name.startswith("tfds:"):
+        return _tfds(name, data_dir)
+    if tf.io.gfile.isdir(name):
+        paths = files_below(name)
+        return of_files(paths, name, _labels(name, paths))
+    if not tf.io.gfile.exists(name):
+        raise UserError(
+            f"--images={name!r} does not exist: give a folder, a text file with paths, tfds:NAME:SPLIT, or digits."
+        )
+    if name.lower().endswith(EXTENSIONS):
+        return of_files([name], name)
+    return _listed(name)
+
+
+def _labels(folder: str, paths: list[str]) -> list[str] | None:
+    """The class folder of each image, below a folder of the split or not; None where images are not in class folders."""
+    parts = [os.path.relpath(path, folder).split(os.sep)[:-1] for path in paths]
+    if all(part and part[0] in ("train", *TEST_SPLITS) for part in parts):
+        parts = [part[1:] for part in parts]
+    return [part[0] for part in parts] if all(parts) else None
+
+
+def _listed(name: str) -> RandomAccess:
+    try:
+        text = tf.io.gfile.GFile(name, "r").read()
+    except (UnicodeDecodeError, tf.errors.OpError) as error:
+        raise UserError(f"--images={name!r} is no image and no text file with a path in each line: {error}") from error
+    lines = [line.split("\t") for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise UserError(f"--images={name!r} is an empty list: it has the path of an image in each line.")
+    labelled = [len(line) > 1 and line[1].strip() != "" for line in lines]
+    if any(labelled) and not all(labelled):
+        place = labelled.index(False)
+        raise UserError(f"--images={name!r} has labels, but not for all images: {lines[place][0]!r} has none.")
+    paths = [os.path.expanduser(line[0].strip()) for line in lines]
+    if not any(tf.io.gfile.exists(path) for path in paths[:100]):
+        raise UserError(
+            f"--images={name!r}: {paths[0]!r} does not exist, nor do the paths after it. They are relative to the current "
+            "folder."
+        )
+    return of_files(paths, name, [line[1].strip() for line in lines] if all(labelled) else None)
+
+
+def _digits(split: str) -> RandomAccess:
+    from simclr_jax.data.sources.digits import open_digits
+
+    if split not in ("", "train", "test"):
+        raise UserError(f"--images=digits:{split}: the splits are train and test.")
+    return open_digits(split) if split else join(open_digits("train"), open_digits("test"))
+
+
+def _tfds(name: str, data_dir: str | None) -> Source:
+    # A version may follow the name: tfds:cifar10:3.0.2:test. A split may have a colon in brackets: train[:90%].
+    parts = re.fullmatch(r"tfds:([^:\[\]]+(?::\d+\.[\d.*]+)?):(.+)", name)
+    if parts is None:
+        raise UserError(f"--images={name}: give tfds:NAME:SPLIT, as in tfds:cifar10:test.")
+    from simclr_jax.data.sources.tfds import open_tfds
+
+    data = config_lib.pretrain().data
+    data.update(source="tfds", name=parts[1], root=data_dir, test_split=parts[2], memory_mib=MEMORY_MIB)
+    return open_tfds(data, "test")

@@ -1,0 +1,74 @@
+"""Warn the user in time, once each, about a run that is unlikely to learn."""
+
+import logging
+import math
+
+from ml_collections import ConfigDict
+
+log = logging.getLogger("simclr_jax")
+
+# Fewer steps hardly train anything.
+FEW_STEPS = 200
+# BatchNorm statistics of fewer views are noise.
+FEW_VIEWS = 16
+# The loss should be below chance after this share of the run.
+SHARE_OF_RUN = 0.1
+
+
+def chance_levels(config: ConfigDict) -> dict[str, float]:
+    """The metrics of a network that cannot tell images apart: all similarities are equal.
+
+    With batch size B each view has one positive among 2B - 1 candidates, so the NT-Xent loss, summed over both directions, is
+    2 log(2B - 1). The other losses have no such level here. The contrastive metrics compare a first view with the B second
+    views.
+    """
+    batch = config.batch_size
+    levels = {"contrastive_top1": 1 / batch, "contrastive_entropy": math.log(batch)}
+    return levels | ({"loss": 2 * math.log(2 * batch - 1)} if config.loss.name == "nt_xent" else {})
+
+
+def warn_before(config: ConfigDict, total_steps: int) -> None:
+    """Warn about a run that is too short, or whose BatchNorm sees too few views."""
+    if total_steps < FEW_STEPS:
+        log.warning(
+            "Only %d steps: fewer than %d hardly train an encoder. Raise config.epochs, or lower config.batch_size (now %d).",
+            total_steps,
+            FEW_STEPS,
+            config.batch_size,
+        )
+    views = 2 * config.batch_size // config.microbatches
+    if views < FEW_VIEWS:
+        log.warning(
+            "BatchNorm sees only %d views at a time, which is noise below %d: raise config.batch_size%s.",
+            views,
+            FEW_VIEWS,
+            ", or lower config.microbatches" if config.microbatches > 1 else "",
+        )
+
+
+class ChanceWatch:
+    """Warns once if the loss is still at chance after a tenth of the run.
+
+    Args:
+      config: of the run.
+      total_steps: of the run.
+    """
+
+    def __init__(self, config: ConfigDict, total_steps: int):
+        self._chance = chance_levels(config).get("loss")
+        self._from_step, self._total, self._done = SHARE_OF_RUN * total_steps, total_steps, False
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> None:
+        """Look at the metrics of a logged step."""
+        if self._chance is None or self._done or step < self._from_step:
+            return
+        self._done = True
+        if metrics["loss"] >= self._chance:
+            log.warning(
+                "After %d of %d steps the loss is %.2f; guessing gives %.2f. The network has not begun to learn: lower "
+                "config.optimizer.learning_rate, warm up for longer, or look at views.png whether the views are too hard.",
+                step,
+                self._total,
+                metrics["loss"],
+                self._chance,
+            )

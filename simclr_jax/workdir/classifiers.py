@@ -1,0 +1,61 @@
+"""The linear classifier of a probe: `classifier.npz` in the folder of each label subset."""
+
+from collections.abc import Sequence
+import dataclasses
+import io
+
+from etils import epath
+import numpy as np
+
+from simclr_jax.runtime import distributed
+from simclr_jax.workdir import files
+
+NAME = "classifier.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedClassifier:
+    """A linear classifier: the logits of unscaled features x are x @ kernel + bias.
+
+    Attributes:
+      kernel: float32 [features, classes].
+      bias: float32 [classes]; -inf for a class that had no training example.
+      class_names: the names of the classes.
+      features: what it classifies: "h", "z", "g1", ...
+      l2: the penalty of its training; None for the SGD protocol.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+    class_names: Sequence[str]
+    features: str
+    l2: float | None = None
+
+
+def write(folder: epath.Path, classifier: SavedClassifier) -> None:
+    """Write a classifier to a file in `folder`. Only the primary process writes."""
+    if not distributed.is_primary():
+        return
+    content = io.BytesIO()
+    np.savez(
+        content,
+        kernel=np.asarray(classifier.kernel, np.float32),
+        bias=np.asarray(classifier.bias, np.float32),
+        class_names=np.array(classifier.class_names, str),
+        features=classifier.features,
+        l2=np.nan if classifier.l2 is None else classifier.l2,
+    )
+    files.write_atomically(folder / NAME, content.getvalue())
+
+
+def read(folder: epath.Path) -> SavedClassifier:
+    """Read the file that `write` has written to `folder`."""
+    with np.load(io.BytesIO((folder / NAME).read_bytes())) as saved:
+        l2 = float(saved["l2"])
+        return SavedClassifier(
+            saved["kernel"],
+            saved["bias"],
+            saved["class_names"].tolist(),
+            str(saved["features"]),
+            None if np.isnan(l2) else l2,
+        )
