@@ -79,7 +79,8 @@ def test_every_tensor_arrives(tmp_path, layout, skeleton, fields):
     sk_ratio = 0.0625 if skeleton.selective else 0.0
     assert model == {"depth": skeleton.depth, "stem": skeleton.stem, "sk_ratio": sk_ratio, "width": width}
     assert config["kind"] == ("finetune" if skeleton.classifier else "pretrain")
-    assert record["ignored"] == {} and record["layout"] == layout.__name__.rpartition(".")[2].removesuffix("_names")
+    assert record["ignored"] == {}
+    assert record["layout"] == layout.__name__.rpartition(".")[2].removesuffix("_names")
 
 
 def test_optimiser_and_moving_averages_are_named_as_ignored(tmp_path):
@@ -163,10 +164,10 @@ def test_pretraining_starts_from_it(tmp_path):
     np.testing.assert_allclose(found["encoder/stem_conv/kernel"], tensors["encoder/stem_conv/kernel"], atol=1e-6)
     assert np.abs(found["head/dense1/kernel"] - tensors["head/dense1/kernel"]).max() > 1e-3
     assert alone["init_from"] == str(tmp_path / "run")
+    words = (*flags, "--config.model.depth=34", "--config.head.dim=32")
     with pytest.raises(
         UserError, match=r"another one.*with --config.model.depth=18 --config.head.dim=64 it fits \(or --noinit_head"
     ):
-        words = (*flags, "--config.model.depth=34", "--config.head.dim=32")
         cli.call("pretrain", *words, f"--workdir={tmp_path / 'other'}", start)
     assert not (tmp_path / "other").exists()
     (tmp_path / "run").rename(tmp_path / "gone")  # a run that continues does not need it
