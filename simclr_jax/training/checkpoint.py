@@ -11,6 +11,7 @@ from typing import Any
 from etils import epath
 import jax
 import ml_collections
+import numpy as np
 import orbax.checkpoint as ocp
 
 from simclr_jax import config as config_lib
@@ -158,6 +159,17 @@ def load_config(
     """The config of a checkpoint. `defaults` makes the config of its kind of run, for fields that it lacks."""
     saved = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(checkpoint / "config")
     return saved_config.from_dict(saved, defaults())
+
+
+def load_classifier(checkpoint: epath.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel `[features, classes]` and bias `[classes]` of the linear classifier in a checkpoint, on the host."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        path = checkpoint / "classifier"
+        args = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), checkpointer.metadata(path).item_metadata.tree
+        )
+        params = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=args))["params"]
+    return params["kernel"], params["bias"]
 
 
 def load_parts(checkpoint: epath.Path, params: dict[str, Any], batch_stats: dict[str, Any]) -> tuple[Any, Any]:
