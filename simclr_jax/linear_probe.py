@@ -25,12 +25,14 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax import config as config_lib
+from simclr_jax.errors import UserError
 from simclr_jax.evaluation import label_subsets
 from simclr_jax.evaluation import logistic_regression
 from simclr_jax.evaluation import supervised
 from simclr_jax.evaluation.setup import Setup
 from simclr_jax.evaluation.setup import set_up
 from simclr_jax.runtime.run_monitor import RunMonitor
+from simclr_jax.training import checkpoint
 from simclr_jax.workdir import classifiers
 from simclr_jax.workdir import writers
 
@@ -39,9 +41,13 @@ log = logging.getLogger("simclr_jax")
 
 def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
     """Probes the encoder and returns the content of results.json."""
+    if config.protocol == "stored":
+        config = _as_stored(config, pretrained)
     setup = set_up(config, workdir, pretrained, config_lib.linear_probe(), monitor)
     config = setup.config
-    if config.protocol == "sgd":
+    if config.protocol == "stored":
+        results = _stored(setup)
+    elif config.protocol == "sgd":
         training = supervised.ClassifierTraining(setup, frozen=True, name="linear probe")
         results = label_subsets.evaluate_each(setup, training.run)
     else:
@@ -57,6 +63,36 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
         results["n"],
     )
     return results
+
+
+def _as_stored(config: ConfigDict, pretrained: str | None) -> ConfigDict:
+    """The config with the features that the classifier in the checkpoint is on."""
+    path = checkpoint.find(pretrained) if pretrained else None
+    if path is None or config.init != "pretrained" or not (path / "classifier").exists():
+        raise UserError(
+            f"config.protocol is 'stored', but there is no classifier in {path or 'an untrained network'}: it needs the "
+            "workdir of a fine-tuning run, of an import with a classifier, or of pretraining with labels."
+        )
+    config = config.copy_and_resolve_references()
+    config.features = checkpoint.load_config(path, ConfigDict).get("features", "h")
+    return config
+
+
+def _stored(setup: Setup) -> dict:
+    kernel, bias = checkpoint.load_classifier(epath.Path(setup.config.pretrained))
+    if len(bias) != setup.num_classes:
+        raise UserError(
+            f"the classifier in {setup.config.pretrained} has {len(bias)} classes, but {setup.test.name} has "
+            f"{setup.num_classes}: score it on the data it was trained for, or train one with another config.protocol."
+        )
+    test = setup.features(setup.test)
+
+    def probe(rows: np.ndarray, seed: int, folder: epath.Path) -> dict:
+        del rows, seed
+        results = setup.score(test.values @ kernel + bias, test, folder)
+        return results | {"step": setup.pretrained_step, "bad_images": test.unreadable}
+
+    return label_subsets.evaluate_each(setup, probe)
 
 
 def _lbfgs(setup: Setup) -> dict:

@@ -67,7 +67,8 @@ def _linear_probe() -> Block:
     return blocks.evaluation("linear_probe") | {
         "protocol": Field(
             "lbfgs",
-            "lbfgs: on cached features, l2 chosen on held-out labels; sgd: the paper's ImageNet protocol.",
+            "lbfgs: on cached features, l2 chosen on held-out labels; sgd: the paper's ImageNet protocol; stored: "
+            "train nothing, score the classifier that is in the checkpoint (fine-tuned, imported, or of pretraining).",
             choices=choices.PROBE_PROTOCOLS,
         ),
         "lbfgs": blocks.lbfgs() | {"holdout": holdout},

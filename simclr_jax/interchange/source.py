@@ -140,13 +140,13 @@ def _open_checkpoint(place: str, prefix: epath.Path) -> Source:
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         all_shapes = {name: tuple(shape) for name, shape in reader.get_variable_to_shape_map().items()}
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
         raise _unreadable(place, error) from error
 
     def read(name: str) -> np.ndarray:
         try:
             return np.asarray(reader.get_tensor(name))
-        except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        except (tf.errors.OpError, ValueError, RuntimeError, LookupError) as error:
             raise _unreadable(place, error) from error
 
     layout, of_the_training = _layout_of(place, all_shapes)
@@ -172,7 +172,7 @@ def _open_saved_model(place: str, folder: epath.Path) -> Source:
 
     try:
         module = load_saved_model(str(folder))
-    except (tf.errors.OpError, ValueError, RuntimeError, OSError) as error:
+    except (tf.errors.OpError, ValueError, RuntimeError, LookupError, OSError) as error:
         raise _unreadable(place, error) from error
     variables: dict[str, Any] = {}
     call = getattr(module, "__call__", None)  # noqa: B004 (it is the function that matters, not whether it can be called)

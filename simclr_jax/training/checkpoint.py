@@ -15,6 +15,7 @@ from absl import logging as absl_logging
 from etils import epath
 import jax
 import ml_collections
+import numpy as np
 import orbax.checkpoint as ocp
 
 from simclr_jax import config as config_lib
@@ -228,6 +229,17 @@ def shapes(checkpoint: epath.Path, part: str) -> Any:
     finally:
         absl_logging.set_verbosity(verbosity)
     return jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
+
+
+def load_classifier(checkpoint: epath.Path) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel `[features, classes]` and bias `[classes]` of the linear classifier in a checkpoint, on the host."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        path = checkpoint / "classifier"
+        args = jax.tree.map(
+            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), checkpointer.metadata(path).item_metadata.tree
+        )
+        params = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=args))["params"]
+    return params["kernel"], params["bias"]
 
 
 def load_parts(checkpoint: epath.Path, params: dict[str, Any], batch_stats: dict[str, Any]) -> tuple[Any, Any]:
