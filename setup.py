@@ -50,6 +50,8 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        # Parquet files of simclr_jax.embed and simclr_jax.predict
+        "embed": ["pyarrow>=15"],
         # `make test`. setuptools builds the wheel that tests/test_wheel.py installs.
         "test": [
             "beartype>=0.20",
@@ -58,6 +60,7 @@ setup(
             "jsonschema",
             "kubernetes",
             "pillow",
+            "pyarrow>=15",
             "pytest>=8",
             "pytest-cov>=6",
             "pytest-xdist>=3.5",
