@@ -101,9 +101,8 @@ def _draw(setup: Setup, train: Outputs, test: Outputs) -> None:
         if setup.train.class_names is not None:
             pictures.embedding_map(test.values[points], test.labels[points], setup.test.class_names, picture)
         else:
-            some = (
-                pipeline.look_up(setup.test, test.index[points[: pictures.THUMBNAILS]], config.data) if single else ()
-            )
+            seen = test.index[points[: pictures.THUMBNAILS if single else 0]]
+            some = pipeline.look_up(setup.test, seen, config.data) if single else seen
             pictures.unlabelled_map(test.values[points], some, picture)
     if config.shown_images and single:
         _show_neighbours(setup, train, test, shown[: config.shown_images])
