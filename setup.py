@@ -54,6 +54,8 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        # Parquet files of simclr_jax.embed and simclr_jax.predict
+        "embed": ["pyarrow>=15"],
         # `make test`. setuptools builds the wheel that tests/test_wheel.py installs.
         "test": [
             "beartype>=0.20",

@@ -4,7 +4,8 @@
 
 The `neighbours` nearest training images by cosine similarity s vote with the weight exp(s / temperature) (Wu et al. 2018,
 section 3.4). Writes config.json, results.json, embedding_map.png (a 2-D map of the test images) and neighbours.png (some
-test images beside their nearest training images).
+test images beside their nearest training images). Without labels, as in any folder of photographs, it draws the pictures only:
+of the images of the test folder or, without one, of all images.
 """
 
 from simclr_jax.runtime import cli
@@ -14,6 +15,8 @@ if __name__ == "__main__":
 
 
 import logging
+import time
+from typing import Any
 
 from etils import epath
 import jax
@@ -44,9 +47,12 @@ SHOWN_NEIGHBOURS = 8
 
 def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, monitor: RunMonitor) -> dict:
     """Votes, draws the map, and returns the content of results.json."""
-    setup = set_up(config, workdir, pretrained, config_lib.knn(), monitor)
+    setup = set_up(config, workdir, pretrained, config_lib.knn(), monitor, unlabelled=True)
     config = setup.config
-    train, test = setup.features(setup.train), setup.features(setup.test)
+    train = setup.features(setup.train)
+    test = train if setup.test is setup.train else setup.features(setup.test)
+    if setup.train.class_names is None:
+        return _only_pictures(setup, train, test)
 
     def evaluate_draw(rows: np.ndarray, seed: int, folder: epath.Path) -> dict:
         del seed
@@ -63,13 +69,7 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
         return setup.score(votes, test, folder) | {"step": setup.pretrained_step, "bad_images": unreadable}
 
     results = label_subsets.evaluate_each(setup, evaluate_draw) | {"features": config.features, "init": config.init}
-    if distributed.is_primary():
-        shown = np.random.default_rng(config.seed).permutation(len(test.values))
-        if config.map_points:
-            points, picture = shown[: config.map_points], workdir / "embedding_map.png"
-            pictures.embedding_map(test.values[points], test.labels[points], setup.test.class_names, picture)
-        if config.shown_images:
-            _show_neighbours(setup, train, test, shown[: config.shown_images])
+    _draw(setup, train, test)
     writers.write_results(workdir, results)
     log.info(
         "%d-NN of %s: %.1f %% top-1 of %d.", config.neighbours, config.features, 100 * results["top1"], results["n"]
@@ -77,19 +77,57 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
     return results
 
 
+def _only_pictures(setup: Setup, train: Outputs, test: Outputs) -> dict:
+    """The results of images without labels: there is nothing to score."""
+    _draw(setup, train, test)
+    setup.write_config()
+    results: dict[str, Any] = {"top1": None, "top5": None, "mean_per_class": None, "n": len(test.values), "draws": []}
+    results |= {"step": setup.pretrained_step, "seconds": time.monotonic() - setup.began}
+    results |= {"features": setup.config.features, "init": setup.config.init, "bad_images": test.unreadable}
+    writers.write_results(setup.workdir, results)
+    log.info("%s has no labels, so there is no accuracy. The pictures are in %s.", setup.train.name, setup.workdir)
+    return results
+
+
+def _draw(setup: Setup, train: Outputs, test: Outputs) -> None:
+    """Draws embedding_map.png and neighbours.png."""
+    if not distributed.is_primary():
+        return
+    config = setup.config
+    shown = np.random.default_rng(config.seed).permutation(len(test.values))
+    single = all(isinstance(source, sources.RandomAccess) for source in (setup.train, setup.test))
+    if config.map_points and len(shown) > 2:
+        points, picture = shown[: config.map_points], setup.workdir / "embedding_map.png"
+        if setup.train.class_names is not None:
+            pictures.embedding_map(test.values[points], test.labels[points], setup.test.class_names, picture)
+        else:
+            seen = test.index[points[: pictures.THUMBNAILS if single else 0]]
+            some = pipeline.look_up(setup.test, seen, config.data) if single else seen
+            pictures.unlabelled_map(test.values[points], some, picture)
+    if config.shown_images and single:
+        _show_neighbours(setup, train, test, shown[: config.shown_images])
+    elif config.shown_images:
+        log.info("No neighbours.png: single images of a data set that is streamed cannot be looked up.")
+
+
 def _show_neighbours(setup: Setup, train: Outputs, test: Outputs, rows: np.ndarray) -> None:
     """Draws some test images, each beside the training images that are nearest to it, to neighbours.png."""
-    if not all(isinstance(source, sources.RandomAccess) for source in (setup.train, setup.test)):
-        log.info("No neighbours.png: single images of a data set that is streamed cannot be looked up.")
-        return
     seen, shown = (np.asarray(objectives.l2_normalize(values)) for values in (train.values, test.values[rows]))
-    nearest = np.argsort(-(shown @ seen.T), axis=1)[:, :SHOWN_NEIGHBOURS]
-    names, data = setup.test.class_names or (), setup.config.data
+    similarity = shown @ seen.T
+    if setup.test is setup.train:
+        similarity[np.arange(len(rows)), rows] = -np.inf  # an image is not its own neighbour
+    number = min(SHOWN_NEIGHBOURS, len(seen) - (setup.test is setup.train))
+    nearest = np.argsort(-similarity, axis=1)[:, :number]
+    names, data = setup.test.class_names, setup.config.data
+
+    def name(label: int) -> str:
+        return names[label] if names is not None else ""
+
     pictures.neighbours(
         pipeline.look_up(setup.test, test.index[rows], data),
-        [names[label] for label in test.labels[rows]],
+        [name(label) for label in test.labels[rows]],
         pipeline.look_up(setup.train, train.index[nearest], data),
-        [[names[label] for label in of_one] for of_one in train.labels[nearest]],
+        [[name(label) for label in of_one] for of_one in train.labels[nearest]],
         setup.workdir / "neighbours.png",
     )
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import itertools
 import logging
+import shlex
 import time
 from typing import Any
 
@@ -216,5 +217,11 @@ def _conclude(results: dict, workdir: epath.Path, config: ConfigDict) -> dict:
     online = "" if results["top1"] is None else f"; online linear classifier {results['top1']:.1%} on the test split"
     log.info(
         "Pretrained in %.0f s: loss %.4f%s. The encoder is in %s.", results["seconds"], results["loss"], online, workdir
+    )
+    log.info(
+        "Use it: simclr_jax.load(%r).embed(images) in Python, or python -m simclr_jax.embed --pretrained=%s --images=FOLDER "
+        "--output=vectors.parquet",
+        str(workdir),
+        shlex.quote(str(workdir)),
     )
     return results

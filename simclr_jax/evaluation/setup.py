@@ -153,6 +153,7 @@ def set_up(
     *,
     train_labels: bool = True,
     multi_label: bool = False,
+    unlabelled: bool = False,
 ) -> Setup:
     """Resolves the config, opens the data, and loads the encoder (or initialises it, `config.init="random"`).
 
@@ -166,13 +167,15 @@ def set_up(
       monitor: of the run.
       train_labels: whether training images need labels.
       multi_label: whether an image may have several labels.
+      unlabelled: whether training images without labels are enough; the test images, which are the training images where
+        there are no other ones, then need no labels either.
 
     Raises:
       UserError: for anything that the user can correct; before anything is computed.
     """
     began = time.monotonic()
     config, path, pretrain_config = _resolve(config, workdir, pretrained, schema)
-    train, test = _open_data(config, train_labels, multi_label)
+    train, test = _open_data(config, train_labels, multi_label, unlabelled)
     mesh = sharding.make_mesh(config.mesh)
     params, batch_stats = _load_encoder(config, pretrain_config, path, mesh)
     distributed.check_agreement(
@@ -245,8 +248,15 @@ def _check_same_network(config: ConfigDict, pretrain_config: ConfigDict, path: e
             )
 
 
-def _open_data(config: ConfigDict, train_labels: bool, multi_label: bool) -> tuple[sources.Source, sources.Source]:
+def _open_data(
+    config: ConfigDict, train_labels: bool, multi_label: bool, unlabelled: bool
+) -> tuple[sources.Source, sources.Source]:
     train = sources.open_source(config.data, "train")
+    if unlabelled and train.class_names is None:
+        try:
+            return train, sources.open_source(config.data, "test")
+        except UserError:
+            return train, train
     if train_labels:
         check_labels(train, multi_label=multi_label)
     test = sources.open_source(config.data, "test")

@@ -11,6 +11,9 @@ import numpy as np
 
 from simclr_jax.workdir import files
 
+# Images that a map without labels shows.
+THUMBNAILS = 400
+
 
 def new_figure(width: float, height: float):
     """A figure that needs no display and touches no global state of matplotlib."""
@@ -191,13 +194,9 @@ def curves_svg(runs: dict[str, list[dict[str, Any]]]) -> str:
 
 def embedding_map(features: np.ndarray, labels: np.ndarray, class_names, path: epath.Path, *, seed: int = 0) -> None:
     """A 2-D map (t-SNE, cosine distance) of `[n, dim]` features, coloured by class."""
-    # joblib, below scikit-learn, asks for the number of physical cores by a command that small machines lack.
-    os.environ.setdefault("LOKY_MAX_CPU_COUNT", str(os.cpu_count()))
     from matplotlib import colormaps
-    from sklearn.manifold import TSNE
 
-    perplexity = min(30.0, max((len(features) - 1) / 3, 1.0))
-    places = TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed).fit_transform(features)
+    places = _places(features, seed)
     colours = colormaps["tab10" if len(class_names) <= 10 else "nipy_spectral"]
     figure = new_figure(6.5, 5)
     axes = figure.add_subplot()
@@ -211,3 +210,32 @@ def embedding_map(features: np.ndarray, labels: np.ndarray, class_names, path: e
     axes.set_xticks([])
     axes.set_yticks([])
     save(figure, path)
+
+
+def unlabelled_map(features: np.ndarray, images: np.ndarray, path: epath.Path, *, seed: int = 0) -> None:
+    """The same map without labels. Images, uint8 `[m, size, size, 3]`, are drawn for the first m points, dots for the rest."""
+    from matplotlib.offsetbox import AnnotationBbox
+    from matplotlib.offsetbox import OffsetImage
+
+    places = _places(features, seed)
+    figure = new_figure(11, 11)
+    axes = figure.add_subplot()
+    axes.scatter(*places.T, s=4, color="0.7")
+    for image, place in zip(images, places, strict=False):
+        # Small, so that they overlap little: 24 points each.
+        picture = OffsetImage(image, zoom=24 / len(image))
+        axes.add_artist(AnnotationBbox(picture, place, frameon=False, pad=0))
+    axes.set_title(f"{len(features)} images, t-SNE of the representations", fontsize=10)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    save(figure, path)
+
+
+def _places(features: np.ndarray, seed: int) -> np.ndarray:
+    """Places in two dimensions, float `[n, 2]`, of `[n, dim]` features."""
+    # joblib, below scikit-learn, asks for the number of physical cores by a command that small machines lack.
+    os.environ.setdefault("LOKY_MAX_CPU_COUNT", str(os.cpu_count()))
+    from sklearn.manifold import TSNE
+
+    perplexity = min(30.0, max((len(features) - 1) / 3, 1.0))
+    return TSNE(metric="cosine", init="random", perplexity=perplexity, random_state=seed).fit_transform(features)

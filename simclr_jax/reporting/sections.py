@@ -52,6 +52,8 @@ def _percent(value: float | None) -> str:
 def _top1(run: SavedRun | None) -> str:
     if run is None or run.results is None:
         return ""
+    if run.results["top1"] is None:
+        return "no labels"
     spread = run.results.get("top1_std") or 0.0
     return _percent(run.results["top1"]) + (f" \N{PLUS-MINUS SIGN} {100 * spread:.1f}" if spread else "")
 
@@ -78,7 +80,7 @@ def results(runs: list[SavedRun]) -> Section:
     pairs = saved_runs.baselines(runs)
     for run, other in pairs:
         gain = ""
-        if run.results and other and other.results:
+        if run.results and other and other.results and None not in (run.results["top1"], other.results["top1"]):
             gain = f"{100 * (run.results['top1'] - other.results['top1']):+.1f}"
         what = run.kind + ("" if run.config["features"] == "h" else f" of {run.config['features']}")
         top5, per_class = (_percent((run.results or {}).get(name)) for name in ("top5", "mean_per_class"))
