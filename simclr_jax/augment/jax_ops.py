@@ -165,7 +165,7 @@ def cutout(images: Images, top: Int[Array, " n"], left: Int[Array, " n"], half_s
     """
 
     def inside(centre, side):
-        return jnp.abs(jnp.arange(side) - centre[:, None] + 0.5) < half_side
+        return jnp.abs((jnp.arange(side) - centre[:, None]).astype(jnp.float32) + 0.5) < half_side
 
     rows, columns = inside(top, images.shape[1]), inside(left, images.shape[2])
     cut = rows[:, :, None, None] & columns[:, None, :, None]

@@ -50,7 +50,7 @@ def pool_shortcut(
     x: Float[Array, "batch height width channels"], stride: int
 ) -> Float[Array, "batch out_height out_width channels"]:
     """The mean of 2x2 pixels before the projection of a shortcut, which then has stride 1 (He et al. 2018, "ResNet-D")."""
-    if stride == 1:
-        with jax.numpy_dtype_promotion("standard"):  # Flax divides by an integer array of counts
+    with jax.numpy_dtype_promotion("standard"):  # Flax divides by an array of integers
+        if stride == 1:
             return nnx.avg_pool(x, (2, 2), padding="SAME", count_include_pad=False)
-    return nnx.avg_pool(x, (2, 2), strides=(stride, stride), padding=((0, 1), (0, 1)))
+        return nnx.avg_pool(x, (2, 2), strides=(stride, stride), padding=((0, 1), (0, 1)))

@@ -25,8 +25,12 @@ from simclr_jax.training.microbatches import vjp_of_embed
 from simclr_jax.training.state import TrainState
 from simclr_jax.training.state import merge
 
-# Jitted: (state, batch) to (state, metrics). What a batch is depends on the step.
+# Some of the images of a batch, with their positions; their z, and (their h, the BatchNorm statistics).
+Part = tuple[Shaped[Array, "part ..."], UInt32[Array, " part"]]
+Embedded = tuple[Float[Array, "part 2 dim"], tuple[Float[Array, "part 2 features"], Any]]
+# By name, each a scalar.
 Metrics = dict[str, Float[Array, ""]]
+# Jitted: (state, batch) to (state, metrics). What a batch is depends on the step.
 StepFn = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
@@ -91,10 +95,8 @@ def make_pretrain_step(
         objective = objectives.make_objective(config.loss, len(labels), mesh)
         metrics_of = contrastive_metrics.make_contrastive_metrics(config.loss, len(labels), mesh)
 
-        def embed(
-            params: Any, some: tuple[Shaped[Array, "part ..."], UInt32[Array, " part"]]
-        ) -> tuple[Float[Array, "part 2 dim"], tuple[Float[Array, "part 2 features"], Any]]:
-            views = views_of(*some)
+        def embed(params: Any, part: Part) -> Embedded:
+            views = views_of(*part)
             # Batch-major: merging [batch, 2] keeps the split over devices, merging [2, batch] would gather every image.
             images = views.reshape(-1, *views.shape[2:])
             model = merge(graph, sharding.gather(params, mesh), state.batch_stats)
@@ -102,9 +104,7 @@ def make_pretrain_step(
             batch_stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
             return z.reshape(len(views), 2, -1), (h.reshape(len(views), 2, -1), batch_stats)
 
-        def loss_fn(
-            z: Float[Array, "batch 2 dim"], params: Any, h: Float[Array, "batch 2 features"]
-        ) -> tuple[Float[Array, ""], Metrics]:
+        def loss_fn(z: Float[Array, "batch 2 dim"], params: Any, h: Float[Array, "batch 2 features"]):
             total = objective(z)
             metrics = {"loss": total, **metrics_of(z)}
             model = merge(graph, params, state.batch_stats)

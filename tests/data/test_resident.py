@@ -48,6 +48,7 @@ def test_every_epoch_is_a_permutation_and_another_one(num_examples):
         assert len(np.unique(np.concatenate([orders, other_seed]), axis=0)) == 6
 
 
+@pytest.mark.slow
 @settings(LAWS, max_examples=10)
 @given(num_examples=st.integers(1, 400), seed=st.integers(0, 2**31 - 1), epoch=st.integers(0, 2**23))
 def test_any_epoch_of_any_number_of_examples_is_a_permutation(num_examples, seed, epoch):

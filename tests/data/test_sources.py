@@ -109,6 +109,7 @@ def any_source(request, image_folder, tfds_dir):
 # --- What every source does ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_batches_are_uint8_views_with_labels(any_source):
     (batch, *_), bad_images = batches(any_source)
     assert batch["views"].shape == (8, 2, SIZE, SIZE, 3)
@@ -176,6 +177,7 @@ def test_hosts_that_stream_read_disjoint_pieces_and_resume(tfds_dir, hosts):
     assert len(opened) == len(set(opened)) == 50
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hosts", [2, 3])
 def test_hosts_together_evaluate_every_example_once(any_source, hosts):
     whole, _ = everything(any_source, 12)
@@ -187,6 +189,7 @@ def test_hosts_together_evaluate_every_example_once(any_source, hosts):
         np.testing.assert_array_equal(joined[key][ranked], whole[key][whole["mask"]], err_msg=key)
 
 
+@pytest.mark.slow
 def test_seeds_differ(any_source):
     first, _ = batches(any_source, count=1)
     second, _ = batches(any_source, count=1, seed=1)
@@ -245,6 +248,7 @@ print(sum(batch["mask"].sum() for batch in batches))
     assert not ran.stderr, "TensorFlow writes here"
 
 
+@pytest.mark.slow
 def test_subsets_are_the_chosen_examples(any_source):
     chosen = np.array([1, 5, 17])
     subset = any_source.subset(chosen)
@@ -429,6 +433,7 @@ def test_unreadable_images_are_replaced_counted_and_named_once(damaged, caplog):
     assert_same(read[5:], batches(source, start_step=5, count=7, max_bad=0.1)[0])
 
 
+@pytest.mark.slow
 def test_a_file_that_disappears_is_an_unreadable_one(image_folder):
     source = sources.open_source(data_config(source="folder", root=str(image_folder)), "train")
     (image_folder / "train" / "owl" / "2.webp").unlink()
@@ -436,6 +441,7 @@ def test_a_file_that_disappears_is_an_unreadable_one(image_folder):
     assert bad_images.count == 1
 
 
+@pytest.mark.slow
 def test_too_many_unreadable_images_end_the_run(damaged):
     root, _ = damaged
     source = sources.open_source(data_config(source="folder", root=str(root)), "train")
@@ -443,6 +449,7 @@ def test_too_many_unreadable_images_end_the_run(damaged):
         batches(source, count=12)
 
 
+@pytest.mark.slow
 def test_evaluation_leaves_unreadable_images_out(damaged):
     root, paths = damaged
     source = sources.open_source(data_config(source="folder", root=str(root)), "train")

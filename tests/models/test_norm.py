@@ -30,8 +30,8 @@ def randomize(bn):
     bn.scale[...] = random(11, *features)
     if bn.bias is not None:
         bn.bias[...] = random(12, *features)
-    bn.mean[...] = random(13, *features)
-    bn.var[...] = 0.5 + random(14, *features) ** 2
+    bn.mean[...] = random(13, *features).astype(bn.mean.dtype)
+    bn.var[...] = (0.5 + random(14, *features) ** 2).astype(bn.var.dtype)
     return bn
 
 
