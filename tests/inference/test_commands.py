@@ -163,10 +163,9 @@ def test_predictions_have_the_five_most_probable_classes(runs, tmp_path, ending)
     source = open_digits("test")
     images = [source.fetch(row).numpy() for row in range(source.num_examples)]
     classes, probabilities = simclr_jax.load(runs / "probe").predict(images)
-    if ending == ".csv":
-        lines = list(csv.DictReader(output.open(newline="")))
-    else:
-        lines = parquet.read_table(output).to_pylist()
+    lines = (
+        list(csv.DictReader(output.open(newline=""))) if ending == ".csv" else parquet.read_table(output).to_pylist()
+    )
     assert list(lines[0]) == [
         *("path", "label", "class", "probability", "class_2", "probability_2", "class_3", "probability_3"),
         *("class_4", "probability_4", "class_5", "probability_5"),
