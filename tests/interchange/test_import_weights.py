@@ -116,7 +116,7 @@ def test_the_graph_tells_the_input_of_the_classifier(tmp_path):
     assert (config.features, config.head.layers) == ("g1", 3)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_other_commands_read_it(tmp_path):
     skeleton = Skeleton(18, head=2, classifier=True)
     _, place = write_tf1(tmp_path / "model.ckpt-1", skeleton, classes=10)
@@ -125,11 +125,12 @@ def test_other_commands_read_it(tmp_path):
     for command, features, flags in (
         ("knn", "h", ("--config.map_points=0", "--config.shown_images=0")),
         ("linear_probe", "z", ("--config.lbfgs.l2_values=2", "--config.lbfgs.max_iterations=5")),
+        ("linear_probe", "h", ("--config.protocol=stored",)),
         ("finetune", "g1", ("--config.label_fraction=0.1", "--config.epochs=1", "--config.batch_size=64")),
     ):
         words = (
             f"--pretrained={run}",
-            f"--workdir={tmp_path / command}",
+            f"--workdir={tmp_path / (command + features)}",
             f"--config.features={features}",
             *DIGITS,
             *flags,
@@ -149,6 +150,7 @@ def test_pretraining_starts_from_it(tmp_path):
     # A learning rate of almost 0, so that the weights of the start can be seen in the end.
     flags = (
         *TINY,
+        "--config.head.dim=64",
         "--config.epochs=0.05",
         "--config.optimizer.warmup_epochs=0.01",
         "--config.optimizer.learning_rate=1e-12",
