@@ -59,9 +59,7 @@ def run(
     init_from: str | None = None,
     init_head: bool = True,
 ) -> dict:
-    """Pretrains and returns the content of results.json.
-
-    A run that has not begun starts from the encoder in `init_from`, and from its projection head unless `init_head` is False.
+    """Pretrains and returns the content of results.json; starts from the encoder, and head, in `init_from` (--init_from).
 
     `top1` and `top5` are those of the online linear classifier on the test split, None where there is none.
 
@@ -75,14 +73,11 @@ def run(
     num_classes = len(source.class_names) if _has_classes(config, source) else None
     recipe = PretrainRecipe(config, mesh, source.num_examples, num_classes)
     total_steps = recipe.total_steps  # refuses a schedule that does not fit, before anything is written
-    start = initial.find(init_from, config, workdir, with_head=init_head) if init_from else None
+    start = initial.find(init_from, config, workdir, with_head=init_head)
     distributed.check_agreement(config=saved_config.to_json(config), training_set=sources.identity(source))
     distributed.check_shared(workdir)
     with Checkpoints(workdir, config) as checkpoints:
-        state = recipe.init_state()
-        if start is not None:
-            state = initial.load(start, state)
-        state = checkpoints.restore(state)
+        state = checkpoints.restore(initial.load(start, recipe.init_state()))
         start_step = int(state.step)
         distributed.check_agreement(step=str(start_step))
         writers.write_atomically(workdir / "config.json", saved_config.to_json(config))

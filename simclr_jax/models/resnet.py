@@ -149,21 +149,8 @@ class ResNet(nnx.Module):
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        if depth not in STAGES:
-            raise ValueError(f"ResNet depth {depth} is not one of {sorted(STAGES)}.")
-        if stem not in choices.STEMS:
-            raise ValueError(f"ResNet stem {stem!r} is not one of {choices.STEMS}.")
-        if remat not in choices.REMAT:
-            raise ValueError(f"remat {remat!r} is not one of {choices.REMAT}.")
-        if width <= 0 or 64 * width != int(64 * width):
-            raise ValueError(f"ResNet width {width}: 64 * width must be a positive whole number of channels.")
-        if padding not in choices.PADDINGS:
-            raise ValueError(f"padding {padding!r} is not one of {choices.PADDINGS}.")
+        _check(depth, width, stem, sk_ratio, padding, remat)
         blocks, bottleneck = STAGES[depth]
-        if sk_ratio < 0 or (sk_ratio > 0 and not bottleneck):
-            raise ValueError(
-                f"sk_ratio {sk_ratio}: selective kernels need a ratio above 0 and a ResNet of depth 50 or more."
-            )
         kwargs: dict[str, Any] = {"dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
         block: type[BottleneckBlock] | type[BasicBlock] = BottleneckBlock if bottleneck else BasicBlock
         channels = int(64 * width)
@@ -245,6 +232,24 @@ class ResNet(nnx.Module):
         factor, offset = self.stem_bn.affine((mean * sign, var) if train else None)
         x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=self.pool_padding)
         return nnx.relu(self.stem_bn.apply(x, factor * sign, offset))
+
+
+def _check(depth: int, width: float, stem: str, sk_ratio: float, padding: str, remat: str) -> None:
+    """Refuses arguments of `ResNet` that do not exist."""
+    if depth not in STAGES:
+        raise ValueError(f"ResNet depth {depth} is not one of {sorted(STAGES)}.")
+    if stem not in choices.STEMS:
+        raise ValueError(f"ResNet stem {stem!r} is not one of {choices.STEMS}.")
+    if remat not in choices.REMAT:
+        raise ValueError(f"remat {remat!r} is not one of {choices.REMAT}.")
+    if width <= 0 or 64 * width != int(64 * width):
+        raise ValueError(f"ResNet width {width}: 64 * width must be a positive whole number of channels.")
+    if padding not in choices.PADDINGS:
+        raise ValueError(f"padding {padding!r} is not one of {choices.PADDINGS}.")
+    if sk_ratio < 0 or (sk_ratio > 0 and not STAGES[depth][1]):
+        raise ValueError(
+            f"sk_ratio {sk_ratio}: selective kernels need a ratio above 0 and a ResNet of depth 50 or more."
+        )
 
 
 def _stage_of(block_name: str) -> str:

@@ -19,6 +19,7 @@ from simclr_jax.interchange import source
 from simclr_jax.interchange import tf1_names
 from simclr_jax.interchange import tf2_names
 from simclr_jax.interchange import weights
+from simclr_jax.interchange.base import Options
 from simclr_jax.interchange.infer import flatten
 from simclr_jax.interchange.layers import Skeleton
 from simclr_jax.runtime import cli
@@ -142,7 +143,7 @@ def test_other_commands_read_it(tmp_path):
     assert 0 <= results["teacher_top1"] <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_pretraining_starts_from_it(tmp_path):
     skeleton = Skeleton(18, "cifar", head=2)
     tensors, place = write_tf1(tmp_path / "model.ckpt-9", skeleton, dim=64)
@@ -218,7 +219,7 @@ def test_files_of_the_reference_give_its_outputs(tmp_path, place):
     with tarfile.open(archive) as file:
         file.extractall(tmp_path, filter="data")
     opened = source.open_source(str(tmp_path / place))
-    ours = weights.read(opened, source.Options())
+    ours = weights.read(opened, Options())
     outputs = np.load(tmp_path / SHARED_FILES[place] / "outputs.npz")
     features = prove.features_of(ours, outputs["images"])
     features["logits"] = prove.logits_of(ours, features["h"])
