@@ -1,7 +1,7 @@
 """Import weights that another program has trained, as a workdir that every other command reads.
 
     python -m simclr_jax.import_weights --source=model.ckpt-250228 --workdir=runs/r50_sk
-    python -m simclr_jax.linear_probe --pretrained=runs/r50_sk --workdir=runs/r50_sk_probe --config.data.source=...
+    python -m simclr_jax.linear_probe --pretrained=runs/r50_sk --workdir=runs/r50_sk_probe ...
 
 The source is a checkpoint of the reference implementation (TF1, TF2, SavedModel; docs/weights.md lists the published ones), or
 a PyTorch state dict (.pt, .pth, .ckpt, read without unpickling code, or .safetensors). What it is, and depth, width, selective
@@ -30,10 +30,10 @@ from simclr_jax.interchange import classifier_input
 from simclr_jax.interchange import imported
 from simclr_jax.interchange import prove
 from simclr_jax.interchange import weights as weights_lib
-from simclr_jax.interchange.source import Options
-from simclr_jax.interchange.source import Source
+from simclr_jax.interchange.base import Options
+from simclr_jax.interchange.base import Source
+from simclr_jax.interchange.base import Weights
 from simclr_jax.interchange.source import open_source
-from simclr_jax.interchange.weights import Weights
 
 log = logging.getLogger("simclr_jax")
 

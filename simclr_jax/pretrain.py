@@ -76,12 +76,11 @@ def run(
     num_classes = len(source.class_names or ()) if _has_classes(config, source) else None
     recipe = PretrainRecipe(config, mesh, source.num_examples, num_classes)
     total_steps = recipe.total_steps  # refuses a schedule that does not fit, before anything is written
-    start = initial.find(init_from, config, workdir, with_head=init_head) if init_from else None
+    start = initial.find(init_from, config, workdir, with_head=init_head)
     distributed.check_agreement(config=saved_config.to_json(config), training_set=sources.identity(source))
     distributed.check_shared(workdir)
     with Checkpoints(workdir, config) as checkpoints:
-        state = recipe.init_state() if start is None else initial.load(start, recipe.init_state())
-        state = checkpoints.restore(state)
+        state = checkpoints.restore(initial.load(start, recipe.init_state()))
         start_step = int(state.step)
         distributed.check_agreement(step=str(start_step))
         writers.write_atomically(workdir / "config.json", saved_config.to_json(config))

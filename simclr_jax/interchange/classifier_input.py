@@ -12,8 +12,8 @@ import numpy as np
 
 from simclr_jax.errors import UserError
 from simclr_jax.interchange import prove
-from simclr_jax.interchange.source import Source
-from simclr_jax.interchange.weights import Weights
+from simclr_jax.interchange.base import Source
+from simclr_jax.interchange.base import Weights
 
 log = logging.getLogger("simclr_jax")
 

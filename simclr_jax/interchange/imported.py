@@ -10,8 +10,8 @@ import numpy as np
 from simclr_jax import config as config_lib
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
+from simclr_jax.interchange.base import Weights
 from simclr_jax.interchange.infer import unflatten
-from simclr_jax.interchange.weights import Weights
 from simclr_jax.training import checkpoint
 from simclr_jax.training.checkpoint import Checkpoints
 from simclr_jax.training.state import TrainState

@@ -11,8 +11,8 @@ import numpy as np
 from simclr_jax.errors import UserError
 from simclr_jax.interchange import infer
 from simclr_jax.interchange import torch_forward
-from simclr_jax.interchange.source import Source
-from simclr_jax.interchange.weights import Weights
+from simclr_jax.interchange.base import Source
+from simclr_jax.interchange.base import Weights
 from simclr_jax.models.networks import SimCLR
 from simclr_jax.training import state as state_lib
 

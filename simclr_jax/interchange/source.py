@@ -1,7 +1,5 @@
 """Open a file of weights: find out what it is, and read its tensors by name."""
 
-from collections.abc import Callable
-import dataclasses
 import re
 from typing import Any
 
@@ -9,59 +7,16 @@ from etils import epath
 import numpy as np
 
 from simclr_jax.errors import UserError
+from simclr_jax.interchange import state_dicts
 from simclr_jax.interchange import tf1_names
 from simclr_jax.interchange import tf2_names
+from simclr_jax.interchange.base import Source
 from simclr_jax.workdir import files
 
 # Kinds of files by the ends of their names.
 SAFETENSORS = (".safetensors",)
 TORCH = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".torch")
 _PART_OF_CHECKPOINT = re.compile(r"\.(index|meta|data-\d+-of-\d+)$")
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What a user may say about a PyTorch state dict, which its tensors do not tell; None: as its format has it.
-
-    Attributes:
-      format: the program that wrote it, a name in `torch_names.FORMATS`.
-      padding: of the max pool, "same" or "torch".
-      input_mean, input_std: by which the images were normalised.
-    """
-
-    format: str | None = None
-    padding: str | None = None
-    input_mean: tuple[float, ...] | None = None
-    input_std: tuple[float, ...] | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Weights from elsewhere.
-
-    Attributes:
-      place: for messages.
-      layout: "tf1", "tf2" or "torch": how the tensors are named.
-      what: the kind of file, for messages.
-      shapes: of every tensor, by name.
-      read: the tensor of a name.
-      ignored: what is no part of the network, by reason: names.
-      module: the SavedModel, which can be run; None for other files.
-      graph: the file of the TF1 graph (.meta), where there is one.
-      details: of a state dict: "place", a `torch_names.Place`, once its weights are read.
-      step: after how many training steps it was written, where the file says so.
-    """
-
-    place: str
-    layout: str
-    what: str
-    shapes: dict[str, tuple[int, ...]]
-    read: Callable[[str], np.ndarray]
-    ignored: dict[str, list[str]]
-    module: Any = None
-    graph: epath.Path | None = None
-    details: dict[str, Any] = dataclasses.field(default_factory=dict)
-    step: int = 0
 
 
 def open_source(place: str) -> Source:
@@ -90,8 +45,6 @@ def open_source(place: str) -> Source:
             f"has {found}."
         )
     if path.name.endswith((*SAFETENSORS, *TORCH)):
-        from simclr_jax.interchange import state_dicts
-
         return state_dicts.open_file(place, path)
     unpack = " Unpack it first, and name the checkpoint in it." if path.suffix in (".zip", ".xz", ".gz", ".tgz") else ""
     raise UserError(

@@ -10,10 +10,10 @@ from simclr_jax.errors import UserError
 from simclr_jax.errors import listed
 from simclr_jax.interchange import infer
 from simclr_jax.interchange import torch_names
-from simclr_jax.interchange.source import Options
-from simclr_jax.interchange.source import Source
-from simclr_jax.interchange.weights import Weights
-from simclr_jax.interchange.weights import check_values
+from simclr_jax.interchange.base import Options
+from simclr_jax.interchange.base import Source
+from simclr_jax.interchange.base import Weights
+from simclr_jax.interchange.base import check_values
 
 # Where programs put the state dict in what they save, the outermost first.
 _WRAPPERS = (

@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 import numpy as np
 
-from simclr_jax.interchange.source import Source
+from simclr_jax.interchange.base import Source
 from simclr_jax.interchange.torch_names import Place
 
 

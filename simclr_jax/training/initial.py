@@ -24,8 +24,8 @@ class Start:
     parts: tuple[str, ...]
 
 
-def find(init_from: str, config: ConfigDict, workdir: epath.Path, *, with_head: bool) -> Start | None:
-    """The weights to start from; None for a run that continues. Reads only the config of the checkpoint.
+def find(init_from: str | None, config: ConfigDict, workdir: epath.Path, *, with_head: bool) -> Start | None:
+    """The weights to start from; None without, and for a run that continues. Reads only the config of the checkpoint.
 
     Args:
       init_from: a workdir of any kind of run, or one checkpoint in it.
@@ -36,6 +36,8 @@ def find(init_from: str, config: ConfigDict, workdir: epath.Path, *, with_head: 
     Raises:
       UserError: where there is none, or where its network is another one; names the flags that make it fit.
     """
+    if not init_from:
+        return None
     if checkpoint.begun(workdir):
         log.info("--init_from is ignored: the run in %s has begun and continues.", workdir)
         return None
@@ -75,8 +77,10 @@ def _word(value: Any) -> str:
     return ",".join(f"{one:g}" for one in value) if isinstance(value, list | tuple) else str(value)
 
 
-def load(start: Start, state: TrainState) -> TrainState:
-    """`state` with the parameters and BatchNorm statistics of a start. The optimiser begins anew."""
+def load(start: Start | None, state: TrainState) -> TrainState:
+    """`state` with the parameters and BatchNorm statistics of a start, if there is one. The optimiser begins anew."""
+    if start is None:
+        return state
 
     def abstract(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), tree)

@@ -19,6 +19,7 @@ from simclr_jax.interchange import source
 from simclr_jax.interchange import tf1_names
 from simclr_jax.interchange import tf2_names
 from simclr_jax.interchange import weights
+from simclr_jax.interchange.base import Options
 from simclr_jax.interchange.infer import flatten
 from simclr_jax.interchange.layers import Skeleton
 from simclr_jax.runtime import cli
@@ -116,7 +117,7 @@ def test_the_graph_tells_the_input_of_the_classifier(tmp_path):
     assert (config.features, config.head.layers) == ("g1", 3)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_other_commands_read_it(tmp_path):
     skeleton = Skeleton(18, head=2, classifier=True)
     _, place = write_tf1(tmp_path / "model.ckpt-1", skeleton, classes=10)
@@ -125,11 +126,12 @@ def test_other_commands_read_it(tmp_path):
     for command, features, flags in (
         ("knn", "h", ("--config.map_points=0", "--config.shown_images=0")),
         ("linear_probe", "z", ("--config.lbfgs.l2_values=2", "--config.lbfgs.max_iterations=5")),
+        ("linear_probe", "h", ("--config.protocol=stored",)),
         ("finetune", "g1", ("--config.label_fraction=0.1", "--config.epochs=1", "--config.batch_size=64")),
     ):
         words = (
             f"--pretrained={run}",
-            f"--workdir={tmp_path / command}",
+            f"--workdir={tmp_path / (command + features)}",
             f"--config.features={features}",
             *DIGITS,
             *flags,
@@ -141,7 +143,7 @@ def test_other_commands_read_it(tmp_path):
     assert 0 <= results["teacher_top1"] <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_pretraining_starts_from_it(tmp_path):
     skeleton = Skeleton(18, "cifar", head=2)
     tensors, place = write_tf1(tmp_path / "model.ckpt-9", skeleton, dim=64)
@@ -149,6 +151,7 @@ def test_pretraining_starts_from_it(tmp_path):
     # A learning rate of almost 0, so that the weights of the start can be seen in the end.
     flags = (
         *TINY,
+        "--config.head.dim=64",
         "--config.epochs=0.05",
         "--config.optimizer.warmup_epochs=0.01",
         "--config.optimizer.learning_rate=1e-12",
@@ -216,7 +219,7 @@ def test_files_of_the_reference_give_its_outputs(tmp_path, place):
     with tarfile.open(archive) as file:
         file.extractall(tmp_path, filter="data")
     opened = source.open_source(str(tmp_path / place))
-    ours = weights.read(opened, source.Options())
+    ours = weights.read(opened, Options())
     outputs = np.load(tmp_path / SHARED_FILES[place] / "outputs.npz")
     features = prove.features_of(ours, outputs["images"])
     features["logits"] = prove.logits_of(ours, features["h"])
