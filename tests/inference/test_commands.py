@@ -91,9 +91,10 @@ def test_images_can_be_named_in_many_ways(runs, tmp_path, image_folder):
     assert read(tmp_path / "list.csv")[1] == ["cat", "an owl"]
 
 
-@pytest.mark.parametrize("ending", [".parquet", ".npz", ".csv"])
-@pytest.mark.parametrize("unreadable", ["skip", "null"])
-def test_unreadable_images_are_counted_and_named(runs, tmp_path, image_folder, caplog, ending, unreadable):
+@pytest.mark.parametrize(
+    ("ending", "unreadable"), [(".parquet", "skip"), (".parquet", "null"), (".npz", "null"), (".csv", "null")]
+)
+def test_unreadable_images_are_counted_and_named(runs, tmp_path, image_folder, ending, unreadable):
     bad = image_folder / "train" / "dog" / "bad.jpg"
     bad.write_bytes((image_folder / "train" / "dog" / "0.jpg").read_bytes()[:40])
     output = tmp_path / f"x{ending}"
@@ -114,6 +115,7 @@ def test_unreadable_images_are_counted_and_named(runs, tmp_path, image_folder, c
         assert not np.isnan(vectors).any()
 
 
+@pytest.mark.slow
 def test_an_interrupted_table_continues_to_the_same(runs, tmp_path, monkeypatch):
     words = ("digits:test", "--batch_size=64")
     whole, parts = tmp_path / "whole.parquet", tmp_path / "parts.parquet"
@@ -164,7 +166,7 @@ def test_predictions_have_the_five_most_probable_classes(runs, tmp_path, ending)
     images = [source.fetch(row).numpy() for row in range(source.num_examples)]
     classes, probabilities = simclr_jax.load(runs / "probe").predict(images)
     lines = (
-        list(csv.DictReader(output.open(newline=""))) if ending == ".csv" else parquet.read_table(output).to_pylist()
+        parquet.read_table(output).to_pylist() if ending == ".parquet" else [*csv.DictReader(output.open(newline=""))]
     )
     assert list(lines[0]) == [
         *("path", "label", "class", "probability", "class_2", "probability_2", "class_3", "probability_3"),
@@ -186,7 +188,7 @@ def test_mistakes_are_one_line_and_leave_nothing(runs, tmp_path, image_folder):
     for name in ("a", "b"):
         (tmp_path / "bad" / f"{name}.jpg").parent.mkdir(exist_ok=True)
         (tmp_path / "bad" / f"{name}.jpg").write_text("no image")
-    before = sorted(path.name for path in tmp_path.iterdir())
+    before = sorted(tmp_path.iterdir())
     out = tmp_path / "x.csv"
     wrong = [
         ((runs, tmp_path / "x.txt", "digits"), "has to end with .parquet or .npz or .csv"),
@@ -210,7 +212,7 @@ def test_mistakes_are_one_line_and_leave_nothing(runs, tmp_path, image_folder):
         with pytest.raises(UserError, match=message) as refused:
             embed(*arguments)
         assert "\n" not in str(refused.value), arguments
-        assert sorted(path.name for path in tmp_path.iterdir() if path.name != "photos") == before
+        assert sorted(tmp_path.iterdir()) == before
     with pytest.raises(UserError, match="--finetuned='.*pretrained' has no classifier, only an encoder"):
         cli.call("predict", f"--finetuned={runs}/pretrained", "--images=digits", f"--output={out}")
 
