@@ -56,6 +56,7 @@ class BatchNorm(nnx.BatchNorm):
         self, x: Float[Array, "*batch features"], factor: Features, offset: Features
     ) -> Float[Array, "*batch features"]:
         """`x * factor + offset`, rounded to `dtype`."""
+        x = x.astype(np.promote_types(x.dtype, factor.dtype))
         return (x * factor + offset).astype(self.dtype)
 
 
@@ -142,7 +143,7 @@ def scaled_product(
 ) -> Float[Array, "*batch features"]:
     """`x @ kernel * factor + offset`, or relu of that + shortcut if there is one, without storing x @ kernel."""
     y = _times(x, kernel) * factor + offset
-    return (y if shortcut is None else jnp.maximum(y + shortcut, 0)).astype(x.dtype)
+    return (y if shortcut is None else jnp.maximum(y + shortcut.astype(y.dtype), 0)).astype(x.dtype)
 
 
 def _scaled_product_forward(x, kernel, factor, offset, shortcut):
@@ -156,8 +157,8 @@ def _scaled_product_backward(saved, dy):
         dy = jnp.where(out > 0, dy, 0)
     products = _outer(x, dy)
     d_offset = jnp.sum(dy.astype(products.dtype), tuple(range(dy.ndim - 1)))
-    dx = _times(dy, (kernel * factor).astype(x.dtype).T).astype(x.dtype)
-    d_factor = jnp.sum(products * kernel, axis=0)
+    dx = _times(dy, (kernel.astype(factor.dtype) * factor).astype(x.dtype).T).astype(x.dtype)
+    d_factor = jnp.sum(products * kernel.astype(products.dtype), axis=0)
     return dx, (products * factor).astype(kernel.dtype), d_factor, d_offset, None if out is None else dy
 
 

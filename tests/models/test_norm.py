@@ -69,6 +69,8 @@ def assert_same(ours, theirs):
     jax.tree.map(close, ours, theirs)
 
 
+# Flax keeps the statistics in float32 and updates them with float64.
+@pytest.mark.filterwarnings("ignore:scatter inputs have incompatible types:FutureWarning")
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("train", [True, False])
 def test_batch_norm_equals_flaxs(use_bias, train):
