@@ -20,13 +20,14 @@ PEERS_INSTALLED := $(PEERS)/installed
 # it back, and clears gigabytes of it for the next step.
 KEEP_MEMORY := GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1000000000000
 
-.PHONY: help quickstart test test-fast test-heavy coverage lint format types docs bench peers clean
+.PHONY: help quickstart test test-fast test-heavy test-interop coverage lint format types docs bench peers clean
 
 help:
 	@echo "make quickstart   pretrain, probe and fine-tune on handwritten digits; 8 to 15 minutes on 2 cores"
 	@echo "make test         the tests in parallel, without those marked heavy; 12 minutes on 2 cores"
 	@echo "make test-fast    the unit tests only; 2 minutes on 2 cores"
 	@echo "make test-heavy   the rest: real jobs of several processes, interrupted runs, large compilations"
+	@echo "make test-interop imports and exports beside PyTorch, in an environment of its own"
 	@echo "make coverage     make test, and which lines it ran: a table, and htmlcov/index.html"
 	@echo "make lint         ruff, and the checks of .pre-commit-config.yaml"
 	@echo "make types        mypy"
@@ -66,6 +67,10 @@ test-fast: $(TO_TEST)
 
 test-heavy: $(TO_TEST)
 	$(PYTEST) -m heavy $(TESTARGS)
+
+# PyTorch is large, and not needed for anything else, so it has an environment of its own.
+test-interop:
+	$(MAKE) test EXTRAS=torch VENV=.venv-interop TESTARGS="tests/interchange $(TESTARGS)"
 
 coverage: $(TO_TEST)
 	$(PYTEST) -m "not heavy" --cov --cov-report=term:skip-covered --cov-report=html $(TESTARGS)
@@ -108,4 +113,4 @@ bench: $(TO_RUN) $(PEERS_INSTALLED)
 	$(BIN)/python -m benchmarks.tpu_step  # make bench EXTRAS=tpu
 
 clean:
-	rm -rf $(VENV) $(PEERS) *.egg-info build docs/_build docs/api htmlcov .coverage .cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-interop $(PEERS) *.egg-info build docs/_build docs/api htmlcov .coverage .cache .mypy_cache .pytest_cache .ruff_cache
