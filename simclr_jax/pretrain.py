@@ -73,8 +73,7 @@ def run(
     began = time.monotonic()
     source, test_source = _open_data(config)
     mesh = sharding.make_mesh(config.mesh)
-    num_classes = len(source.class_names or ()) if _has_classes(config, source) else None
-    recipe = PretrainRecipe(config, mesh, source.num_examples, num_classes)
+    recipe = PretrainRecipe(config, mesh, source.num_examples, _num_classes(config, source))
     total_steps = recipe.total_steps  # refuses a schedule that does not fit, before anything is written
     start = initial.find(init_from, config, workdir, with_head=init_head)
     distributed.check_agreement(config=saved_config.to_json(config), training_set=sources.identity(source))
@@ -141,6 +140,11 @@ def _open_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | Non
 def _has_classes(config: ConfigDict, source: sources.Source) -> bool:
     """Whether an online classifier is trained: each image has one class, and the config wants it."""
     return bool(config.online_classifier) and source.class_names is not None and not source.multi_label
+
+
+def _num_classes(config: ConfigDict, source: sources.Source) -> int | None:
+    """Of the online classifier; None where there is none."""
+    return len(source.class_names or ()) if _has_classes(config, source) else None
 
 
 def _open_test(config: ConfigDict, source: sources.Source) -> sources.Source | None:
