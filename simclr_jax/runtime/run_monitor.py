@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import contextlib
 import faulthandler
 import logging
+import sys
 import time
 
 from etils import epath
@@ -44,7 +45,9 @@ class RunMonitor:
         if self._hang_timeout and now - self._armed > min(1.0, self._hang_timeout / 4):
             self._armed = now
             # faulthandler uses a thread without the interpreter lock, so it works even when Python hangs.
-            faulthandler.dump_traceback_later(self._hang_timeout, repeat=True, exit=self._hang_exit)
+            # In a notebook only the original standard error is a file.
+            file = sys.__stderr__
+            faulthandler.dump_traceback_later(self._hang_timeout, repeat=True, exit=self._hang_exit, file=file)
 
     def disarm(self) -> None:
         """Stops the watchdog, for work without a time limit such as drawing a map."""

@@ -20,6 +20,7 @@ from simclr_jax.runtime import cli
 from simclr_jax.runtime.run_monitor import RunMonitor
 
 parquet = pytest.importorskip("pyarrow.parquet")
+pytestmark = pytest.mark.slow  # for the runs that all tests use
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +116,6 @@ def test_unreadable_images_are_counted_and_named(runs, tmp_path, image_folder, e
         assert not np.isnan(vectors).any()
 
 
-@pytest.mark.slow
 def test_an_interrupted_table_continues_to_the_same(runs, tmp_path, monkeypatch):
     words = ("digits:test", "--batch_size=64")
     whole, parts = tmp_path / "whole.parquet", tmp_path / "parts.parquet"

@@ -28,6 +28,8 @@ from simclr_jax.training import checkpoint
 from simclr_jax.workdir import classifiers
 from simclr_jax.workdir import predictions
 
+pytestmark = pytest.mark.slow  # for the runs that all tests use
+
 FEW_L2 = ("--config.lbfgs.l2_values=1", "--config.lbfgs.max_iterations=50")
 
 
@@ -100,8 +102,7 @@ def test_any_number_of_images_compiles_for_a_few_sizes_only(runs, monkeypatch):
         np.testing.assert_allclose(encoder(images[:number]), every[:number], atol=2e-6)
         seen.append(encoder.batch_size(number))
     assert set(seen) == {1, 4, 8}
-    with jax.log_compiles(False), jax.checking_leaks():
-        traced = jax.make_jaxpr(encoder)(images[:3])
+    traced = jax.make_jaxpr(encoder)(images[:3])
     assert traced.out_avals[0].shape == (3, 64)
     gradient = jax.grad(lambda images: encoder(images).sum())(jnp.asarray(images[:2]))
     assert np.any(np.asarray(gradient) != 0)
@@ -156,8 +157,6 @@ def test_a_probe_of_an_untrained_encoder_is_built_again(tmp_path):
     untrained = [*UNTRAINED, "--config.model.stem=cifar", "--config.seed=3"]
     cli.call("linear_probe", f"--workdir={tmp_path}", *untrained, *FEW_L2)
     expected = predictions.read(epath.Path(tmp_path / "draw_0"))
-    config = config_lib.linear_probe()
-    del config
     from simclr_jax.data.sources.digits import open_digits
 
     classes, _ = simclr_jax.load(tmp_path).predict(pixels_of(open_digits("test")))
@@ -217,7 +216,7 @@ def test_an_iterator_is_read_in_chunks(runs, monkeypatch):
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ("nowhere", "'.*nowhere' does not exist"),
+        ("missing", "'.*missing' does not exist"),
         ("", "is neither the workdir of a run with a finished checkpoint"),
         ("finetuned", "one classifier for each subset of the labels: choose one of draw_3, draw_5"),
         ("probe/config.json", "is a file, but has to be the workdir"),
