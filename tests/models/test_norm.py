@@ -11,6 +11,9 @@ from simclr_jax.models.resnet import ResNet
 from simclr_jax.models.resnet import batch_norm
 from simclr_jax.models.resnet import conv
 
+# Flax keeps the statistics in float32 and updates them with float64.
+pytestmark = pytest.mark.filterwarnings("ignore:scatter inputs have incompatible types:FutureWarning")
+
 WIDE = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 
 
@@ -69,8 +72,6 @@ def assert_same(ours, theirs):
     jax.tree.map(close, ours, theirs)
 
 
-# Flax keeps the statistics in float32 and updates them with float64.
-@pytest.mark.filterwarnings("ignore:scatter inputs have incompatible types:FutureWarning")
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("train", [True, False])
 def test_batch_norm_equals_flaxs(use_bias, train):
