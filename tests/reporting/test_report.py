@@ -160,7 +160,7 @@ def test_a_run_by_itself_and_one_that_has_only_begun(runs, tmp_path):
 @pytest.mark.parametrize(
     ("workdirs", "output", "message"),
     [
-        (["nowhere"], "page.html", "--workdirs: nowhere is no folder"),
+        (["nowhere"], "page.html", "--workdirs: the folder nowhere does not exist"),
         (["empty"], "page.html", "there is no run in empty"),
         (["lab"], "no/page.html", "--output=no/page.html: there is no folder no"),
     ],
