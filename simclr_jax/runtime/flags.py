@@ -260,6 +260,11 @@ def _explain(error: Exception, argv: Sequence[str], values: flags.FlagValues) ->
         return UserError(
             f"{override}: a --config override names a field that does not exist{nearest(name, fields)}; --help lists them."
         )
+    # The block of an override is missing: ml_collections raises its name alone.
+    block = text.strip("'")
+    override = next((word for word in argv if word.lstrip("-").startswith(f"config.{block}.")), None)
+    if isinstance(error, KeyError) and override is not None:
+        return UserError(f"{override}: the config of this command has no block {block!r}; --help lists its fields.")
     wrong = re.search(r"flag --([\w.]+)=(.*?): ", text)
     if wrong:
         return UserError(f"--{wrong[1]}={wrong[2].strip()}: should be {_right_value(wrong[1], values)}.")

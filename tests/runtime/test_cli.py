@@ -192,6 +192,7 @@ def test_mistakes_of_a_run_are_one_line(words, message, tmp_path):
         ("plan", ("--config=digits",), "--topology is missing, as in --topology=v5e:4x4"),
         ("plan", ("--config=digits", "--topologie=v5e:4x4"), "unknown flag --topologie .did you mean 'topology'"),
         ("plan", ("--config=digits", "--topology=v5e:4x4", "--batch_per_chip=0"), "should be a positive integer"),
+        ("finetune", ("--config.loss.temperature=0.2", "--workdir=w"), "has no block .loss.; --help lists its fields"),
         ("report", (), "--workdirs is missing"),
         ("report", ("--workdir=x",), "unknown flag --workdir .did you mean 'workdirs'"),
         ("report", ("x",), "unknown argument 'x'"),
