@@ -46,7 +46,7 @@ class RunMonitor:
             self._armed = now
             # faulthandler uses a thread without the interpreter lock, so it works even when Python hangs.
             # In a notebook only the original standard error is a file.
-            file = sys.__stderr__
+            file = sys.__stderr__ or sys.stderr
             faulthandler.dump_traceback_later(self._hang_timeout, repeat=True, exit=self._hang_exit, file=file)
 
     def disarm(self) -> None:
