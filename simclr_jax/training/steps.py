@@ -60,7 +60,7 @@ def _jit_step(step: StepFn, mesh: Mesh, batch_sharding: Any = None) -> StepFn:
         batch_sharding = sharding.batch_sharded(mesh)
 
     @functools.wraps(step)  # its name in profiles
-    def placed(state: TrainState, batch: inputs.Batch):
+    def placed(state: TrainState, batch: Any):
         state, metrics = step(state, batch)
         state = jax.lax.with_sharding_constraint(state, sharding.shardings_of(state, mesh))
         return state, jax.lax.with_sharding_constraint(metrics, sharding.replicated(mesh))

@@ -91,7 +91,7 @@ def test_advice():
     text = planning.advice(config, entry, 1.0)
     # (0.9 * 15.75 - 1) of 50 GiB of activations: 67 images, so 4096 need 62 chips, of which there are 64.
     assert "About 67 images fit on a chip: take 64 chips, or --config.batch_size=1072." in text
-    assert "Or --config.microbatches=4, on the chips that are there" in text
+    assert "Or --config.microbatches=4 on the same chips" in text
     assert "bfloat16" in text
     assert "fsdp" not in text
     assert "--config.mesh.fsdp=8" in planning.advice(config, entry, 5.0)
@@ -183,7 +183,7 @@ def test_mistakes(arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--topology=v5e:3x5",), "no slice that the TPU compiler knows"),
+        (("--topology=v5e:3x5",), "the TPU compiler knows no such slice"),
         (("--topology=v5e:2x2", "--config.batch_size=66"), "v5e:2x2: config.batch_size is 66"),
         (("--topology=v5e:2x2", "--config.mesh.fsdp=3"), "config.mesh.fsdp is 3"),
         (("--topology=v5e:2x2", "--config.data.source=folder"), "--num_examples=N"),

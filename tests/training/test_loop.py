@@ -17,6 +17,12 @@ from simclr_jax.training.state import TrainState
 from simclr_jax.workdir import writers
 
 
+@pytest.fixture(autouse=True)
+def few_points(monkeypatch):
+    """Otherwise a run of six steps is logged at every step."""
+    monkeypatch.setattr(loop, "MIN_POINTS", 1)
+
+
 def run_of(workdir, batches, total_steps=6):
     """A run of a step that computes next to nothing, which is logged every third step."""
 
@@ -29,7 +35,9 @@ def run_of(workdir, batches, total_steps=6):
     monitor.poll.return_value = False
     return loop.TrainingRun(
         name="small",
-        config=ConfigDict({"batch_size": 4, "log_every_steps": 3, "checkpoint": {"every_steps": 4}}),
+        config=ConfigDict(
+            {"batch_size": 4, "log_every_steps": 3, "checkpoint": {"every_steps": 4, "every_minutes": 0.0}}
+        ),
         workdir=epath.Path(workdir),
         state=TrainState(jnp.zeros([], jnp.int32), {}, {}, ()),
         step_fn=small_step,
