@@ -208,7 +208,8 @@ def decide(answer: bool) -> bool:
     """The answer of process 0. All processes have to call it."""
     if jax.process_count() == 1:
         return answer
-    return bool(multihost_utils.broadcast_one_to_all(np.array(answer)))
+    with jax.transfer_guard("allow"):  # the loop, which asks this, refuses other transfers
+        return bool(multihost_utils.broadcast_one_to_all(np.array(answer)))
 
 
 def sum_over_processes(value: int) -> int:
