@@ -38,6 +38,7 @@ from simclr_jax.inference import encoder as encoder_lib
 from simclr_jax.inference.encoder import Encoder
 from simclr_jax.interchange import onnx_graph
 from simclr_jax.interchange import programs
+from simclr_jax.interchange import prove
 from simclr_jax.interchange import torch_files
 from simclr_jax.interchange.exported import ExportedNetwork
 from simclr_jax.interchange.exported import example_images
@@ -48,8 +49,6 @@ from simclr_jax.workdir import files
 
 log = logging.getLogger("simclr_jax")
 
-# Largest relative difference between the network here and what was written.
-TOLERANCE = 1e-4
 Outputs = dict[str, np.ndarray]
 
 
@@ -85,8 +84,7 @@ def run(values: flags.FlagValues) -> dict[str, float]:
     with files.removed_on_error(partial):
         form.write(network, dtype, partial)
         differences = _compare(network, form, partial, dtype)
-        if output.exists():
-            (output.rmtree if output.is_dir() else output.unlink)()
+        files.remove(output)
         partial.rename(output)
     proof = ", ".join(f"{name} differs by {value:.1e} of its largest value" for name, value in differences.items())
     proof = proof or "the tensors were read back; to run it, PyTorch is needed here"
@@ -136,11 +134,8 @@ def _compare(network: ExportedNetwork, form: Format, path: epath.Path, dtype: An
     if theirs is None:
         return {}
     ours = network.outputs(images)
-    found = {
-        name: float(np.max(np.abs(value - ours[name])) / max(np.max(np.abs(ours[name])), 1e-30))
-        for name, value in theirs.items()
-    }
+    found = {name: prove.difference(value, ours[name]) for name, value in theirs.items()}
     for name, value in found.items():
-        if not value <= TOLERANCE:
+        if not value <= prove.TOLERANCE:
             raise UserError(f"{name} of what was written differs by {value:.1e} of its largest value: nothing is kept.")
     return found

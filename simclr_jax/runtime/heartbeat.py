@@ -1,6 +1,5 @@
 """Say what takes long while it does, so that no run is silent for more than 20 seconds."""
 
-from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
 import logging
@@ -14,17 +13,17 @@ EVERY_SECONDS = 20.0
 
 
 @contextlib.contextmanager
-def working(what: str | Callable[[], str]) -> Iterator[None]:
+def working(what: str) -> Iterator[None]:
     """Log "WHAT ... 20 s", then "WHAT ... 40 s", for as long as the `with` block runs. A short block logs nothing.
 
     Args:
-      what: such as "compiling the step"; or a function that returns how far the work is.
+      what: such as "compiling the step".
     """
     began, done = time.monotonic(), threading.Event()
 
     def report() -> None:
         while not done.wait(EVERY_SECONDS):
-            log.info("%s ... %.0f s", what if isinstance(what, str) else what(), time.monotonic() - began)
+            log.info("%s ... %.0f s", what, time.monotonic() - began)
 
     thread = threading.Thread(target=report, daemon=True)
     thread.start()

@@ -173,8 +173,7 @@ def find(pretrained: str, flag: str = "--pretrained") -> epath.Path:
 
 def begun(workdir: epath.Path) -> bool:
     """Whether a run in this workdir has a finished checkpoint, from which it continues."""
-    folder = files.absolute(workdir) / FOLDER
-    return folder.exists() and any(child.name.isdigit() for child in folder.iterdir())
+    return newest(files.absolute(workdir) / FOLDER) is not None
 
 
 def newest(path: epath.Path) -> epath.Path | None:

@@ -37,19 +37,20 @@ def write_atomically(path: epath.Path, content: bytes) -> None:
     temporary.replace(path)
 
 
+def remove(path: epath.Path) -> None:
+    """Remove a file, or a folder with all that it holds; nothing where there is none."""
+    if path.exists():
+        (path.rmtree if path.is_dir() else path.unlink)()
+
+
 @contextlib.contextmanager
 def removed_on_error(path: epath.Path) -> Iterator[None]:
     """Remove a file or folder before the `with` block, if an earlier attempt left it, and after it if the block fails."""
-
-    def remove() -> None:
-        if path.exists():
-            (path.rmtree if path.is_dir() else path.unlink)()
-
-    remove()
+    remove(path)
     try:
         yield
     except BaseException:
-        remove()
+        remove(path)
         raise
 
 
