@@ -4,6 +4,7 @@ SOURCES = ("tfds", "folder", "digits")
 DEPTHS = (18, 34, 50, 101, 152, 200)
 STEMS = ("imagenet", "cifar", "cifar_wide")
 PADDINGS = ("same", "torch")
+EXPORT_FORMATS = ("safetensors", "pytorch", "timm", "onnx", "stablehlo", "savedmodel")
 WEIGHT_FORMATS = (
     *("torchvision", "timm", "vissl", "lightly", "lightly-train", "solo-learn", "spijkervet", "sthalles", "bolts"),
 )

@@ -112,7 +112,7 @@ class Resident:
     def put(cls, images: np.ndarray, labels: np.ndarray, mesh: Mesh) -> "Resident":
         """Copies arrays of this host to the devices.
 
-        Of several processes each reads only the rows of its own devices, so `images` can be a memory map.
+        Each process reads only the rows of its devices, so `images` can be a memory map.
 
         Args:
           images: uint8 `[n, height, width, 3]`.
@@ -123,7 +123,7 @@ class Resident:
 
     @classmethod
     def load(cls, source: "RandomAccess", mesh: Mesh) -> "Resident":
-        """Decodes a source into device memory. Each process decodes the parts of its own devices, one part at a time.
+        """Decodes a source into device memory. Each process decodes only the rows of its devices, one part at a time.
 
         Raises:
           UserError: where the devices have no room for the images (after reading one image); and as `as_arrays`.

@@ -29,7 +29,7 @@ def check_workdir(workdir: epath.Path) -> None:
 
 
 def config_of(weights: Weights, classifier_input: str, own_checkpoint: epath.Path) -> ConfigDict:
-    """The config of the run that these weights stand for.
+    """The config of a run with these weights.
 
     Without a classifier it is one of pretraining, with one of fine-tuning. That also has the block `head`, and names itself as
     its pretraining run, because the projection head is in the same checkpoint.

@@ -9,10 +9,10 @@ from typing import Any
 from etils import epath
 import numpy as np
 
-from simclr_jax.errors import UserError
 from simclr_jax.interchange.exported import ExportedNetwork
 from simclr_jax.interchange.layers import Skeleton
 from simclr_jax.interchange.layers import block_name
+from simclr_jax.runtime import extras
 
 OPSET = 17
 EPSILON = 1e-5  # of every BatchNorm
@@ -24,11 +24,7 @@ def import_onnx() -> Any:
     Raises:
       UserError: if it is not installed.
     """
-    try:
-        import onnx
-    except ImportError:
-        raise UserError("ONNX needs onnx and onnxruntime: pip install 'simclr_jax[export]'.") from None
-    return onnx
+    return extras.load("onnx", "ONNX needs onnx and onnxruntime", "export")
 
 
 def build(network: ExportedNetwork, *, uint8: bool) -> Any:
@@ -181,10 +177,7 @@ def run(path: epath.Path, images: np.ndarray) -> dict[str, np.ndarray]:
     Raises:
       UserError: if onnxruntime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise UserError("ONNX needs onnx and onnxruntime: pip install 'simclr_jax[export]'.") from None
+    onnxruntime = extras.load("onnxruntime", "ONNX needs onnx and onnxruntime", "export")
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {"images": images}), strict=True))

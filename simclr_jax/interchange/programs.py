@@ -11,9 +11,9 @@ from jax import export
 import jax.numpy as jnp
 import numpy as np
 
-from simclr_jax.errors import UserError
 from simclr_jax.interchange.exported import Apply
 from simclr_jax.interchange.exported import ExportedNetwork
+from simclr_jax.runtime import extras
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -47,10 +47,7 @@ def write_saved_model(network: ExportedNetwork, dtype: Any, path: epath.Path) ->
     Raises:
       UserError: if orbax-export is not installed.
     """
-    try:
-        from orbax import export as orbax_export
-    except ImportError:
-        raise UserError("SavedModel needs orbax-export: pip install 'simclr_jax[export]'.") from None
+    orbax_export = extras.load("orbax.export", "SavedModel needs orbax-export", "export")
     from simclr_jax.runtime.tensorflow import tf
 
     apply, size = _of(network.apply, dtype), network.image_size

@@ -14,6 +14,7 @@ from simclr_jax.interchange.base import Options
 from simclr_jax.interchange.base import Source
 from simclr_jax.interchange.base import Weights
 from simclr_jax.interchange.base import check_values
+from simclr_jax.runtime import extras
 
 # Where programs put the state dict in what they save, the outermost first.
 _WRAPPERS = (
@@ -53,15 +54,10 @@ def open_file(place: str, path: epath.Path) -> Source:
 
 
 def _read_safetensors(place: str, path: epath.Path) -> dict[str, np.ndarray]:
+    needs = "a .safetensors file needs the package safetensors"
+    safetensors, tensors = (extras.load(name, needs, "weights") for name in ("safetensors", "safetensors.numpy"))
     try:
-        import safetensors
-        import safetensors.numpy
-    except ImportError as error:
-        raise UserError(
-            "a .safetensors file needs the package safetensors: pip install 'simclr_jax[weights]'."
-        ) from error
-    try:
-        return safetensors.numpy.load(path.read_bytes())
+        return tensors.load(path.read_bytes())
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"--source={place!r} cannot be read as safetensors; it is damaged, incomplete or of another kind: {error}"
@@ -70,12 +66,8 @@ def _read_safetensors(place: str, path: epath.Path) -> dict[str, np.ndarray]:
 
 def _read_torch(place: str, path: epath.Path) -> tuple[dict[str, np.ndarray], list[str]]:
     """The tensors of the state dict, and what else is in the file."""
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"{path.name} needs PyTorch to be read: pip install 'simclr_jax[torch]'. (A .safetensors file does not.)"
-        ) from error
+    needs = f"{path.name} needs PyTorch to be read"
+    torch = extras.load("torch", needs, "torch", ". (A .safetensors file does not.)")
     try:
         with path.open("rb") as file:
             content = torch.load(file, map_location="cpu", weights_only=True)

@@ -12,6 +12,7 @@ import numpy as np
 from simclr_jax.errors import UserError
 from simclr_jax.interchange import torch_names
 from simclr_jax.interchange.exported import ExportedNetwork
+from simclr_jax.runtime import extras
 
 MODULE = "simclr_resnet.py"
 TEMPLATE = "simclr_resnet.py.txt"
@@ -151,16 +152,8 @@ def _module_of(network: ExportedNetwork, path: epath.Path) -> Any:
 
 
 def _safetensors() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError:
-        raise UserError("safetensors is not installed: pip install 'simclr_jax[weights]'.") from None
-    return safetensors.numpy
+    return extras.load("safetensors.numpy", "safetensors is not installed", "weights")
 
 
 def _torch(what: str) -> Any:
-    try:
-        import torch
-    except ImportError:
-        raise UserError(f"{what} needs PyTorch: pip install 'simclr_jax[torch]'.") from None
-    return torch
+    return extras.load("torch", f"{what} needs PyTorch", "torch")

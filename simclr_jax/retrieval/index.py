@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from simclr_jax.errors import UserError
+from simclr_jax.runtime import extras
 
 log = logging.getLogger("simclr_jax")
 
@@ -25,11 +25,7 @@ def import_faiss() -> Any:
     Raises:
       UserError: if it is not installed.
     """
-    try:
-        import faiss
-    except ImportError:
-        raise UserError("searching needs faiss, which is not installed: pip install 'simclr_jax[search]'.") from None
-    return faiss
+    return extras.load("faiss", "searching needs faiss, which is not installed", "search")
 
 
 class Index:

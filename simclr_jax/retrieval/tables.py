@@ -7,6 +7,7 @@ from etils import epath
 import numpy as np
 
 from simclr_jax.errors import UserError
+from simclr_jax.runtime import extras
 
 PATH, LABEL, VECTOR = "path", "label", "vector"
 
@@ -84,12 +85,8 @@ def read(name: str) -> Embeddings:
 
 
 def _read_parquet(path: epath.Path) -> dict:
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        raise UserError(
-            "Parquet needs pyarrow, which is not installed: pip install 'simclr_jax[embed]', or use .npz."
-        ) from None
+    needs = "Parquet needs pyarrow, which is not installed"
+    parquet = extras.load("pyarrow.parquet", needs, "embed", ", or use .npz.")
     with path.open("rb") as file:
         table = parquet.read_table(file, columns=None)
     if VECTOR not in table.column_names:

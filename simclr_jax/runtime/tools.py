@@ -10,6 +10,7 @@ import re
 
 from absl import flags
 
+from simclr_jax.config.choices import EXPORT_FORMATS
 from simclr_jax.config.choices import PADDINGS
 from simclr_jax.config.choices import WEIGHT_FORMATS
 from simclr_jax.errors import UserError
@@ -153,13 +154,18 @@ def _check_use(values: flags.FlagValues, place: str, endings: Sequence[str]) -> 
     if ending == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise UserError(f"--output={output} needs pyarrow: pip install 'simclr_jax[embed]'. Or write a .csv file.")
     if "://" not in output:
-        folder = pathlib.Path(output).parent
-        if not folder.is_dir():
-            raise UserError(f"--output={output}: there is no folder {folder}.")
         if pathlib.Path(output).is_dir():
             raise UserError(f"--output={output} is a folder, but has to be a file.")
-        if os.path.exists(output) and not values["overwrite"].value:
-            raise UserError(f"--output={output} exists: --overwrite replaces it.")
+        _check_new(output, values["overwrite"].value)
+
+
+def _check_new(output: str, overwrite: bool) -> None:
+    """Refuses a local output in a folder that does not exist, and one that exists, unless it may be replaced."""
+    folder = pathlib.Path(output).parent
+    if not folder.is_dir():
+        raise UserError(f"--output={output}: there is no folder {folder}.")
+    if os.path.exists(output) and not overwrite:
+        raise UserError(f"--output={output} exists: --overwrite replaces it.")
 
 
 def _check_embed(values: flags.FlagValues) -> None:
@@ -171,9 +177,6 @@ def _check_embed(values: flags.FlagValues) -> None:
 
 def _check_predict(values: flags.FlagValues) -> None:
     _check_use(values, "finetuned", (".csv", ".parquet"))
-
-
-EXPORT_FORMATS = ("safetensors", "pytorch", "timm", "onnx", "stablehlo", "savedmodel")
 
 
 def _define_export(argv: Sequence[str], values: flags.FlagValues) -> None:
@@ -192,10 +195,7 @@ def _check_export(values: flags.FlagValues) -> None:
     output, form = str(values["output"].value), values["format"].value
     if "://" in output:
         raise UserError(f"--output={output}: write to a local folder, then copy it.")
-    if not pathlib.Path(output).absolute().parent.is_dir():
-        raise UserError(f"--output={output}: there is no folder {pathlib.Path(output).parent}.")
-    if os.path.exists(output) and not values["overwrite"].value:
-        raise UserError(f"--output={output} exists: --overwrite replaces it.")
+    _check_new(output, values["overwrite"].value)
     if values["input"].value == "uint8" and form in ("safetensors", "pytorch", "timm"):
         raise UserError(f"--input=uint8: --format={form} holds weights, and its network takes floats in [0, 1].")
     packages = {"safetensors": "safetensors", "timm": "safetensors", "pytorch": "torch", "onnx": "onnx"}

@@ -222,7 +222,7 @@ def class_names(checkpoint: epath.Path) -> list[str] | None:
 def shapes(checkpoint: epath.Path, part: str) -> Any:
     """The shapes of one part of a checkpoint, without reading its arrays: `{"params": {...: shape}, "batch_stats": ...}`."""
     verbosity = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax warns that an item has no metadata of its own: it never has
+    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax warns that an item has no separate metadata: none has
     try:
         tree = ocp.PyTreeCheckpointer().metadata(checkpoint / part).item_metadata.tree
     finally:

@@ -8,6 +8,7 @@ from helpers import REPOSITORY
 from helpers import pretrain_digits
 from helpers import write_image
 import numpy as np
+from pyarrow import parquet
 import pytest
 
 import simclr_jax
@@ -19,7 +20,6 @@ from simclr_jax.inference.rows import Parts
 from simclr_jax.runtime import cli
 from simclr_jax.runtime.run_monitor import RunMonitor
 
-parquet = pytest.importorskip("pyarrow.parquet")
 pytestmark = pytest.mark.slow  # for the runs that all tests use
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import export
+from simclr_jax.config.choices import EXPORT_FORMATS
 from simclr_jax.errors import UserError
 from simclr_jax.interchange import exported
 from simclr_jax.interchange import imported
@@ -136,6 +137,10 @@ def test_stock_networks_need_no_module(tmp_path):
     assert exported.ExportedNetwork(model, {}, 64, lambda images: {}).is_stock
     model.padding = "same"
     assert not exported.ExportedNetwork(model, {}, 64, lambda images: {}).is_stock
+
+
+def test_the_flag_lists_the_formats():
+    assert set(EXPORT_FORMATS) == set(export.FORMATS)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from made_weights import write_checkpoint
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import safetensors.numpy
 
 from simclr_jax import config as config_lib
 from simclr_jax.errors import UserError
@@ -181,15 +182,14 @@ def test_pretraining_starts_from_it(tmp_path):
 
 @pytest.mark.parametrize("stem", ["imagenet", "cifar", "cifar_wide"])
 def test_safetensors(tmp_path, stem):
-    safetensors = pytest.importorskip("safetensors.numpy")
     skeleton = Skeleton(18, stem, stage1_projection=False)
     tensors = tensors_for(skeleton)
     path = tmp_path / "model.safetensors"
-    safetensors.save_file(state_dict(skeleton, tensors), path)
+    safetensors.numpy.save_file(state_dict(skeleton, tensors), path)
     more = ["--format=solo-learn"] if stem == "cifar_wide" else []
     if more:
         below = {f"backbone.{name}": tensor for name, tensor in state_dict(skeleton, tensors).items()}
-        safetensors.save_file(below, path)
+        safetensors.numpy.save_file(below, path)
     import_(path, tmp_path / "run", *more)
     assert_same(saved(tmp_path / "run"), tensors)
     config = checkpoint.load_config(checkpoint.find(str(tmp_path / "run")))

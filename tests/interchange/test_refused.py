@@ -6,6 +6,7 @@ from made_weights import tensors_for
 from made_weights import write_checkpoint
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from simclr_jax.errors import UserError
 from simclr_jax.interchange import tf1_names
@@ -123,15 +124,14 @@ def test_a_workdir_with_a_run(tmp_path, small):
 
 
 def test_state_dicts(tmp_path, refused):
-    safetensors = pytest.importorskip("safetensors.numpy")
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"1234567890")
     refused(path, "cannot be read as safetensors")
-    safetensors.save_file({"vit.weight": np.zeros(2, np.float32)}, path)
+    safetensors.numpy.save_file({"vit.weight": np.zeros(2, np.float32)}, path)
     refused(path, r"no ResNet in a layout that is known: it has 1 tensors, vit.weight")
     skeleton = Skeleton(18, stage1_projection=False)
     tensors = state_dict(skeleton, tensors_for(skeleton))
-    safetensors.save_file(tensors, path)
+    safetensors.numpy.save_file(tensors, path)
     refused(path, "no ResNet in a layout that is known as vissl", "--format=vissl")
-    safetensors.save_file(tensors | {"layer1.0.se.weight": np.zeros(2, np.float32)}, path)
+    safetensors.numpy.save_file(tensors | {"layer1.0.se.weight": np.zeros(2, np.float32)}, path)
     refused(path, r"1 left over \(layer1.0.se.weight\)")
