@@ -156,7 +156,7 @@ def _check_use(values: flags.FlagValues, place: str, endings: Sequence[str]) -> 
     if "://" not in output:
         if pathlib.Path(output).is_dir():
             raise UserError(f"--output={output} is a folder, but has to be a file.")
-        _check_new(output, values["overwrite"].value)
+        _check_new(output, bool(values["overwrite"].value))
 
 
 def _check_new(output: str, overwrite: bool) -> None:
@@ -195,7 +195,7 @@ def _check_export(values: flags.FlagValues) -> None:
     output, form = str(values["output"].value), values["format"].value
     if "://" in output:
         raise UserError(f"--output={output}: write to a local folder, then copy it.")
-    _check_new(output, values["overwrite"].value)
+    _check_new(output, bool(values["overwrite"].value))
     if values["input"].value == "uint8" and form in ("safetensors", "pytorch", "timm"):
         raise UserError(f"--input=uint8: --format={form} holds weights, and its network takes floats in [0, 1].")
     packages = {"safetensors": "safetensors", "timm": "safetensors", "pytorch": "torch", "onnx": "onnx"}
