@@ -39,6 +39,9 @@ UNTRAINED = (
     "--config.model.width=0.125",
 )
 
+# A linear probe by L-BFGS that takes a second.
+FEW_L2 = ("--config.lbfgs.l2_values=1", "--config.lbfgs.max_iterations=50")
+
 
 def pretrain_digits(workdir):
     """Nine steps of pretraining such a network."""

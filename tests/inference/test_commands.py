@@ -4,8 +4,6 @@ import csv
 import json
 
 from etils import epath
-from helpers import REPOSITORY
-from helpers import pretrain_digits
 from helpers import write_image
 import numpy as np
 from pyarrow import parquet
@@ -21,22 +19,6 @@ from simclr_jax.runtime import cli
 from simclr_jax.runtime.run_monitor import RunMonitor
 
 pytestmark = pytest.mark.slow  # for the runs that all tests use
-
-
-@pytest.fixture(autouse=True)
-def at_repository(monkeypatch):
-    monkeypatch.chdir(REPOSITORY)
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(REPOSITORY)
-        top = tmp_path_factory.mktemp("runs")
-        pretrain_digits(top / "pretrained")
-        probe = ("--config.lbfgs.l2_values=1", "--config.lbfgs.max_iterations=50")
-        cli.call("linear_probe", f"--pretrained={top}/pretrained", f"--workdir={top}/probe", *probe)
-        return top
 
 
 def embed(runs, output, images, *words):

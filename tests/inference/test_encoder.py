@@ -4,10 +4,10 @@ import json
 import shutil
 
 from etils import epath
+from helpers import FEW_L2
 from helpers import REPOSITORY
 from helpers import UNTRAINED
 from helpers import mesh_of
-from helpers import pretrain_digits
 from helpers import write_image
 import jax
 import jax.numpy as jnp
@@ -30,23 +30,14 @@ from simclr_jax.workdir import predictions
 
 pytestmark = pytest.mark.slow  # for the runs that all tests use
 
-FEW_L2 = ("--config.lbfgs.l2_values=1", "--config.lbfgs.max_iterations=50")
-
-
-@pytest.fixture(autouse=True)
-def at_repository(monkeypatch):
-    monkeypatch.chdir(REPOSITORY)
-
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """A folder with a run of each kind: pretrained, probe, probe_z, sgd, finetuned (two subsets), student."""
+def runs(runs):
+    """A folder with a run of each kind: pretrained, probe, probe_z, sgd, finetuned (two subsets)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(REPOSITORY)
-        top = tmp_path_factory.mktemp("runs")
-        pretrain_digits(top / "pretrained")
+        top = runs
         run = f"--pretrained={top}/pretrained"
-        cli.call("linear_probe", run, f"--workdir={top}/probe", *FEW_L2)
         cli.call("linear_probe", run, f"--workdir={top}/probe_z", "--config.features=z", *FEW_L2)
         sgd = "--config=configs/linear_probe.py:sgd,batch=64,epochs=1"
         cli.call("linear_probe", run, f"--workdir={top}/sgd", sgd, "--config.label_fraction=0.1")
