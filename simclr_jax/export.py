@@ -5,13 +5,14 @@
     python -m simclr_jax.export --pretrained=runs/photos_1pct/draw_0 --format=savedmodel --output=photos_tf
 
 Formats:
-  safetensors  a folder with model.safetensors, with torchvision's names; and where torchvision has no such network,
-               simclr_resnet.py, a module of PyTorch that computes the same
-  pytorch      the same with model.pth, by torch.save
-  timm         a folder that timm.create_model("local-dir:FOLDER") loads, if timm has this network
-  onnx         one file, any batch, height and width; images [batch, height, width, 3]
-  stablehlo    one file for jax.export.deserialize, any batch, on CPU, CUDA and TPU
-  savedmodel   a folder for tf.saved_model.load, any batch
+
+    safetensors  a folder with model.safetensors, with torchvision's names; and where torchvision has no such network,
+                 simclr_resnet.py, a module of PyTorch that computes the same
+    pytorch      the same with model.pth, by torch.save
+    timm         a folder that timm.create_model("local-dir:FOLDER") loads, if timm has this network
+    onnx         one file, any batch, height and width; images [batch, height, width, 3]
+    stablehlo    one file for jax.export.deserialize, any batch, on CPU, CUDA and TPU
+    savedmodel   a folder for tf.saved_model.load, any batch
 
 Images are float32 in [0, 1], or uint8. The outputs are h and, with a classifier, logits. The command reads back what it wrote,
 runs it on images beside the network here, and prints the largest relative difference. Above 1e-4 it keeps nothing.

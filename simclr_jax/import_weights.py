@@ -31,8 +31,8 @@ from simclr_jax.interchange import imported
 from simclr_jax.interchange import prove
 from simclr_jax.interchange import weights as weights_lib
 from simclr_jax.interchange.base import Options
-from simclr_jax.interchange.base import Source
 from simclr_jax.interchange.base import Weights
+from simclr_jax.interchange.base import WeightSource
 from simclr_jax.interchange.source import open_source
 
 log = logging.getLogger("simclr_jax")
@@ -85,7 +85,9 @@ def _options(values: flags.FlagValues) -> Options:
     return Options(values.format, values.padding, numbers("input_mean"), numbers("input_std"))
 
 
-def _tell(source: Source, weights: Weights, where: str, differences: dict[str, float], workdir: epath.Path) -> None:
+def _tell(
+    source: WeightSource, weights: Weights, where: str, differences: dict[str, float], workdir: epath.Path
+) -> None:
     model = weights.config.model
     head = f", projection head of {weights.head_layers} layers" if weights.head_layers else ""
     classifier = f", classifier of {weights.classes} classes on {where}" if weights.classes is not None else ""

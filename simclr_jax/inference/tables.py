@@ -37,7 +37,7 @@ class Layout:
 
     @property
     def ranked(self) -> list[tuple[str, str]]:
-        """The columns of classes: class, probability, class_2, probability_2, ..."""
+        """Names of the columns of a prediction, in pairs (class, probability), (class_2, probability_2), ..."""
         ends = ["", *(f"_{place}" for place in range(2, self.width + 1))]
         return [(f"class{end}", f"probability{end}") for end in ends]
 

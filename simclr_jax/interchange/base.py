@@ -28,7 +28,7 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class WeightSource:
     """Weights from elsewhere.
 
     Attributes:

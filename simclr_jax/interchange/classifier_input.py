@@ -12,13 +12,13 @@ import numpy as np
 
 from simclr_jax.errors import UserError
 from simclr_jax.interchange import prove
-from simclr_jax.interchange.base import Source
 from simclr_jax.interchange.base import Weights
+from simclr_jax.interchange.base import WeightSource
 
 log = logging.getLogger("simclr_jax")
 
 
-def find(source: Source, weights: Weights, given: str | None, theirs: dict[str, np.ndarray]) -> str:
+def find(source: WeightSource, weights: Weights, given: str | None, theirs: dict[str, np.ndarray]) -> str:
     """One of "h", "g1", "g2", ... or "z": what the classifier of these weights is on.
 
     Args:

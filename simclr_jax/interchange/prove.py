@@ -11,8 +11,8 @@ import numpy as np
 from simclr_jax.errors import UserError
 from simclr_jax.interchange import infer
 from simclr_jax.interchange import torch_forward
-from simclr_jax.interchange.base import Source
 from simclr_jax.interchange.base import Weights
+from simclr_jax.interchange.base import WeightSource
 from simclr_jax.models.networks import SimCLR
 from simclr_jax.training import state as state_lib
 
@@ -74,7 +74,7 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.max(np.abs(ours - theirs)) / max(np.max(np.abs(theirs)), 1e-30))
 
 
-def run_source(source: Source, weights: Weights) -> dict[str, np.ndarray]:
+def run_source(source: WeightSource, weights: Weights) -> dict[str, np.ndarray]:
     """Some of h, z and logits of the source for `images_for(weights)`; empty where it cannot be run."""
     images = images_for(weights)
     if source.module is not None:
@@ -84,7 +84,7 @@ def run_source(source: Source, weights: Weights) -> dict[str, np.ndarray]:
     return {}
 
 
-def _run_saved_model(source: Source, images: np.ndarray) -> dict[str, np.ndarray]:
+def _run_saved_model(source: WeightSource, images: np.ndarray) -> dict[str, np.ndarray]:
     try:
         outputs = source.module(images, trainable=False)
     except (TypeError, ValueError) as error:
@@ -94,7 +94,9 @@ def _run_saved_model(source: Source, images: np.ndarray) -> dict[str, np.ndarray
     return {ours: outputs[name].numpy() for ours, name in _OUTPUTS.items() if name in outputs}
 
 
-def compare(source: Source, weights: Weights, classifier_input: str, theirs: dict[str, np.ndarray]) -> dict[str, float]:
+def compare(
+    source: WeightSource, weights: Weights, classifier_input: str, theirs: dict[str, np.ndarray]
+) -> dict[str, float]:
     """Our network's differences from the source's outputs for `images_for(weights)`.
 
     Args:

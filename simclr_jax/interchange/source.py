@@ -10,7 +10,7 @@ from simclr_jax.errors import UserError
 from simclr_jax.interchange import state_dicts
 from simclr_jax.interchange import tf1_names
 from simclr_jax.interchange import tf2_names
-from simclr_jax.interchange.base import Source
+from simclr_jax.interchange.base import WeightSource
 from simclr_jax.workdir import files
 
 # Kinds of files by the ends of their names.
@@ -19,7 +19,7 @@ TORCH = (".pt", ".pth", ".ckpt", ".bin", ".tar", ".torch")
 _PART_OF_CHECKPOINT = re.compile(r"\.(index|meta|data-\d+-of-\d+)$")
 
 
-def open_source(place: str) -> Source:
+def open_source(place: str) -> WeightSource:
     """Opens a file or folder of weights, also in a bucket.
 
     Args:
@@ -87,7 +87,7 @@ def _checkpoint_prefix(path: epath.Path) -> epath.Path | None:
     return path / max(indices, key=step)
 
 
-def _open_checkpoint(place: str, prefix: epath.Path) -> Source:
+def _open_checkpoint(place: str, prefix: epath.Path) -> WeightSource:
     from simclr_jax.runtime.tensorflow import tf
 
     try:
@@ -107,7 +107,7 @@ def _open_checkpoint(place: str, prefix: epath.Path) -> Source:
     shapes = {name: shape for name, shape in all_shapes.items() if not any(name in names for names in ignored.values())}
     steps = [name for name in all_shapes if name.split("/")[0] == "global_step"]
     graph = prefix.parent / f"{prefix.name}.meta"
-    return Source(
+    return WeightSource(
         place=place,
         layout=layout,
         what="a TensorFlow checkpoint",
@@ -119,7 +119,7 @@ def _open_checkpoint(place: str, prefix: epath.Path) -> Source:
     )
 
 
-def _open_saved_model(place: str, folder: epath.Path) -> Source:
+def _open_saved_model(place: str, folder: epath.Path) -> WeightSource:
     from simclr_jax.runtime.tensorflow import load_saved_model
     from simclr_jax.runtime.tensorflow import tf
 
@@ -140,7 +140,7 @@ def _open_saved_model(place: str, folder: epath.Path) -> Source:
             place, variables, "a SavedModel of the reference (resnet/conv2d_fixed_padding/conv2d/kernel, ...)"
         )
     ignored = _ignored(by_name, tf1_names.OF_THE_TRAINING)
-    return Source(
+    return WeightSource(
         place=place,
         layout="tf1",
         what="a SavedModel",

@@ -11,8 +11,8 @@ from simclr_jax.errors import listed
 from simclr_jax.interchange import infer
 from simclr_jax.interchange import torch_names
 from simclr_jax.interchange.base import Options
-from simclr_jax.interchange.base import Source
 from simclr_jax.interchange.base import Weights
+from simclr_jax.interchange.base import WeightSource
 from simclr_jax.interchange.base import check_values
 from simclr_jax.runtime import extras
 
@@ -28,7 +28,7 @@ _WRAPPERS = (
 _DATA_PARALLEL = "module."
 
 
-def open_file(place: str, path: epath.Path) -> Source:
+def open_file(place: str, path: epath.Path) -> WeightSource:
     """Opens a .safetensors file, or one that `torch.save` wrote.
 
     Raises:
@@ -43,7 +43,7 @@ def open_file(place: str, path: epath.Path) -> Source:
         tensors = {name.removeprefix(_DATA_PARALLEL): tensor for name, tensor in tensors.items()}
     counters = sorted(name for name in tensors if name.endswith(torch_names.COUNTER))
     ignored = {"counters of batches": counters, "beside the state dict": beside}
-    return Source(
+    return WeightSource(
         place=place,
         layout="torch",
         what="a safetensors file" if path.name.endswith(".safetensors") else "a PyTorch file",
@@ -111,7 +111,7 @@ def _unwrapped(content: Any) -> tuple[Mapping, list[str]]:
     return content, []
 
 
-def read(source: Source, options: Options) -> Weights:
+def read(source: WeightSource, options: Options) -> Weights:
     """The weights in a state dict.
 
     Args:

@@ -5,11 +5,11 @@ from typing import Any
 from ml_collections import ConfigDict
 import numpy as np
 
-from simclr_jax.interchange.base import Source
+from simclr_jax.interchange.base import WeightSource
 from simclr_jax.interchange.torch_names import Place
 
 
-def run(source: Source, model: ConfigDict, images: np.ndarray) -> dict[str, np.ndarray] | None:
+def run(source: WeightSource, model: ConfigDict, images: np.ndarray) -> dict[str, np.ndarray] | None:
     """h, and logits where there is a classifier; None where PyTorch is not installed.
 
     Args:

@@ -10,14 +10,14 @@ from simclr_jax.interchange import state_dicts
 from simclr_jax.interchange import tf1_names
 from simclr_jax.interchange import tf2_names
 from simclr_jax.interchange.base import Options
-from simclr_jax.interchange.base import Source
 from simclr_jax.interchange.base import Weights
+from simclr_jax.interchange.base import WeightSource
 from simclr_jax.interchange.base import check_values
 
 LAYOUTS = {"tf1": tf1_names, "tf2": tf2_names}
 
 
-def read(source: Source, options: Options) -> Weights:
+def read(source: WeightSource, options: Options) -> Weights:
     """Reads all weights of a source.
 
     Args:
