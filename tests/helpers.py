@@ -35,7 +35,7 @@ UNTRAINED = (
     "--config.data.source=digits",
     "--config.data.image_size=8",
     "--config.data.eval_crop=1.0",
-    "--config.model.depth=18",
+    "--config.model.depth=10",
     "--config.model.width=0.125",
 )
 
@@ -51,6 +51,7 @@ def pretrain_digits(workdir):
         f"--config={REPOSITORY}/configs/digits.py",
         f"--workdir={workdir}",
         "--config.data.image_size=8",
+        "--config.model.depth=10",
         "--config.model.width=0.125",
         "--config.batch_size=64",
         "--config.epochs=0.4",
@@ -87,6 +88,7 @@ def write_image(path, seed=0, size=(20, 24), mode="RGB", **options):
 TINY = (
     "--config=configs/digits.py",
     "--config.data.image_size=8",
+    "--config.model.depth=10",
     "--config.model.width=0.125",
     "--config.batch_size=64",
     "--config.optimizer.warmup_epochs=0.1",

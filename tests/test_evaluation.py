@@ -301,7 +301,7 @@ def test_mistakes_are_told(tmp_path, pretrained):
         probe()
     with pytest.raises(errors.UserError, match="'/nowhere' does not exist"):
         probe("--pretrained=/nowhere")
-    with pytest.raises(errors.UserError, match=r"depth is 50, but the encoder in .* has 18"):
+    with pytest.raises(errors.UserError, match=r"depth is 50, but the encoder in .* has 10"):
         probe(run, "--config.model.depth=50")
     with pytest.raises(errors.UserError, match="would be overwritten"):
         probe(run, workdir=pretrained)

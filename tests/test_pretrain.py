@@ -183,7 +183,7 @@ def test_any_folder_without_labels_can_be_pretrained_on(tmp_path):
     (tmp_path / "photos" / "0" / "broken.jpg").write_bytes(b"")
     results = cli.call(
         "pretrain",
-        f"--config=configs/folder.py:{tmp_path / 'photos'},size=16,depth=18,width=0.125,batch=16,epochs=3",
+        f"--config=configs/folder.py:{tmp_path / 'photos'},size=16,depth=10,width=0.125,batch=16,epochs=3",
         f"--workdir={tmp_path / 'run'}",
         "--config.data.max_bad_fraction=0.1",
     )
@@ -221,5 +221,5 @@ def test_a_run_prints_its_own_lines_only(tmp_path):
     workdir = tmp_path / "run"
     assert start(workdir, "--config.epochs=0.2").wait(timeout=300) == 0, log_of(workdir)
     lines = log_of(workdir).splitlines()
-    assert "Pretraining a ResNet-18" in lines[0]
+    assert "Pretraining a ResNet-10" in lines[0]
     assert [line for line in lines if not re.match(r"\d\d:\d\d:\d\d \S", line)] == []

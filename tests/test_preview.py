@@ -12,7 +12,8 @@ from simclr_jax.runtime import cli
 pytestmark = pytest.mark.slow
 
 
-def test_every_picture_is_written(tmp_path):
+def test_every_picture_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(preview, "IMAGES", 2)
     written = cli.call("preview", "--config=digits", f"--workdir={tmp_path}")
     ops = set(preview.columns(digits.get_config().augment))
     assert ops == {"crop", *(op.name for op in family.OPS), *family.JITTER_OPS}

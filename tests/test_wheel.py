@@ -63,7 +63,12 @@ def test_commands_run_from_another_folder_and_find_their_configs(installed, tmp_
 
     where = call("-c", "import simclr_jax.config.locate as l; print(l.__file__, l.CONFIGS)")
     assert where == f"{installed}/simclr_jax/config/locate.py {installed}/simclr_jax/configs"
-    small = ("--config.data.image_size=8", "--config.model.width=0.125", "--config.batch_size=64")
+    small = (
+        "--config.data.image_size=8",
+        "--config.model.depth=10",
+        "--config.model.width=0.125",
+        "--config.batch_size=64",
+    )
     three_steps = ("--config.epochs=0.1", "--config.optimizer.warmup_epochs=0", "--config.log_every_steps=1")
     call("-m", "simclr_jax.pretrain", "--config=digits", "--workdir=run", *small, *three_steps)
     assert [line["step"] for line in writers.read_metrics(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]

@@ -1,7 +1,7 @@
 """The values of fields that are names. The modules that act on them take them from here."""
 
 SOURCES = ("tfds", "folder", "digits")
-DEPTHS = (18, 34, 50, 101, 152, 200)
+DEPTHS = (10, 18, 34, 50, 101, 152, 200)
 STEMS = ("imagenet", "cifar", "cifar_wide")
 PADDINGS = ("same", "torch")
 EXPORT_FORMATS = ("safetensors", "pytorch", "timm", "onnx", "stablehlo", "savedmodel")

@@ -25,6 +25,7 @@ from simclr_jax.data.order import HostShard
 from simclr_jax.data.sources.base import Source
 from simclr_jax.runtime import sharding
 from simclr_jax.runtime.tensorflow import tf
+from simclr_jax.runtime.tensorflow import without_autograph
 
 
 def local_shard(mesh: Mesh, batch_size: int, start_step: int = 0, num_steps: int | None = None) -> HostShard:
@@ -211,6 +212,7 @@ def _batches(stages: _Stages, shard: HostShard) -> Iterator[dict[str, np.ndarray
                 raise
 
 
+@without_autograph
 def _dataset(stages: _Stages, shard: HostShard, open_record: Callable) -> tf.data.Dataset:
     """The batches of `_batches`: records, then groups of crops, then chunks of views, then batches."""
     batch_size, pixels = shard.local_batch_size, stages.size**2

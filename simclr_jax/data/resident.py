@@ -246,7 +246,9 @@ def _decode(source: "RandomAccess", start: int, stop: int, shape: tuple[int, ...
     """The images [start, stop): uint8 `[stop - start, *shape]`."""
     from simclr_jax.augment import tf_crops
     from simclr_jax.runtime.tensorflow import tf
+    from simclr_jax.runtime.tensorflow import without_autograph
 
+    @without_autograph
     def load(index):
         return tf.ensure_shape(tf_crops.decode(source.fetch(index)), shape)
 

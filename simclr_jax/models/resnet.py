@@ -25,8 +25,9 @@ from simclr_jax.models.layers import conv
 from simclr_jax.models.selective_kernels import SelectiveKernelConv
 from simclr_jax.models.selective_kernels import pool_shortcut
 
-# depth -> (blocks per stage, bottleneck?)
+# depth -> (blocks per stage, bottleneck?). ResNet-10 is not in the paper: for laptops, and for the tests.
 STAGES = {
+    10: ((1, 1, 1, 1), False),
     18: ((2, 2, 2, 2), False),
     34: ((3, 4, 6, 3), False),
     50: ((3, 4, 6, 3), True),

@@ -28,6 +28,20 @@ from simclr_jax.workdir import files
 FOLDER = "checkpoints"
 
 
+def _save_small_arrays_whole() -> None:
+    """Orbax lets each device that holds a copy of an array write a slice of it, and compiles one program for each slice.
+
+    That only pays where the slices are large.
+    """
+    handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20)
+    level = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.ERROR)  # it warns that there was another handler before
+    try:
+        ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
+    finally:
+        absl_logging.set_verbosity(level)
+
+
 def _to_items(state: TrainState) -> dict[str, Any]:
     items = {
         name: {"params": params, "batch_stats": state.batch_stats.get(name, {})}
@@ -85,6 +99,7 @@ class Checkpoints:
         self, workdir: epath.Path, config: ml_collections.ConfigDict, class_names: Sequence[str] | None = None
     ):
         self._config, self._class_names = config, class_names
+        _save_small_arrays_whole()
         self.directory = files.absolute(workdir / FOLDER)  # Orbax takes absolute paths only
         options = ocp.CheckpointManagerOptions(
             max_to_keep=config.checkpoint.keep,

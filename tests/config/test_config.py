@@ -125,7 +125,7 @@ def test_invented_fields_and_wrong_types_are_refused():
         ("augment.strength", -0.5, "at least 0"),
         ("head.kind", "mlp", "one of none, linear, nonlinear"),
         ("optimizer.name", "adam", "one of lars, sgd, adamw"),
-        ("model.depth", 20, "one of 18, 34, 50"),
+        ("model.depth", 20, "one of 10, 18, 34, 50"),
         ("model.width", 0.3, "whole number"),
         ("data.source", "s3", "one of tfds, folder, digits"),
         ("compute_dtype", "float16", "one of float32, bfloat16"),

@@ -7,7 +7,7 @@ import matplotlib
 import pytest
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     matplotlib.use("Agg")

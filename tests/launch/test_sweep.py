@@ -139,7 +139,8 @@ def test_without_sbatch_the_script_is_written_all_the_same(write, tmp_path, monk
 
 REAL = """
 def sweep():
-    tiny = "--config.data.image_size=8 --config.model.width=0.125 --config.batch_size=64 --config.log_every_steps=1"
+    small = "--config.data.image_size=8 --config.model.depth=10 --config.model.width=0.125 --config.batch_size=64"
+    tiny = small + " --config.log_every_steps=1"
     for normalize in (True, False):
         yield {
             "run": f"pretrain --config=configs/digits.py:epochs=2 --config.optimizer.warmup_epochs=0.1 {tiny}",

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("at_repository")
             {"run": RUN, "config.batch_size": 0.5},
             "run batch_size=0.5, pretrain: --config.batch_size=0.5: should be of type int",
         ),
-        ({"run": RUN, "config.model.depth": 20}, "config.model.depth is 20, but must be one of 18"),
+        ({"run": RUN, "config.model.depth": 20}, "config.model.depth is 20, but must be one of 10, 18"),
         ({"run": RUN + ":epoch=3", **FIELD}, "no argument 'epoch'"),
         (
             {"run": RUN, **FIELD, "then": {"near": "knn --config.k=3"}},

@@ -151,7 +151,7 @@ def test_help_may_be_piped_into_a_program_that_stops_reading():
         ((*DIGITS, "--config.epochs=ten"), "--config.epochs=ten: should be of type float"),
         ((*DIGITS, "--config.seed=-1"), "config.seed is -1, but must be at least 0"),
         ((*DIGITS, "--config.optimizer.nesterov=maybe"), "--config.optimizer.nesterov=maybe: should be of type bool"),
-        ((*DIGITS, "--config.model.depth=51"), "config.model.depth is 51, but must be one of 18, 34"),
+        ((*DIGITS, "--config.model.depth=51"), "config.model.depth is 51, but must be one of 10, 18, 34"),
         ((*DIGITS, "--config.loss.temprature=1"), "names a field that does not exist .did you mean 'loss.temperature'"),
         ((*DIGITS, "--config.losss.temperature=1"), "did you mean 'loss.temperature'"),
         ((*DIGITS, "--config.epochs"), "Missing value for flag --config.epochs"),

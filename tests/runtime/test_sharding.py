@@ -79,7 +79,7 @@ def test_a_batch_arrives_in_its_order():
 def test_split_parameters_train_as_replicated_ones_do(optimizer):
     with jax.enable_x64(True):
         config = config_lib.pretrain()
-        config.model.update(depth=18, width=0.5, stem="cifar")
+        config.model.update(depth=10, width=0.5, stem="cifar")
         config.batch_size, config.compute_dtype = 16, "float64"
         transform = {"lars": optax.lars(0.1, weight_decay=1e-4), "sgd": optax.sgd(0.1, momentum=0.9)}[optimizer]
         views = np.random.default_rng(0).integers(0, 255, (16, 2, 8, 8, 3), dtype=np.uint8)

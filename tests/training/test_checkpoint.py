@@ -18,7 +18,7 @@ from simclr_jax.training import state as state_lib
 @pytest.fixture(scope="module")
 def config():
     config = config_lib.pretrain()
-    config.model.update(depth=18, width=0.125, stem="cifar")
+    config.model.update(depth=10, width=0.125, stem="cifar")
     config.checkpoint.update(keep=2, keep_every_steps=4)
     return config
 

@@ -37,7 +37,7 @@ class WithoutBatchNorm(nnx.Module):
 
 def config_of(**changes):
     config = config_lib.pretrain()
-    config.model.update(depth=18, width=0.125, stem="cifar")
+    config.model.update(depth=10, width=0.125, stem="cifar")
     config.update(batch_size=BATCH, **changes)
     return config
 

@@ -21,7 +21,7 @@ BATCH, SIZE = 32, 8
 
 def pretrain_config(dtype="float32"):
     config = config_lib.pretrain()
-    config.model.update(depth=18, width=0.125, stem="cifar")
+    config.model.update(depth=10, width=0.125, stem="cifar")
     config.batch_size, config.loss.temperature = BATCH, 0.5
     config.compute_dtype = dtype
     return config
@@ -141,7 +141,7 @@ def test_more_devices_with_as_many_more_images_leave_each_device_its_work(method
 
         step = steps.make_pretrain_step(state_lib.graph_of(make_model), PLAIN, lambda step: 1.0, config, mesh)
         state = state_lib.abstract_state(make_model, PLAIN, mesh)
-        config.data.image_size = SIZE
+        config.data.image_size = 2 * SIZE
         batch = inputs.abstract_batch(config, mesh, 1000)
         flops[count] = step.lower(state, batch).compile().cost_analysis()["flops"]
     assert flops[8] == pytest.approx(flops[1], rel=0.05)
