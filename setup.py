@@ -28,6 +28,7 @@ setup(
     package_dir=CONFIGS,
     package_data={
         "simclr_jax": ["py.typed"],
+        "simclr_jax.inference": ["templates/*"],
         "simclr_jax.reporting": ["templates/*"],
         "simclr_jax.interchange": ["templates/*"],
     },
@@ -61,6 +62,7 @@ setup(
             "beartype>=0.20",
             "faiss-cpu>=1.9",
             "gcsfs",
+            "huggingface_hub>=0.34",
             "hypothesis>=6.100",
             "jsonschema",
             "kubernetes",
@@ -92,6 +94,8 @@ setup(
         "torch": ["torch>=2.2"],
         # `export` to ONNX and SavedModel; StableHLO needs nothing more.
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "orbax-export>=0.0.8"],
+        # `load("hf://USER/NAME")`, `export --push_to_hub`
+        "hub": ["huggingface_hub>=0.34"],
         "tpu": ["jax[tpu]"],
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],

@@ -31,6 +31,7 @@ from simclr_jax.evaluation.setup import Setup
 from simclr_jax.evaluation.setup import make_parts
 from simclr_jax.evaluation.setup import set_up
 from simclr_jax.models.networks import Classifier
+from simclr_jax.runtime import hub
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import checkpoint
 from simclr_jax.training import state as state_lib
@@ -94,7 +95,7 @@ def find_teacher(teacher: str) -> epath.Path:
     Raises:
       UserError: where there is none, or more than one draw.
     """
-    draws = sorted(epath.Path(teacher).glob("draw_*"))
+    draws = sorted(epath.Path(hub.local(teacher, f"config.teacher={teacher!r}")).glob("draw_*"))
     if len(draws) > 1:
         names = ", ".join(draw.name for draw in draws)
         raise UserError(f"config.teacher={teacher!r} has several draws: choose one of {names}, as in {draws[0]}.")

@@ -44,7 +44,8 @@ class Prediction(NamedTuple):
 
     Attributes:
       classes: the name of the most probable class of each image.
-      probabilities: float32 [n, classes], in the order of `Encoder.class_names`.
+      probabilities: float32 [n, classes], in the order of `Encoder.class_names`. They add up to 1, unless the classifier
+        was trained on images with several classes.
     """
 
     classes: list[str]
@@ -57,12 +58,13 @@ class Encoder:
     Attributes:
       config: of the run that trained it, or that evaluated it last.
       class_names: of its classifier; None where it has none.
+      saved: where its weights are.
       mesh: the devices that it uses.
     """
 
     def __init__(self, saved: saved_lib.Saved, config: ConfigDict, variables: tuple[Any, Any], mesh: Mesh):
         self.config, self.class_names, self.mesh = config, saved.class_names, mesh
-        self._saved, self._variables = saved, variables
+        self.saved, self._variables = saved, variables
         self._features = "h"
 
     def __repr__(self) -> str:
@@ -86,12 +88,12 @@ class Encoder:
         if not isinstance(features, str) or not re.fullmatch(r"h|z|g[1-9]\d*", features):
             raise UserError(f"features are {features!r}, but must be 'h', 'z', or 'g1', 'g2', ...")
         if features != "h":
-            if self._saved.head is None:
+            if self.saved.head is None:
                 raise UserError(
-                    f"features are {features!r}, but {self._saved.name} has no projection head: load the workdir of its "
+                    f"features are {features!r}, but {self.saved.name} has no projection head: load the workdir of its "
                     "pretraining."
                 )
-            output_layer(features, self._saved.head)
+            output_layer(features, self.saved.head)
         self._features = features
 
     @property
@@ -102,12 +104,12 @@ class Encoder:
     @property
     def path(self) -> str:
         """The checkpoint or, of a linear probe, the folder of its label subset."""
-        return str(self._saved.path)
+        return str(self.saved.path)
 
     @property
     def class_features(self) -> str:
         """What the classifier is on: "h", "z" or "g1", "g2", ..."""
-        return self._saved.class_features
+        return self.saved.class_features
 
     @property
     def variables(self) -> tuple[Any, Any]:
@@ -117,12 +119,12 @@ class Encoder:
     @property
     def step(self) -> int:
         """The training step of the checkpoint; 0 for an untrained encoder."""
-        return checkpoint.step_of(self._saved.checkpoint) if self._saved.checkpoint else 0
+        return checkpoint.step_of(self.saved.checkpoint) if self.saved.checkpoint else 0
 
     @property
     def origin(self) -> str:
         """The checkpoint that the encoder is from."""
-        return str(self._saved.checkpoint or "untrained")
+        return str(self.saved.checkpoint or "untrained")
 
     def __call__(self, images: Float[Array, "n height width 3"]) -> Float[Array, "n features"]:
         """Representations of images that have the right size already.
@@ -179,7 +181,7 @@ class Encoder:
         """A UserError that says how to get a classifier, where there is none."""
         if self.class_names is None:
             raise UserError(
-                f"{self._saved.name} has no classifier, only an encoder. Train one on labelled images by "
+                f"{self.saved.name} has no classifier, only an encoder. Train one on labelled images by "
                 "simclr_jax.linear_probe or simclr_jax.finetune, and load the workdir of that run."
             )
 
@@ -220,7 +222,7 @@ class Encoder:
         return SIZES[-1] * self.mesh.size
 
     def _layers(self, output: str) -> network.Layers:
-        return network.layers(self._saved, self.config, output)
+        return network.layers(self.saved, self.config, output)
 
     @functools.cache  # noqa: B019 (an encoder keeps its compiled functions as long as it lives)
     def _on_bytes(self, output: str) -> Any:

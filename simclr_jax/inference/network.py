@@ -26,7 +26,10 @@ PROBABILITIES = "probabilities"
 
 
 class Network(nnx.Module):
-    """The layers that an output needs: the encoder, perhaps some of the head, perhaps the classifier."""
+    """The layers that an output needs: the encoder, perhaps some of the head, perhaps the classifier.
+
+    Where an image may have several classes, each class has a probability of its own.
+    """
 
     def __init__(
         self,
@@ -34,9 +37,11 @@ class Network(nnx.Module):
         head: ConfigDict | None,
         features: str,
         num_classes: int | None,
+        several_classes: bool = False,
         *,
         rngs: nnx.Rngs,
     ):
+        self.several_classes = several_classes
         self.encoder = make_encoder(config, rngs)
         self.num_features = self.encoder.num_features
         if features != "h":
@@ -49,7 +54,10 @@ class Network(nnx.Module):
         output = self.encoder(images, train=False)
         if hasattr(self, "head"):
             output = self.head(output, train=False)
-        return jax.nn.softmax(self.classifier(output)) if hasattr(self, "classifier") else output
+        if not hasattr(self, "classifier"):
+            return output
+        logits = self.classifier(output)
+        return jax.nn.sigmoid(logits) if self.several_classes else jax.nn.softmax(logits)
 
 
 class Layers(NamedTuple):
@@ -76,7 +84,7 @@ def layers(saved: Saved, config: ConfigDict, output: str) -> Layers:
     number = len(saved.class_names or ()) if of_classes else None
 
     def make_model(rngs: nnx.Rngs) -> Network:
-        return Network(config, saved.head, features, number, rngs=rngs)
+        return Network(config, saved.head, features, number, saved.several_classes, rngs=rngs)
 
     parts = ("encoder", *["head"] * (features != "h"), *["classifier"] * of_classes)
     num_features = nnx.eval_shape(lambda: make_model(nnx.Rngs(0))).num_features

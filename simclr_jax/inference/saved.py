@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from simclr_jax import config as config_lib
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
+from simclr_jax.runtime import hub
 from simclr_jax.training import checkpoint
 from simclr_jax.workdir import classifiers
 from simclr_jax.workdir import files
@@ -35,6 +36,7 @@ class Saved:
       class_names: of the classifier; None where there is none.
       class_features: what the classifier sees: "h", "z", "g1", ...
       probe: the classifier, if it is not in the checkpoint.
+      several_classes: whether an image may have several classes, so that the probabilities do not add up to 1.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Saved:
     class_names: Sequence[str] | None = None
     class_features: str = "h"
     probe: classifiers.SavedClassifier | None = None
+    several_classes: bool = False
 
 
 def find(path: epath.PathLike, pretrained: epath.PathLike | None = None, flag: str = "") -> Saved:
@@ -61,7 +64,7 @@ def find(path: epath.PathLike, pretrained: epath.PathLike | None = None, flag: s
       UserError: where there is nothing to use, or more than one classifier; it says what to do.
     """
     name = f"{flag}={str(path)!r}" if flag else repr(str(path))
-    place = files.absolute(path)
+    place = files.absolute(hub.local(path, name))
     if not place.exists():
         raise UserError(f"{name} does not exist.")
     if not place.is_dir():
@@ -71,6 +74,8 @@ def find(path: epath.PathLike, pretrained: epath.PathLike | None = None, flag: s
         return readable(newest, name, _of_checkpoint)
     if (place / classifiers.NAME).exists():
         return _of_probe(place, name, pretrained)
+    if (place / "chosen").is_dir():  # of simclr_jax.transfer with protocol=finetune
+        return find(place / "chosen", pretrained, flag)
     _refuse_without_weights(place, name)
     inside = sorted(place.glob("draw_*"))
     if len(inside) > 1:
@@ -130,6 +135,7 @@ def _of_checkpoint(path: epath.Path, name: str) -> Saved:
         head=_head(path, config),
         class_names=names,
         class_features=config.get("features", "h"),
+        several_classes=config.get("metric") == "map11",
     )
 
 
@@ -158,7 +164,7 @@ def _of_probe(draw: epath.Path, name: str, pretrained: epath.PathLike | None) ->
     place = pretrained or config.pretrained
     of_encoder = None
     if place is not None:
-        path = files.absolute(place)
+        path = files.absolute(hub.local(place))
         found = checkpoint.newest(path) if path.exists() else None
         if found is None and (config.init == "pretrained" or probe.features != "h"):
             raise UserError(

@@ -5,7 +5,6 @@ from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
-import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax.config import saved as saved_config
@@ -13,8 +12,6 @@ from simclr_jax.errors import UserError
 from simclr_jax.interchange.base import Weights
 from simclr_jax.interchange.infer import unflatten
 from simclr_jax.training import checkpoint
-from simclr_jax.training.checkpoint import Checkpoints
-from simclr_jax.training.state import TrainState
 from simclr_jax.workdir import files
 from simclr_jax.workdir import writers
 
@@ -62,15 +59,9 @@ def write(weights: Weights, classifier_input: str, workdir: epath.Path, record: 
     parts: dict[str, dict[str, Any]] = {"params": {}, "batch_stats": {}}
     for name, tensor in flat.items():
         parts["batch_stats" if name.endswith(("/mean", "/var")) else "params"][name] = tensor
-    state = TrainState(
-        step=np.asarray(weights.step, np.int32),  # type: ignore[arg-type]  # as saved from any training
-        params=unflatten(parts["params"]),
-        batch_stats=unflatten(parts["batch_stats"]),
-        opt_state={},
-    )
     workdir.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(workdir, config) as checkpoints:
-        checkpoints.save(weights.step, state)
+    variables = unflatten(parts["params"]), unflatten(parts["batch_stats"])
+    checkpoint.write(workdir, config, weights.step, variables)
     writers.write_atomically(workdir / RECORD, json.dumps(record, indent=2) + "\n")
     writers.write_atomically(workdir / "config.json", saved_config.to_json(config))
     return config

@@ -49,9 +49,18 @@ def build(network: ExportedNetwork, *, uint8: bool) -> Any:
         kernel, bias = (
             graph.constant(f"classifier/{leaf}", tensors[f"classifier/{leaf}"]) for leaf in ("kernel", "bias")
         )
-        graph.add("Gemm", h, kernel, bias, output="logits")
+        graph.add("Gemm", _head(graph, network, h), kernel, bias, output="logits")
         outputs.append("logits")
     return graph.model(uint8, outputs)
+
+
+def _head(graph: "_Graph", network: ExportedNetwork, x: str) -> str:
+    """What the classifier is on: h, or the output of a layer of the projection head."""
+    for layer in range(1, network.head_layers + 1):
+        name = f"head/dense{layer}/kernel"
+        x = graph.bn(graph.add("MatMul", x, graph.constant(name, network.tensors[name])), f"head/bn{layer}")
+        x = graph.relu(x) if layer < network.head_layers or network.head_relu else x
+    return x
 
 
 def _stem(graph: "_Graph", network: ExportedNetwork, x: str) -> str:
@@ -137,10 +146,13 @@ class _Graph:
         return self.add("Conv", x, weight, strides=[stride, stride], pads=[pad] * 4)
 
     def conv_bn(self, x: str, conv: str, bn: str, stride: int = 1, pad: int | None = None) -> str:
-        x = self.conv(x, conv, stride, pad)
-        values = [
-            self.constant(f"{bn}/{leaf}", self._tensors[f"{bn}/{leaf}"]) for leaf in ("scale", "bias", "mean", "var")
-        ]
+        return self.bn(self.conv(x, conv, stride, pad), bn)
+
+    def bn(self, x: str, bn: str) -> str:
+        """Without an offset the one at the end of a projection head."""
+        zeros = np.zeros_like(self._tensors[f"{bn}/mean"])
+        leaves = ("scale", "bias", "mean", "var")
+        values = [self.constant(f"{bn}/{leaf}", self._tensors.get(f"{bn}/{leaf}", zeros)) for leaf in leaves]
         return self.add("BatchNormalization", x, *values, epsilon=EPSILON)
 
     def relu(self, x: str) -> str:

@@ -25,6 +25,15 @@ def state_dict(network: ExportedNetwork) -> dict[str, np.ndarray]:
         tensors[theirs] = np.ascontiguousarray(torch_names.from_ours(network.tensors[ours]))
         if theirs.endswith("running_var"):  # as BatchNorm2d has it, for `strict=True`
             tensors[theirs.replace("running_var", torch_names.COUNTER)] = np.array(0, np.int64)
+    for layer in range(network.head_layers):  # of an nn.Sequential: Linear, BatchNorm1d, ReLU
+        dense, bn = f"head/dense{layer + 1}", f"head/bn{layer + 1}"
+        tensors[f"head.{3 * layer}.weight"] = np.ascontiguousarray(network.tensors[f"{dense}/kernel"].T)
+        for ours, theirs in torch_names.BATCH_NORM.items():
+            value = network.tensors.get(f"{bn}/{ours}")  # the head's last layer has no offset
+            tensors[f"head.{3 * layer + 1}.{theirs}"] = (
+                np.zeros_like(network.tensors[f"{bn}/mean"]) if value is None else value
+            )
+        tensors[f"head.{3 * layer + 1}.{torch_names.COUNTER}"] = np.array(0, np.int64)
     return tensors
 
 
@@ -72,8 +81,13 @@ def write_timm(network: ExportedNetwork, path: epath.Path) -> None:
     (path / "config.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
+def needs_module(network: ExportedNetwork) -> bool:
+    """Whether torchvision's classes do not compute this network, so that simclr_resnet.py is written."""
+    return not network.is_stock or any(network.model.input_mean)
+
+
 def _write_module(network: ExportedNetwork, path: epath.Path) -> None:
-    if network.is_stock and not any(network.model.input_mean):
+    if not needs_module(network):
         return
     model, kernels = network.model, network.tensors
     mixing = (
@@ -88,6 +102,8 @@ def _write_module(network: ExportedNetwork, path: epath.Path) -> None:
         "mixing": mixing,
         "max_pool": model.padding,
         "stage1_projection": network.skeleton.stage1_projection,
+        "head": [kernels[f"head/bn{layer + 1}/mean"].size for layer in range(network.head_layers)],
+        "head_relu": network.head_relu,
         "classes": len(network.class_names or ()),
         "mean": list(model.input_mean),
         "std": list(model.input_std),

@@ -49,10 +49,20 @@ class Index:
             self._index.cp.niter = 10
             rows = np.random.default_rng(0).permutation(n)[: TRAINING_ROWS * cells]
             self._index.train(vectors[np.sort(rows)])
-            self._index.nprobe = min(PROBES, cells)
+            self.probes = min(PROBES, cells)
         self._index.add(vectors)
         if not self.exact:
             log.info("An index of %d vectors was built in %.0f s.", n, time.monotonic() - began)
+
+    @property
+    def probes(self) -> int:
+        """How many cells a query looks into; 0 where the search is exact."""
+        return 0 if self.exact else self._index.nprobe
+
+    @probes.setter
+    def probes(self, probes: int) -> None:
+        if not self.exact:
+            self._index.nprobe = probes
 
     def nearest(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The `count` nearest rows of each query, nearest first.

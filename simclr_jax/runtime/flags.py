@@ -21,6 +21,7 @@ from simclr_jax.config.checks import check_values
 from simclr_jax.config.locate import find_config
 from simclr_jax.config.locate import import_file
 from simclr_jax.errors import UserError
+from simclr_jax.runtime import hub
 from simclr_jax.runtime.messages import explain
 
 Define = Callable[[Sequence[str], flags.FlagValues], None]
@@ -233,6 +234,8 @@ def parse_profile_steps(text: str | None) -> tuple[int, int] | None:
 
 def check_folder(name: str, folder: str) -> None:
     """Refuses the value of flag `name` where a file has the name of this folder, or of a folder above it."""
+    if folder.startswith(hub.SCHEME):
+        raise UserError(f"--{name}={folder}: a run cannot write there; simclr_jax.export --push_to_hub uploads one.")
     if "://" in folder:
         return
     path = pathlib.Path(folder)
@@ -243,6 +246,8 @@ def check_folder(name: str, folder: str) -> None:
 
 
 def check_exists(name: str, place: str | None) -> None:
-    """Refuses the value of flag `name` where nothing is there. A place in a bucket is not looked up."""
+    """Refuses the value of flag `name` where nothing is there. A place in a bucket, or on the Hub, is not looked up."""
+    if place and place.startswith(hub.SCHEME):
+        hub.parse(place, f"--{name}={place!r}")
     if place and "://" not in place and not os.path.exists(place):
         raise UserError(f"--{name}={place!r} does not exist.")

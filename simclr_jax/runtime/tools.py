@@ -14,6 +14,7 @@ from simclr_jax.config.choices import EXPORT_FORMATS
 from simclr_jax.config.choices import PADDINGS
 from simclr_jax.config.choices import WEIGHT_FORMATS
 from simclr_jax.errors import UserError
+from simclr_jax.runtime import hub
 from simclr_jax.runtime.flags import check_exists
 from simclr_jax.runtime.flags import check_folder
 from simclr_jax.runtime.flags import define_config
@@ -187,7 +188,12 @@ def _define_export(argv: Sequence[str], values: flags.FlagValues) -> None:
     flags.DEFINE_string("output", None, "The file or folder to write.", flag_values=values)
     text = "Images as float32 in [0, 1] or as uint8. The files for PyTorch take floats."
     flags.DEFINE_enum("input", "float", ["float", "uint8"], text, flag_values=values)
-    flags.DEFINE_bool("overwrite", False, "Replace the output, if it exists.", flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "Replace the output, and what the repository has.", flag_values=values)
+    text = "USER/NAME, a repository of the Hugging Face Hub: upload the export and a workdir there."
+    flags.DEFINE_string("push_to_hub", None, text, flag_values=values)
+    flags.DEFINE_bool("private", False, "Make the repository private.", flag_values=values)
+    text = "Of the weights, for the model card: an identifier of the Hub, such as apache-2.0 or cc-by-4.0."
+    flags.DEFINE_string("license", None, text, flag_values=values)
 
 
 def _check_export(values: flags.FlagValues) -> None:
@@ -196,6 +202,9 @@ def _check_export(values: flags.FlagValues) -> None:
     if "://" in output:
         raise UserError(f"--output={output}: write to a local folder, then copy it.")
     _check_new(output, bool(values["overwrite"].value))
+    if form in ("onnx", "stablehlo"):
+        _check_new(f"{output}.README.md", bool(values["overwrite"].value))
+    _check_push(values)
     if values["input"].value == "uint8" and form in ("safetensors", "pytorch", "timm"):
         raise UserError(f"--input=uint8: --format={form} holds weights, and its network takes floats in [0, 1].")
     packages = {"safetensors": "safetensors", "timm": "safetensors", "pytorch": "torch", "onnx": "onnx"}
@@ -203,6 +212,22 @@ def _check_export(values: flags.FlagValues) -> None:
     extra = {"safetensors": "weights", "torch": "torch"}.get(package, "export")
     if importlib.util.find_spec(package) is None:
         raise UserError(f"--format={form} needs {package}, which is not installed: pip install 'simclr_jax[{extra}]'.")
+
+
+def _check_push(values: flags.FlagValues) -> None:
+    repository, licence = values["push_to_hub"].value, values["license"].value
+    if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence):
+        raise UserError(
+            f"--license={licence}: give an identifier of the Hub, such as apache-2.0, mit, cc-by-4.0 or other."
+        )
+    if repository is None:
+        if values["private"].value:
+            raise UserError("--private is for --push_to_hub=USER/NAME, which is not given.")
+        return
+    what = f"--push_to_hub={repository}"
+    hub.check_name(repository, what)
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise UserError(f"{what} needs huggingface_hub, which is not installed: pip install 'simclr_jax[hub]'.")
 
 
 _PHOTOS = {"images": "PHOTOS", "output": "photos.parquet"}

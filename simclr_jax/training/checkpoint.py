@@ -22,6 +22,7 @@ from simclr_jax import config as config_lib
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
 from simclr_jax.runtime import distributed
+from simclr_jax.runtime import hub
 from simclr_jax.training.state import TrainState
 from simclr_jax.workdir import files
 
@@ -162,13 +163,13 @@ def find(pretrained: str, flag: str = "--pretrained") -> epath.Path:
     """The folder of one checkpoint: `pretrained` itself, or the newest one in a workdir.
 
     Args:
-      pretrained: a checkpoint or a workdir.
+      pretrained: a checkpoint or a workdir, also hf://USER/NAME.
       flag: names the argument in error messages.
 
     Raises:
       UserError: where there is none.
     """
-    path = files.absolute(pretrained)
+    path = files.absolute(hub.local(pretrained, f"{flag}={pretrained!r}"))
     if not path.exists():
         raise UserError(f"{flag}={pretrained!r} does not exist.")
     checkpoint = newest(path)
@@ -184,6 +185,32 @@ def find(pretrained: str, flag: str = "--pretrained") -> epath.Path:
         f"{flag}={pretrained!r} is neither the workdir of a run with a finished checkpoint "
         f"(a folder {FOLDER}/STEP) nor one checkpoint."
     )
+
+
+def write(
+    workdir: epath.Path,
+    config: ml_collections.ConfigDict,
+    step: int,
+    variables: tuple[Any, Any],
+    class_names: Sequence[str] | None = None,
+) -> None:
+    """Writes weights that no training of this process made as the checkpoint of a workdir.
+
+    Args:
+      workdir: of a run without checkpoints.
+      config: saved in the checkpoint, as are `class_names`.
+      step: after how many training steps the weights were saved.
+      variables: parameters and BatchNorm statistics, each by part: "encoder", perhaps "head", "classifier".
+    """
+    params, batch_stats = variables
+    state = TrainState(
+        step=np.asarray(step, np.int32),  # type: ignore[arg-type]  # as saved from any training
+        params=params,
+        batch_stats=batch_stats,
+        opt_state={},
+    )
+    with Checkpoints(workdir, config, class_names) as checkpoints:
+        checkpoints.save(step, state)
 
 
 def begun(workdir: epath.Path) -> bool:

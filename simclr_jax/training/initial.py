@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
+from simclr_jax.runtime import hub
 from simclr_jax.training import checkpoint
 from simclr_jax.training.state import TrainState
 
@@ -65,7 +66,7 @@ def find(init_from: str | None, config: ConfigDict, workdir: epath.Path, *, with
 
 def _only_draw(init_from: str) -> str:
     """The one draw of a fine-tuning run; `init_from` itself for anything else."""
-    folder = epath.Path(init_from)
+    folder = epath.Path(hub.local(init_from, f"--init_from={init_from!r}"))
     draws = sorted(folder.glob("draw_*")) if folder.is_dir() else []
     if len(draws) > 1:
         names = ", ".join(draw.name for draw in draws)

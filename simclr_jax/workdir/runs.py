@@ -69,6 +69,22 @@ def find(workdirs: list[str]) -> list[SavedRun]:
     return [_read(name, path) for name, path in sorted(zip(names, found.values(), strict=True))]
 
 
+def evaluations(checkpoint: epath.Path, folders: list[epath.Path]) -> list[SavedRun]:
+    """The finished runs directly in some folders that evaluated one checkpoint."""
+    found: dict[str, SavedRun] = {}
+    for folder in folders:
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if not (path / "config.json").exists() or not (path / "results.json").exists():
+                continue
+            try:
+                run = _read(path.name, path)
+            except (UserError, AttributeError, KeyError, TypeError, ValueError):
+                continue  # another program's config.json
+            if run.config.get("init") == "pretrained" and run.config.get("pretrained") == str(checkpoint):
+                found[str(path)] = run
+    return list(found.values())
+
+
 def _workdirs(folder: epath.Path) -> list[epath.Path]:
     if (folder / "config.json").exists():
         return [folder]

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
+import simclr_jax
 from simclr_jax import config as config_lib
 from simclr_jax import export
 from simclr_jax.config.choices import EXPORT_FORMATS
@@ -40,11 +41,11 @@ NETWORKS = {
 }
 
 
-def weights_of(model, classes=None, seed=0):
+def weights_of(model, classes=None, seed=0, head="none"):
     """Random weights, with BatchNorm statistics as after a training."""
     config = config_lib.pretrain()
     config.model.update(width=0.25, **model)
-    config.head.kind = "none"
+    config.head.kind = head
     config.data.update(image_size=64, eval_crop=1.0)
     random = np.random.default_rng(seed)
     tensors = {}
@@ -160,7 +161,8 @@ def test_the_command_exports_and_proves_it(workdirs, tmp_path, run, outputs, for
     if form != "safetensors":
         assert differences.keys() == outputs
     assert all(value < 1e-5 for value in differences.values())
-    assert [path.name for path in tmp_path.iterdir()] == ["x"], "nothing else is left"
+    card = [] if form == "safetensors" else ["x.README.md"]  # of a folder it is in it
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x", *card], "nothing else is left"
     with pytest.raises(UserError, match="exists: --overwrite replaces it"):
         cli.call("export", *words)
     cli.call("export", *words, "--overwrite")
@@ -193,6 +195,34 @@ def test_mistakes_are_one_line(workdirs, tmp_path, monkeypatch, words, message):
         cli.call("export", f"--pretrained={workdirs / 'pretrained'}", "--format=onnx", "--output=x", *words)
     assert message in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("features", ["g1", "z"])
+@pytest.mark.parametrize("form", ["onnx", "safetensors"])
+def test_a_classifier_on_the_head_is_exported_with_its_layers(tmp_path, form, features, caplog):
+    """And a class that had no training example keeps the probability 0."""
+    weights = weights_of(NETWORKS["plain"], head="nonlinear")
+    width = {"g1": 128, "z": 128}[features]
+    random = np.random.default_rng(3)
+    kernel = random.normal(size=(width, 4)).astype(np.float32)
+    kernel[:, 2] = 0
+    classifier = {"classifier/kernel": kernel, "classifier/bias": np.array([1, 0, -np.inf, 2], np.float32)}
+    weights = Weights(weights.config, 4, weights.tensors | classifier, step=7)
+    imported.write(weights, features, epath.Path(tmp_path / "run"), {})
+    with caplog.at_level("INFO", "simclr_jax"):
+        words = (f"--pretrained={tmp_path / 'run'}", f"--format={form}", f"--output={tmp_path / 'x'}")
+        differences = cli.call("export", *words)
+    assert "without a training example is -1e+09 instead of -infinity, so their probability is 0: 2." in caplog.text
+    assert all(value < 1e-5 for value in differences.values())
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    if form == "onnx":
+        logits = onnx_graph.run(epath.Path(tmp_path / "x"), (images / np.float32(255)).astype(np.float32))["logits"]
+        ours = simclr_jax.load(tmp_path / "run").predict(images).probabilities
+        theirs = np.exp(logits - logits.max(axis=1, keepdims=True))
+        np.testing.assert_allclose(theirs / theirs.sum(axis=1, keepdims=True), ours, atol=1e-5)
+        assert (theirs[:, 2] == 0).all()
+    else:
+        assert f'"head_relu": {features == "g1"}' in (tmp_path / "x" / "simclr_resnet.py").read_text()
 
 
 def test_a_timm_folder_describes_the_network(tmp_path):
