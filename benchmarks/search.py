@@ -1,6 +1,6 @@
 """Measure `simclr_jax.retrieval.index`: time of a query and recall of the 10 nearest, against exact search.
 
-    python -m benchmarks.search                                # a million vectors of dimension 512: 7 GB of memory
+    python -m benchmarks.search                                # a million vectors of dimension 512: 5 GB of memory
     python -m benchmarks.search --vectors=100000 --dim=128     # a quick try
 
 Vectors are drawn like embeddings of images: most of their variance is in few directions, and they are in clusters. 2,000

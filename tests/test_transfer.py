@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from configs import transfer as transfer_config
+import simclr_jax
 from simclr_jax import config as config_lib
 from simclr_jax import errors
 from simclr_jax import transfer
@@ -208,6 +209,9 @@ def test_transfer_to_several_classes(protocol, tags, tmp_path, pretrained):
     )
     assert (results["metric"], results["n"], results["val_images"]) == ("map11", 24, 16)
     assert results["map11"] > 0.8
+    if protocol == "finetune":
+        encoder = simclr_jax.load(tmp_path)
+        assert (encoder.saved.several_classes, encoder.class_names) == (True, ["red", "green", "blue"])
 
 
 @pytest.mark.heavy

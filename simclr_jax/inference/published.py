@@ -18,16 +18,14 @@ from simclr_jax.inference.encoder import Encoder
 from simclr_jax.training import checkpoint
 from simclr_jax.workdir import runs
 
-# Fields with places on this machine, which are nobody else's business: only their last part is published.
-_PLACES = ("data.root", "pretrained", "teacher")
 # Blocks of a config that the card shows as a table.
 _SHOWN = ("batch_size", "epochs", "optimizer.", "loss.", "model.", "head.", "protocol", "features", "label_fraction")
 _SUMMARIES = {
-    "pretrain": "A ResNet-{depth} ({width:g}x), trained without labels.",
-    "linear_probe": "A ResNet-{depth} ({width:g}x), trained without labels, with a linear classifier on its frozen features.",
-    "finetune": "A ResNet-{depth} ({width:g}x), fine-tuned with labels.",
-    "distill": "A ResNet-{depth} ({width:g}x), trained on the predictions of a fine-tuned teacher.",
-    "transfer": "A ResNet-{depth} ({width:g}x), fine-tuned on another data set.",
+    "pretrain": "trained without labels",
+    "linear_probe": "trained without labels, with a linear classifier on its frozen features",
+    "finetune": "fine-tuned with labels",
+    "distill": "trained on the predictions of a fine-tuned teacher",
+    "transfer": "fine-tuned on another data set",
 }
 _METRICS = {
     "top1": ("accuracy", "top-1"),
@@ -90,15 +88,16 @@ def write_workdir(encoder: Encoder, workdir: epath.Path) -> None:
 
 
 def _public(config: ConfigDict) -> ConfigDict:
+    """The config with names instead of the folders of this machine, which are nobody else's business."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        for field in _PLACES:
-            *blocks, name = field.split(".")
-            block = config
-            for part in blocks:
-                block = block[part]
-            if block.get(name):
-                block[name] = epath.Path(block[name]).name
+        config.data.root = (
+            epath.Path(config.data.root).name if config.data.root and config.data.source == "folder" else None
+        )
+        for field in ("pretrained", "teacher"):
+            if config.get(field):
+                path = epath.Path(config[field])
+                config[field] = path.parent.parent.name if path.parent.name == checkpoint.FOLDER else path.name
     return config
 
 
@@ -142,7 +141,7 @@ def card(encoder: Encoder, export: Export) -> str:
     return template.render(
         **dataclasses.asdict(export),
         front_matter=front_matter(encoder, export),
-        summary=_SUMMARIES[first.kind].format(depth=first.model.depth, width=first.model.width),
+        summary=_summary(encoder),
         size=first.data.image_size,
         num_features=encoder.num_features,
         class_names=list(encoder.class_names or ()),
@@ -152,6 +151,16 @@ def card(encoder: Encoder, export: Export) -> str:
         configs=[(title, saved_config.to_json(_public(config))) for title, config in configs.items()],
         step=encoder.step,
     )
+
+
+def _summary(encoder: Encoder) -> str:
+    config, made_by = encoder.saved.config, encoder.saved.checkpoint
+    network = f"A ResNet-{config.model.depth} ({config.model.width:g}x)"
+    record = made_by.parent.parent / "import.json" if made_by is not None else None
+    if record is not None and record.exists():
+        source = json.loads(record.read_text())
+        return f"{network}, imported from {epath.Path(source['source']).name}, {source['what']}."
+    return f"{network}, {_SUMMARIES[config.kind]}."
 
 
 def _configs(encoder: Encoder) -> dict[str, ConfigDict]:
@@ -205,9 +214,10 @@ def _of_run(run: runs.SavedRun) -> Sequence[Result]:
     spread = f" +- {100 * results['top1_std']:.1f} over {len(draws)} label subsets" if len(draws) > 1 else ""
     labels = results.get("labels") or (draws[0]["labels"] if draws else "")
     source = run.config.get("data.name") or run.config.get("data.source")
+    features = run.config.get("features", "h")
     return [
         Result(
-            title=run.kind,
+            title=run.kind + (f" on {features}" if features != "h" else ""),
             data=_data(run.config, "test"),
             dataset=str(source),
             labels=str(labels),

@@ -63,7 +63,9 @@ class Job:
         """What decides about the rows."""
         ids = self.source.ids if isinstance(self.source, RandomAccess) else None
         digest = hashlib.sha256("\n".join(ids or []).encode("utf-8", "surrogateescape")).hexdigest()
-        return {
+        # Of a stream each process reads a piece, so that their number decides which images are in a batch.
+        hosts = {} if isinstance(self.source, RandomAccess) else {"processes": jax.process_count()}
+        return hosts | {
             "encoder": self.encoder.origin,
             "step": self.encoder.step,
             "classifier": self.encoder.path if self.result == PROBABILITIES else None,

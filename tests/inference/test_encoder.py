@@ -1,5 +1,6 @@
 """Load an encoder from what the commands leave, and use it: the same numbers as in an evaluation."""
 
+import dataclasses
 import json
 import shutil
 
@@ -118,6 +119,16 @@ def test_predictions_are_those_of_the_evaluation(runs, test_source, place, subse
     assert classes == [str(number) for number in expected.predicted]
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     assert encoder.embed(test_source.fetch(0).numpy()).shape == (1, 64)  # h, whatever the classifier sees
+
+
+def test_where_an_image_has_several_classes_each_has_its_own_probability(runs, test_source):
+    encoder = simclr_jax.load(runs / "probe")
+    saved = dataclasses.replace(encoder.saved, several_classes=True)
+    several = encoder_lib.Encoder(saved, encoder.config, encoder.variables, encoder.mesh)
+    images = pixels_of(test_source)[:4]
+    one_of, each = (one.predict(images).probabilities.astype(np.float64) for one in (encoder, several))
+    # A softmax is the exponential of the logits up to a factor.
+    np.testing.assert_allclose(np.ptp(np.log(each / (1 - each)) - np.log(one_of), axis=1), 0, atol=1e-3)
 
 
 @pytest.mark.parametrize("standardize", [True, False])

@@ -7,6 +7,7 @@ from fake_hub import front_matter
 from helpers import FEW_L2
 import huggingface_hub
 import numpy as np
+from PIL import Image
 import pytest
 
 import simclr_jax
@@ -40,10 +41,10 @@ def test_a_card_says_what_the_hub_and_a_reader_ask(runs, tmp_path):
     assert (fields["library_name"], fields["license"]) == ("simclr_jax", "cc-by-4.0")
     assert fields["pipeline_tag"] == "image-feature-extraction"
     # As the Hub's own reader understands it.
-    (result,) = huggingface_hub.ModelCard(text, ignore_metadata_errors=False).data.eval_results
+    results = huggingface_hub.ModelCard(text, ignore_metadata_errors=False).data.eval_results
     accuracy = json.loads((runs / "probe" / "results.json").read_text())["top1"]
-    assert (result.task_name, result.dataset_name) == ("linear probe", "digits")
-    assert (result.metric_type, result.metric_value) == ("accuracy", pytest.approx(accuracy, abs=1e-6))
+    (result,) = [one for one in results if one.metric_value == pytest.approx(accuracy, abs=1e-6)]
+    assert (result.task_name, result.dataset_name, result.metric_type) == ("linear probe", "digits", "accuracy")
     assert f"| linear probe | digits | 1437 | top-1 | {100 * accuracy:.1f} % | 360 |" in text
     assert f'simclr_jax.load("{runs}/pretrained")' in text
     assert "from simclr_resnet import CONFIG, ResNet" in text
@@ -51,10 +52,9 @@ def test_a_card_says_what_the_hub_and_a_reader_ask(runs, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", ["onnx", "savedmodel"])
-def test_the_lines_of_a_card_run(runs, tmp_path, form, images):
-    export(runs / "probe", tmp_path / "x", form=form)
-    card = tmp_path / "x" / "README.md" if form == "savedmodel" else tmp_path / "x.README.md"
+def test_the_lines_of_a_card_run(runs, tmp_path, images):
+    export(runs / "probe", tmp_path / "x", form="onnx")
+    card = tmp_path / "x.README.md"
     ours, theirs = [part.split("```\n")[0] for part in card.read_text().split("```python\n")[1:]]
     floats = (images[:, :8] / np.float32(255)).astype(np.float32)
     found = {"images": floats}
@@ -65,8 +65,6 @@ def test_the_lines_of_a_card_run(runs, tmp_path, form, images):
     )
     photos = tmp_path / "PHOTOS"
     photos.mkdir()
-    from PIL import Image
-
     Image.fromarray(images[0]).save(photos / "a.png")
     exec(ours.replace('"PHOTOS"', repr(str(photos))), found)
     assert found["h"].shape == (1, 64)

@@ -21,6 +21,7 @@ from simclr_jax.interchange import onnx_graph
 from simclr_jax.interchange import programs
 from simclr_jax.interchange import torch_files
 from simclr_jax.interchange.weights import Weights
+from simclr_jax.models.networks import make_encoder
 from simclr_jax.runtime import cli
 from simclr_jax.training import state as state_lib
 
@@ -63,7 +64,7 @@ def network_of(model, classes=None):
     for name, tensor in weights.tensors.items():
         parts[name.endswith(("/mean", "/var"))][name] = tensor
     params, stats = (infer.unflatten(jax.tree.map(jnp.asarray, part)) for part in parts)
-    graph = state_lib.graph_of(lambda rngs: export.make_encoder(config, rngs))
+    graph = state_lib.graph_of(lambda rngs: make_encoder(config, rngs))
 
     def apply(images):
         h = state_lib.merge(graph, params["encoder"], stats["encoder"])(images, train=False)

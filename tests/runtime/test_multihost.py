@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import errors
+from simclr_jax.runtime import cli
 
 # A learning rate at which rounding hardly grows: at the usual one, the order of sums alone makes 6 % of a gradient's norm
 # after 18 steps.
@@ -88,6 +89,22 @@ def test_two_processes_train_as_one_does(two_by_two, tmp_path):
     # Written once, and by one process only.
     assert {path.name for path in two_by_two.iterdir()} == {path.name for path in one.iterdir()}
     assert len(list((two_by_two / "tensorboard").iterdir())) == 1
+
+
+@pytest.mark.heavy
+def test_two_processes_embed_as_one_does(two_by_two, tmp_path):
+    words = (f"--pretrained={two_by_two}", "--images=digits:test", "--batch_size=64")
+    embed = (sys.executable, "-m", "simclr_jax.embed", *words, f"--output={tmp_path}/two.npz")
+    local = ("-m", "launch.local", "--num_processes=2", "--devices_per_process=1", "--max_restarts=0", "--")
+    subprocess.run([sys.executable, *local, *embed], cwd=REPOSITORY, check=True)
+    cli.call("embed", *words, f"--output={tmp_path}/one.npz")
+    one, two = (np.load(tmp_path / name) for name in ("one.npz", "two.npz"))
+    place = {path: row for row, path in enumerate(two["path"])}
+    assert len(place) == len(one["path"]) == 360
+    rows = [place[path] for path in one["path"]]
+    assert one["label"].tolist() == two["label"][rows].tolist()
+    np.testing.assert_allclose(two["vector"][rows], one["vector"], rtol=1e-4, atol=1e-4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.npz", "two.npz"]
 
 
 @pytest.mark.heavy
