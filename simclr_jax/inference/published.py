@@ -157,8 +157,8 @@ def _summary(encoder: Encoder) -> str:
     config, made_by = encoder.saved.config, encoder.saved.checkpoint
     network = f"A ResNet-{config.model.depth} ({config.model.width:g}x)"
     record = made_by.parent.parent / "import.json" if made_by is not None else None
-    if record is not None and record.exists():
-        source = json.loads(record.read_text())
+    source = json.loads(record.read_text()) if record is not None and record.exists() else {}
+    if "source" in source and "what" in source:
         return f"{network}, imported from {epath.Path(source['source']).name}, {source['what']}."
     return f"{network}, {_SUMMARIES[config.kind]}."
 

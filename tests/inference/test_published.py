@@ -91,8 +91,7 @@ def test_what_is_pushed_loads_and_serves_the_commands(runs, tmp_path, hub, image
         words = ("--pretrained=hf://me/photos@1", f"--workdir={tmp_path}/probe", *FEW_L2)
         again = cli.call("linear_probe", *words, "--config.data.source=digits")
         assert again["top1"] == json.loads((runs / "probe" / "results.json").read_text())["top1"]
-        assert cli.call("linear_probe", *words, "--config.data.source=digits")["top1"] == again["top1"]
-        simclr_jax.load(tmp_path / "probe").predict(images)
+        assert len(simclr_jax.load(tmp_path / "probe").predict(images).classes) == 5
 
 
 @pytest.mark.slow
