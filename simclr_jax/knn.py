@@ -149,7 +149,8 @@ def weighted_votes(
       test: float32 `[m, dim]`.
       num_classes: of the labels.
       neighbours: how many vote; at most n do.
-      temperature: a neighbour of cosine similarity s has the weight exp((s - 1) / temperature).
+      temperature: a neighbour of cosine similarity s has the weight exp((s - t) / temperature), where t is the similarity of
+        the nearest one. Its own weight is 1, so that no temperature makes all weights underflow to 0.
 
     Returns:
       float32 `[m, num_classes]`.
@@ -161,7 +162,7 @@ def weighted_votes(
     def vote(chunk: jax.Array) -> jax.Array:
         similarity = jnp.dot(objectives.l2_normalize(chunk), reference.T, precision=jax.lax.Precision.HIGHEST)
         nearest, index = jax.lax.top_k(similarity, neighbours)
-        weights = jnp.exp((nearest - 1.0) / temperature)
+        weights = jnp.exp((nearest - nearest[:, :1]) / temperature)  # top_k sorts: the first is the largest
         return jnp.sum(weights[..., None] * jax.nn.one_hot(jnp.asarray(train_labels)[index], num_classes), axis=1)
 
     return np.concatenate([np.asarray(vote(test[start : start + CHUNK])) for start in range(0, len(test), CHUNK)])

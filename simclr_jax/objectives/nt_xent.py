@@ -4,6 +4,10 @@ NT-Xent compares every view with all other views: 4 B^2 similarities for B image
 `pairwise` computes them in blocks, also across devices, so memory grows with B times the width of an embedding.
 `nt_xent_dense` computes them at once. On very many devices it is faster: a ring has many short rounds there, and
 gathering the embeddings once costs less.
+
+Both sum the exponentials of the negatives alone and add the positive last, as l = softplus(logsumexp of the negatives -
+positive). With the positive in the sum, the loss of a pair that is close together would be a small difference of two
+large numbers, and its gradient would contain P - 1 with P near 1. In float32 most of their digits would be lost.
 """
 
 import functools
@@ -13,6 +17,7 @@ from jax import lax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array
+from jaxtyping import Bool
 from jaxtyping import Float
 import numpy as np
 
@@ -72,14 +77,14 @@ def nt_xent(
       z: embeddings, any float dtype; computed in float32 (float64 stays float64).
       temperature: tau, a positive number.
       normalize: l2-normalise the embeddings first.
-      mesh: the mesh over all of whose devices `z` is split along its first axis; None: `z` is on one device.
+      mesh: the mesh over all of whose devices `z` is split along its first axis, equally; None: `z` is on one device.
 
     Returns:
       The scalar sum of l over both directions, averaged over pairs. This is twice the paper's L and exactly the
       reference implementation's loss, whose published learning rates belong to this scale.
 
     Raises:
-      ValueError: if z is not `[pairs, 2, dim]` or the temperature is not positive.
+      ValueError: if z is not `[pairs, 2, dim]`, the temperature is not positive, or the devices cannot share the pairs equally.
 
     Example:
       >>> z = jax.random.normal(jax.random.key(0), (256, 2, 128))
@@ -95,9 +100,12 @@ def nt_xent(
     with jax.named_scope("nt_xent"):
         z = prepare(z, temperature, normalize)
         pairs, _, dim = z.shape
+        if mesh is not None and pairs % mesh.size:
+            raise ValueError(f"{mesh.size} devices cannot share {pairs} pairs equally.")
+        if pairs == 1:
+            return 0 * jnp.sum(z)  # without negatives the loss is 0
         bound = 1.0 / temperature if normalize and temperature * SAFE_BOUND > 1.0 else None
-        per_view = logsumexp_without_self(z.reshape(2 * pairs, dim), temperature, bound, mesh)
-        return (jnp.sum(per_view) - 2 * jnp.sum(z[:, 0] * z[:, 1]) / temperature) / pairs
+        return _mean_loss(z, logsumexp_of_negatives(z.reshape(2 * pairs, dim), temperature, bound, mesh), temperature)
 
 
 def nt_xent_dense(z: Float[Array, "pairs 2 dim"], temperature: float, normalize: bool = True) -> Float[Array, ""]:
@@ -105,22 +113,40 @@ def nt_xent_dense(z: Float[Array, "pairs 2 dim"], temperature: float, normalize:
     with jax.named_scope("nt_xent_dense"):
         z = prepare(z, temperature, normalize)
         pairs, _, dim = z.shape
+        if pairs == 1:
+            return 0 * jnp.sum(z)  # without negatives the loss is 0
         rows = z.reshape(2 * pairs, dim)
-        logits = jnp.where(jnp.eye(2 * pairs, dtype=bool), -jnp.inf, exact_dot(rows, rows.T) / temperature)
-        return (jnp.sum(jax.nn.logsumexp(logits, axis=-1)) - 2 * jnp.sum(z[:, 0] * z[:, 1]) / temperature) / pairs
+        logits = jnp.where(_same_image(2 * pairs), -jnp.inf, exact_dot(rows, rows.T) / temperature)
+        return _mean_loss(z, jax.nn.logsumexp(logits, axis=-1), temperature)
 
 
-# --- The denominator, in blocks -------------------------------------------------------------------------------------
+def _same_image(views: int) -> Bool[Array, "views views"]:
+    """Which of the views are of one image: views 2 i and 2 i + 1."""
+    image = jnp.arange(views) // 2
+    return image[:, None] == image
+
+
+def _mean_loss(
+    z: Float[Array, "pairs 2 dim"], negatives: Float[Array, " views"], temperature: float
+) -> Float[Array, ""]:
+    """l summed over both views and averaged over pairs, from the logsumexp of the negatives of each view."""
+    positive = jnp.sum(z[:, 0] * z[:, 1], axis=-1, keepdims=True) / temperature
+    return jnp.sum(jax.nn.softplus(negatives.reshape(-1, 2) - positive)) / len(z)
+
+
+# --- The negatives, in blocks -------------------------------------------------------------------------------------
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def logsumexp_without_self(
+def logsumexp_of_negatives(
     x: Float[Array, "n dim"], temperature: float, bound: float | None, mesh: Mesh | None
 ) -> Float[Array, " n"]:
-    """log sum_{k != i} exp(x_i . x_k / temperature) for every row i, and its gradient, in memory proportional to `x`.
+    """log sum_k exp(x_i . x_k / temperature) for every row i, and its gradient, in memory proportional to `x`.
+
+    The sum is over the views k of all other images.
 
     Args:
-      x: float32 or float64; split over all devices of `mesh` along its first axis.
+      x: float32 or float64, two rows for each of at least two images; split over all devices of `mesh` along its first axis.
       temperature: a positive number.
       bound: an upper bound of the absolute value of every logit, if one is known and exp(-2 bound) is far from
         underflow. Each pair then needs one exponential instead of two.
@@ -146,8 +172,7 @@ def _forward(x: Float[Array, "n dim"], temperature: float, bound: float | None, 
 
     def combine_self(a, acc):
         logits = exact_dot(a["x"], a["x"].T) / temperature
-        diagonal = jnp.eye(len(logits), dtype=bool)
-        return merge_sums(acc, sums(jnp.where(diagonal | ~a["real"], -jnp.inf, logits), 1))
+        return merge_sums(acc, sums(jnp.where(_same_image(len(logits)) | ~a["real"], -jnp.inf, logits), 1))
 
     running_max, sum_exp = all_pairs(
         {"x": x, "real": jnp.ones(num_rows, bool)},
@@ -180,7 +205,7 @@ def _backward(temperature: float, bound: float | None, mesh: Mesh | None, saved,
 
     def combine_self(a, acc):
         weights = pair_weights(a, a)
-        return acc + exact_dot(jnp.where(jnp.eye(len(weights), dtype=bool), 0, weights), a["x"])
+        return acc + exact_dot(jnp.where(_same_image(len(weights)), 0, weights), a["x"])
 
     with jax.named_scope("nt_xent_gradient"):
         gradient = all_pairs(
@@ -189,4 +214,4 @@ def _backward(temperature: float, bound: float | None, mesh: Mesh | None, saved,
         return (gradient / temperature,)
 
 
-logsumexp_without_self.defvjp(_forward, _backward)
+logsumexp_of_negatives.defvjp(_forward, _backward)

@@ -1,12 +1,14 @@
 """Reduce over all pairs of rows of an array, without ever holding the matrix of all pairs.
 
 The rows are cut into blocks, and every pair of blocks is visited exactly once: a term that is symmetric in its two rows
-is computed once for both. Between devices the blocks travel on a ring. Each device keeps its own rows while the rows of
-the other devices pass by, so it holds the rows of two devices and one block of pairs at a time.
+is computed once for both. Rows 2 i and 2 i + 1, the two views of an image, are always in the same block. Between devices
+the blocks travel on a ring. Each device keeps its own rows while the rows of the other devices pass by, so it holds the rows
+of two devices and one block of pairs at a time.
 """
 
 from collections.abc import Callable
 import functools
+import math
 from typing import Any
 from typing import TypeAlias
 
@@ -46,11 +48,12 @@ def all_pairs(
     """For every row, a reduction over all rows, itself included.
 
     Args:
-      rows: arrays `[n, ...]`, split over all devices of the mesh along their first axis.
+      rows: arrays `[n, ...]`, split over all devices of the mesh along their first axis, an even number to each.
       init: accumulators `[n, ...]` to start from, the identity element of `merge`.
       combine: takes the rows of two different blocks and the accumulators of both; returns both accumulators with the
         pairs of the two blocks added. Blocks may be padded with rows of zeros at their end.
-      combine_self: takes the rows of one block and its accumulator; returns that with the pairs within the block added.
+      combine_self: takes the rows of one block and its accumulator; returns that with the pairs within the block added. A
+        block begins with the first view of an image, and has an even number of rows.
       merge: joins two accumulators of the same rows.
       mesh: the devices; None for rows that are on one device.
 
@@ -122,15 +125,20 @@ def _all_pairs_on_device(rows: Rows, init: Rows, *, combine, combine_self, merge
 
 
 def _to_blocks(tree: Rows, num_rows: int) -> Blocks:
-    """`[rows, ...]` to `[blocks, rows of a block, ...]`, as evenly as possible, with zeros at the end where needed."""
-    count = -(-num_rows // BLOCK)
-    size = -(-num_rows // count)
+    """`[rows, ...]` to `[blocks, rows of a block, ...]`, with zeros at the end where needed."""
+    count, size = _block_shape(num_rows)
 
     def cut(array):
         padding = [(0, count * size - num_rows)] + [(0, 0)] * (array.ndim - 1)
         return jnp.pad(array, padding).reshape(count, size, *array.shape[1:])
 
     return jax.tree.map(cut, tree)
+
+
+def _block_shape(num_rows: int) -> tuple[int, int]:
+    """(blocks, rows of a block): as evenly as possible, an even number of rows in each."""
+    count = -(-num_rows // BLOCK)
+    return count, 2 * -(-num_rows // (2 * count))
 
 
 def _from_blocks(tree: Blocks, num_rows: int) -> Rows:
@@ -148,7 +156,7 @@ def _put(tree: Blocks, index: Int[Array, ""], value: PyTree[Shaped[Array, "block
 def is_padded(num_rows: int, devices: int) -> bool:
     """Whether `all_pairs` has to pad its blocks when `num_rows` rows are split over `devices` devices."""
     rows = num_rows // devices
-    return bool(rows % -(-rows // BLOCK))
+    return math.prod(_block_shape(rows)) != rows
 
 
 # --- Sums of exponentials, block by block ---------------------------------------------------------------------------

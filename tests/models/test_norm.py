@@ -85,6 +85,29 @@ def test_batch_norm_equals_flaxs(use_bias, train):
     assert_same(outcome(run, ours, x), outcome(run, theirs, x))
 
 
+@pytest.mark.parametrize("shape", [(8, 5), (8, 1, 1, 5)], ids=["head", "selective kernel"])
+def test_pooled_features_are_normalised_without_loss_of_digits(shape):
+    """A mean 1,000 times the standard deviation; in one pass the error in float32 would be more than a tenth."""
+    x = (1000 + random(3, *shape)).astype(jnp.float32)
+    ours = batch_norm(5, rngs=nnx.Rngs(0), dtype=jnp.float32, param_dtype=jnp.float32)
+    out = ours(x, use_running_average=False)
+    assert out.dtype == jnp.float32
+    wide = np.asarray(x, np.float64).reshape(8, 5)
+    expected = (wide - wide.mean(0)) / np.sqrt(wide.var(0) + 1e-5)
+    np.testing.assert_allclose(out.reshape(8, 5), expected, atol=1e-4)
+    np.testing.assert_allclose(ours.var[...], 0.9 + 0.1 * wide.var(0), rtol=1e-4)
+
+
+def test_pooled_features_give_flaxs_gradients():
+    ours = randomize(batch_norm(5, rngs=nnx.Rngs(0), **WIDE))
+    theirs, x = flaxs(ours), 2 + random(1, 6, 1, 1, 5)
+
+    def run(bn, x):
+        return bn(x, use_running_average=False)
+
+    assert_same(outcome(run, ours, x), outcome(run, theirs, x))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("stride", [1, 2])

@@ -171,6 +171,35 @@ def test_float32_stays_exact_at_every_temperature(monkeypatch, tau, dtype):
         assert relative_error(np.asarray(gradient, np.float64), expected_gradient) < limit
 
 
+@pytest.mark.parametrize("devices", [1, 8, None], ids=["1 device", "8 devices", "dense"])
+def test_pairs_that_are_close_together_keep_their_digits(devices):
+    """The loss is then a small part of both the denominator and the positive, and P - 1 of the gradient is near 0."""
+    rng = np.random.default_rng(0)
+    z = (rng.normal(size=(64, 1, 64)) + 0.01 * rng.normal(size=(64, 2, 64))).astype(np.float32)
+    if devices is None:
+        loss, gradient = jax.jit(jax.value_and_grad(lambda z: objectives.nt_xent_dense(z, 0.1)))(z)
+    else:
+        loss, gradient = value_and_gradient(z, 0.1, True, devices)
+    with jax.enable_x64(True):
+        wide = jnp.asarray(z.astype(np.float64))
+        expected, expected_gradient = jax.value_and_grad(objectives.nt_xent_dense)(wide, 0.1)
+    assert float(expected) == pytest.approx(by_definition(z, 0.1), rel=1e-9)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-6)
+    assert relative_error(gradient, expected_gradient) < 5e-6
+
+
+def test_pairs_that_devices_cannot_share_are_refused():
+    with pytest.raises(ValueError, match="8 devices cannot share 12 pairs equally"):
+        objectives.nt_xent(jnp.ones((12, 2, 4)), 0.5, True, mesh_of(8))
+
+
+def test_a_single_pair_has_no_negatives_and_no_gradient():
+    for loss in (objectives.nt_xent, objectives.nt_xent_dense):
+        value, gradient = jax.value_and_grad(loss)(jnp.array([[[1.0, 2.0], [2.0, 1.0]]]), 0.5)
+        assert value == 0
+        np.testing.assert_array_equal(gradient, 0)
+
+
 @pytest.mark.slow
 def test_no_device_holds_a_matrix_of_all_logits_or_all_embeddings(monkeypatch):
     """Twice the batch takes twice the memory, not four times as much."""
