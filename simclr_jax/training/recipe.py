@@ -1,6 +1,5 @@
 """The recipe of a training: what a config, the size of the data and a mesh decide together."""
 
-from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
@@ -27,15 +26,12 @@ class Optimization(NamedTuple):
     optimizer: optax.GradientTransformation
 
 
-def make_optimization(
-    config: ConfigDict, num_examples: int, *, mask: Callable[[Any], Any] = optim.lars_mask, min_steps: int = 0
-) -> Optimization:
+def make_optimization(config: ConfigDict, num_examples: int, *, min_steps: int = 0) -> Optimization:
     """Number of steps, learning-rate schedule and optimiser of a run.
 
     Args:
       config: `optimizer`, `batch_size` and `epochs`.
       num_examples: training images of an epoch.
-      mask: where weight decay, and with LARS the trust ratio, apply; see `optim.make_optimizer`.
       min_steps: train for at least this many steps.
 
     Raises:
@@ -45,7 +41,7 @@ def make_optimization(
     schedule = optim.make_schedule(
         config.optimizer, batch_size=config.batch_size, num_examples=num_examples, steps=total_steps
     )
-    return Optimization(total_steps, schedule, optim.make_optimizer(config.optimizer, schedule, mask=mask))
+    return Optimization(total_steps, schedule, optim.make_optimizer(config.optimizer, schedule))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ from simclr_jax import objectives
 from simclr_jax.objectives import metrics as contrastive_metrics
 from simclr_jax.runtime import sharding
 from simclr_jax.training import inputs
+from simclr_jax.training import optim
 from simclr_jax.training.inputs import to_float
 from simclr_jax.training.microbatches import vjp_of_embed
 from simclr_jax.training.state import TrainState
@@ -50,7 +51,8 @@ def _update(
     """One optimiser step."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics |= {"learning_rate": schedule(state.step), "grad_norm": optax.tree.norm(grads)}
+    rate = schedule(state.step) * optim.rate_factor(state.opt_state)
+    metrics |= {"learning_rate": rate, "grad_norm": optax.tree.norm(grads)}
     return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
 
 

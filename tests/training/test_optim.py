@@ -12,6 +12,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax.errors import UserError
+from simclr_jax.evaluation import supervised
 from simclr_jax.training import optim
 
 
@@ -34,11 +35,14 @@ def test_lars_equals_the_reference_for_twenty_steps(reference, schedule):
     run = f"wd1e-06/classic1/nesterov0/{schedule}"
     names = [key.removeprefix("init/") for key in vectors if key.startswith("init/")]
     rates = jnp.asarray(vectors[f"{run}/lr"])
+    weight_decay = config_lib.pretrain().optimizer.weight_decay
     optimizer = optim.make_optimizer(config_lib.pretrain().optimizer, lambda step: rates[step])
     params = nested(names, lambda name: vectors[f"init/{name}"])
     state = optimizer.init(params)
     for step in range(20):
         grads = nested(names, lambda name, step=step: vectors[f"grad/{name}"][step])
+        # The reference decays the classifier's kernel in its loss, which is not part of these gradients.
+        grads["classifier"]["kernel"] -= weight_decay * params["classifier"]["kernel"]
         updates, state = optimizer.update(grads, state, params)
         params = optax.apply_updates(params, updates)
         expected = nested(names, lambda name, step=step: vectors[f"{run}/params/{name}"][step])
@@ -110,11 +114,14 @@ PARAMS = {
 
 
 def test_masks_choose_kernels():
-    assert optim.lars_mask(PARAMS) == {
+    assert optim.trust_ratio_mask(PARAMS) == {
         "encoder": {"conv": {"kernel": True}, "bn": {"scale": False, "bias": False}},
         "classifier": {"kernel": False, "bias": False},
     }
-    assert optim.kernel_mask(PARAMS)["classifier"] == {"kernel": True, "bias": False}
+    assert optim.decay_mask(PARAMS) == {
+        "encoder": {"conv": {"kernel": True}, "bn": {"scale": False, "bias": False}},
+        "classifier": {"kernel": True, "bias": False},
+    }
 
 
 @pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
@@ -125,10 +132,41 @@ def test_every_optimizer_steps_down_and_decays_only_kernels(name):
     zero = jax.tree.map(jnp.zeros_like, PARAMS)
     updates, _ = optimizer.update(zero, optimizer.init(PARAMS), PARAMS)
     shrunk = jax.tree.map(lambda update: bool(jnp.all(update < 0)), updates)
-    assert shrunk["encoder"] == {"conv": {"kernel": True}, "bn": {"scale": False, "bias": False}}
+    assert shrunk == optim.decay_mask(PARAMS)
     ones = jax.tree.map(jnp.ones_like, PARAMS)
     updates, _ = optimizer.update(ones, optimizer.init(PARAMS), PARAMS)
     assert all(bool(jnp.all(update < 0)) for update in jax.tree.leaves(updates))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_step_of_lars_where_a_classifier_is_the_aim(frozen):
+    """The classifier moves by the plain gradient and decay, the encoder by the trust ratio; frozen: not at all."""
+    fields = config_lib.pretrain().optimizer
+    fields.update(weight_decay=0.01, momentum=0.0, trust_coefficient=0.001)
+    optimizer = optim.make_optimizer(fields, 0.5)
+    optimizer = supervised._only_classifier(optimizer) if frozen else optimizer
+    grads = jax.tree.map(lambda leaf: jnp.full_like(leaf, 2.0), PARAMS)
+    updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(updates["classifier"]["kernel"], -0.5 * (2.0 + 0.01 * 1.0), rtol=1e-6)
+    np.testing.assert_allclose(updates["classifier"]["bias"], -0.5 * 2.0)
+    # |w| / |g + decay w| is 1 / 2.01, whatever the size; then times the gradient with decay.
+    expected = 0.0 if frozen else -0.5 * 0.001 * 1.0
+    np.testing.assert_allclose(updates["encoder"]["conv"]["kernel"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
+def test_a_rate_factor_is_another_learning_rate(name):
+    fields = config_lib.pretrain().optimizer
+    fields.update(name=name, weight_decay=0.1)
+    direct, scaled = optim.make_optimizer(fields, 0.06), optim.with_rate_factor(optim.make_optimizer(fields, 0.02))
+    state, scaled_state = direct.init(PARAMS), optim.set_rate_factor(scaled.init(PARAMS), 3.0)
+    assert optim.rate_factor(state) == 1.0
+    assert optim.rate_factor(scaled_state) == 3.0
+    for step in range(3):
+        grads = jax.tree.map(lambda leaf, step=step: jnp.full_like(leaf, step + 1.0), PARAMS)
+        updates, state = direct.update(grads, state, PARAMS)
+        ours, scaled_state = scaled.update(grads, scaled_state, PARAMS)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), ours, updates)
 
 
 def test_nesterov_momentum_is_optax_sgd():
