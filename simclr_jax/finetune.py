@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax import config as config_lib
 from simclr_jax.evaluation import label_subsets
-from simclr_jax.evaluation import supervised
+from simclr_jax.evaluation.few_labels import FineTuning
 from simclr_jax.evaluation.setup import set_up
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.workdir import writers
@@ -34,8 +34,7 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
     """Fine-tunes once for every subset of the labels and returns the content of results.json."""
     setup = set_up(config, workdir, pretrained, config_lib.finetune(), monitor)
     config = setup.config
-    training = supervised.ClassifierTraining(setup, frozen=False, name="finetune")
-    results = label_subsets.evaluate_each(setup, training.run) | {"init": config.init}
+    results = label_subsets.evaluate_each(setup, FineTuning(setup).run) | {"init": config.init}
     writers.write_results(workdir, results)
     log.info(
         "%s on %d labels: %.1f %% top-1 (+- %.1f over %d draws) of %d test images.",

@@ -193,6 +193,7 @@ def _train(
     with config.unlocked():
         config.optimizer.learning_rate = rate
         config.optimizer.weight_decay = decay / rate
+        config.batch_size = supervised.batch_for(config.batch_size, train.num_examples, setup.mesh.size)
         config.epochs = (config.steps - 1) * config.batch_size / train.num_examples
         config.min_steps = config.steps
     if (folder / "results.json").exists():

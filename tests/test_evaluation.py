@@ -177,9 +177,17 @@ def test_weighted_votes_equal_a_plain_loop():
         cosine = train @ image / np.linalg.norm(train, axis=1) / np.linalg.norm(image)
         expected = np.zeros(4)
         for index in np.argsort(-cosine)[:5]:
-            expected[labels[index]] += np.exp((cosine[index] - 1) / 0.2)
+            expected[labels[index]] += np.exp((cosine[index] - cosine.max()) / 0.2)
         np.testing.assert_allclose(votes[row], expected, rtol=1e-4)
     assert knn.weighted_votes(train[:3], labels[:3], test, 4, neighbours=20, temperature=0.2).shape == (7, 4)
+
+
+def test_votes_do_not_underflow():
+    """At this temperature exp((0.6 - 1) / T) is 0 in float32, and every image would be of class 0."""
+    train = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
+    test = np.array([[0.6, -0.8], [-0.8, 0.6]], np.float32)
+    votes = knn.weighted_votes(train, np.array([2, 1], np.int32), test, 3, neighbours=2, temperature=0.002)
+    np.testing.assert_array_equal(votes, [[0, 0, 1], [0, 1, 0]])
 
 
 def test_knn_writes_pictures_and_predictions(tmp_path, pretrained, monkeypatch):
@@ -257,6 +265,53 @@ def test_finetune_draws_resume_and_write_their_labels(tmp_path, pretrained, monk
     monkeypatch.setattr(supervised.loop, "fit", no_training)
     again = cli.call("finetune", *arguments)
     assert [draw["top1"] for draw in again["draws"]] == [draw["top1"] for draw in results["draws"]]
+
+
+FEW = ("--config=configs/finetune.py:1.0,batch=16,steps=4,epochs=1", "--config.lbfgs.l2_values=2")
+
+
+def test_finetuning_starts_from_the_frozen_probe(tmp_path, pretrained):
+    """At a learning rate of almost 0 its predictions are the linear probe's, in both its choices: classifier and statistics."""
+    probe = ("--config.labels_per_class=4", "--config.lbfgs.l2_values=2", "--config.lbfgs.l2_min=0.01")
+    probe += ("--config.lbfgs.l2_max=10000",)
+    cli.call("linear_probe", f"--pretrained={pretrained}", f"--workdir={tmp_path / 'probe'}", *probe)
+    rate = ("--config.learning_rates=1e-9", "--config.optimizer.learning_rate=1e-9")
+    arguments = (f"--pretrained={pretrained}", *FEW, "--config.labels_per_class=4", *rate)
+    tuned = cli.call("finetune", *arguments, f"--workdir={tmp_path / 'tuned'}")
+    assert tuned["draws"][0]["learning_rate"] == 1e-9
+    ours, probes = (np.load(tmp_path / name / "draw_0" / "predictions.npz") for name in ("tuned", "probe"))
+    np.testing.assert_array_equal(ours["predicted"], probes["predicted"])
+
+
+def test_the_learning_rate_is_chosen_on_held_out_labels(tmp_path, pretrained, caplog):
+    rates = ("--config.learning_rates=1e-9,0.01", "--config.optimizer.learning_rate=0.01")
+    arguments = (f"--pretrained={pretrained}", f"--workdir={tmp_path}", *FEW, "--config.labels_per_class=5", *rates)
+    results = cli.call("finetune", *arguments)
+    (draw,) = results["draws"]
+    assert draw["held_out"].keys() == {"1e-09", "0.01"}
+    assert draw["held_out"][f"{draw['learning_rate']:g}"] == max(draw["held_out"].values())
+    assert "50 labels: 4 steps of 16 images" in caplog.text
+    assert not (tmp_path / "draw_0" / "learning_rates" / "0.01" / "checkpoints").exists()
+
+    caplog.clear()
+    assert cli.call("finetune", *arguments)["top1"] == results["top1"]
+    assert "compiling" not in caplog.text
+    few = cli.call(
+        "finetune", *arguments[:1], f"--workdir={tmp_path / 'few'}", *FEW, "--config.labels_per_class=1", *rates
+    )
+    assert "10 labels are too few to hold some out: learning rate 1e-09" in caplog.text
+    assert few["draws"][0]["learning_rate"] == 1e-9
+    with pytest.raises(
+        errors.UserError, match=r"learning_rate is 0.5, but the learning rate is one of .*learning_rates=0.5"
+    ):
+        cli.call("finetune", *arguments, "--config.optimizer.learning_rate=0.5")
+
+
+def test_a_batch_has_no_more_images_than_there_are_labels():
+    assert supervised.batch_for(4096, 97, 1) == 97
+    assert supervised.batch_for(4096, 97, 8) == 96
+    assert supervised.batch_for(4096, 3, 8) == 8
+    assert supervised.batch_for(64, 1000, 8) == 64
 
 
 def test_finetuning_moves_the_encoder_and_its_statistics(tmp_path, pretrained):

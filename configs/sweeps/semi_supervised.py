@@ -6,7 +6,8 @@
 
 The first argument is the workdir of the pretraining run. `recipe` is a config whose first argument is the fraction of the
 labels. Each draw (a random subset of the labels) is a run. The table ends with mean and standard deviation over the draws.
-The paper uses one published list of labels for each fraction: the TFDS data set imagenet2012_subset, see configs/finetune.py.
+The paper uses one published list of labels for each fraction, the TFDS data set imagenet2012_subset: see
+configs/imagenet_finetune.py.
 `rate` and `scratch_rate` are learning rates (0: the recipe's). Training from scratch needs a larger rate, so the baseline has a
 separate one. `batch` and `steps`, a minimum, are for small data sets. `scratch=false` omits the baseline.
 Expected on ImageNet (top-5, 1 % / 10 %): ResNet-50 75.5 / 87.8, 2x 83.0 / 91.2, 4x 85.8 / 92.6; supervised 48.4 / 80.4.
@@ -29,7 +30,7 @@ def sweep(arg=None):
     args = common.parse_pretrained(
         arg,
         "semi_supervised",
-        recipe="configs/finetune.py",
+        recipe="configs/imagenet_finetune.py",
         fractions="0.01 0.1",
         draws=3,
         first_draw=0,

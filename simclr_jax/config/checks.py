@@ -66,7 +66,7 @@ def check_values(config: ml_collections.ConfigDict, device_count: int) -> None:
         problem = field.problem(flat.get(name))
         if problem is not None:
             raise UserError(f"config.{name} is {flat[name]!r}, but must be {problem}.")
-    for check in (_check_batch, _check_augment, _check_model, _check_loss, _check_lbfgs):
+    for check in (_check_batch, _check_augment, _check_model, _check_loss, _check_lbfgs, _check_learning_rates):
         check(flat, device_count)
 
 
@@ -129,3 +129,14 @@ def _check_lbfgs(flat: dict[str, Any], device_count: int) -> None:
     low, high = flat.get("lbfgs.l2_min", 1.0), flat.get("lbfgs.l2_max", 1.0)
     if low > high:
         raise UserError(f"config.lbfgs.l2_min is {low:g}, but must be at most config.lbfgs.l2_max={high:g}.")
+
+
+def _check_learning_rates(flat: dict[str, Any], device_count: int) -> None:
+    del device_count
+    rates = [*flat.get("learning_rates", ()), *flat.get("scratch_learning_rates", ())]
+    rate = flat.get("optimizer.learning_rate")
+    if rates and rate not in rates:
+        raise UserError(
+            f"config.optimizer.learning_rate is {rate:g}, but the learning rate is one of config.learning_rates, or of "
+            f"config.scratch_learning_rates: set --config.learning_rates={rate:g} instead."
+        )

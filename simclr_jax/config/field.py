@@ -35,6 +35,7 @@ SEEDS = Bound(
 POSITIVE_NUMBERS = Bound(
     "positive numbers, at least one", lambda value: len(value) > 0 and all(number > 0 for number in value)
 )
+POSITIVE_NUMBERS_OR_NONE = Bound("positive numbers, or none", lambda value: all(number > 0 for number in value))
 THREE_NUMBERS = Bound("three numbers, one for each of red, green and blue", lambda value: len(value) == 3)
 THREE_POSITIVE = Bound(
     "three positive numbers, one for each of red, green and blue",

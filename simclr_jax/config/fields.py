@@ -79,6 +79,7 @@ def _linear_probe() -> Block:
 
 
 def _finetune() -> Block:
+    holdout = Field(0.2, "Share of the labels on which l2, and the learning rate, are chosen.", bound=field.PART)
     return blocks.evaluation("finetune") | {
         "augment": blocks.crop_and_flip(),
         "optimizer": blocks.sgd(learning_rate=0.05),
@@ -86,6 +87,27 @@ def _finetune() -> Block:
         "min_steps": Field(
             0, "Train for at least this many steps: a handful of labels is less than a batch.", bound=field.NOT_NEGATIVE
         ),
+        "init_classifier": Field(
+            "random",
+            "probe: start from the linear probe of the same labels. From scratch it is always random.",
+            choices=choices.INIT_CLASSIFIERS,
+        ),
+        "freeze_statistics": Field(
+            False,
+            "Keep the BatchNorm statistics of pretraining: those of a few labelled images are noise. Not from scratch.",
+        ),
+        "learning_rates": Field(
+            (),
+            "Below `choose_below` labels the best of these, on held-out labels, replaces optimizer.learning_rate.",
+            bound=field.POSITIVE_NUMBERS_OR_NONE,
+        ),
+        "scratch_learning_rates": Field(
+            (), "The same from scratch, which needs larger ones.", bound=field.POSITIVE_NUMBERS_OR_NONE
+        ),
+        "choose_below": Field(
+            5000, "With as many labels, or more, no learning rate is chosen.", bound=field.NOT_NEGATIVE
+        ),
+        "lbfgs": blocks.lbfgs() | {"holdout": holdout},
     }
 
 

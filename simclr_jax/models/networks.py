@@ -90,6 +90,7 @@ class Classifier(nnx.Module):
       head: a projection head between encoder and classifier. The classifier then sees its output instead of h: z = g(h)
         (paper Table 3), or the output of a hidden layer (SimCLRv2 section 4.2).
       frozen: whether encoder and head are frozen: they use their stored BatchNorm statistics and get no gradient.
+      frozen_statistics: whether they use their stored BatchNorm statistics in training too, without changing them.
       rngs: Flax random number generators.
     """
 
@@ -100,6 +101,7 @@ class Classifier(nnx.Module):
         *,
         head: ProjectionHead | None = None,
         frozen: bool,
+        frozen_statistics: bool = False,
         rngs: nnx.Rngs,
     ):
         self.encoder = encoder
@@ -107,6 +109,7 @@ class Classifier(nnx.Module):
             self.head = head
         self.uses_head = head is not None
         self.frozen = frozen
+        self.frozen_statistics = frozen or frozen_statistics
         features = head.num_features if head is not None else encoder.num_features
         self.classifier = LinearClassifier(features, num_classes, rngs=rngs)
 
@@ -114,7 +117,7 @@ class Classifier(nnx.Module):
         self, images: Float[Array, "batch height width 3"], *, train: bool
     ) -> Float[Array, "batch num_classes"]:
         """Images in [0, 1] to float32 logits."""
-        train = train and not self.frozen
+        train = train and not self.frozen_statistics
         features = self.encoder(images, train=train)
         if self.uses_head:
             features = self.head(features, train=train)

@@ -19,6 +19,7 @@ SCHEMAS = {
     "folder": config_lib.pretrain,
     "linear_probe": config_lib.linear_probe,
     "finetune": config_lib.finetune,
+    "imagenet_finetune": config_lib.finetune,
     "digits_finetune": config_lib.finetune,
     "knn": config_lib.knn,
     "cifar10_small": config_lib.pretrain,
@@ -67,10 +68,13 @@ def test_protocols_are_the_papers():
     probe, _ = load("linear_probe", "sgd")
     assert (probe.protocol, probe.batch_size, probe.epochs) == ("sgd", 4096, 90.0)
     assert (probe.optimizer.learning_rate, probe.optimizer.scaling, probe.optimizer.nesterov) == (0.1, "linear", True)
-    few, _ = load("finetune", "0.01")
+    few, _ = load("imagenet_finetune", "0.01")
     assert (few.label_fraction, few.epochs, few.batch_size, few.optimizer.learning_rate) == (0.01, 60.0, 4096, 0.05)
-    more, _ = load("finetune", "0.1")
+    more, _ = load("imagenet_finetune", "0.1")
     assert (more.epochs, more.optimizer.warmup_epochs, more.optimizer.weight_decay) == (30.0, 0.0, 0.0)
+    assert (more.optimizer.name, more.optimizer.scaling, more.optimizer.nesterov) == ("sgd", "linear", True)
+    assert (more.init_classifier, more.freeze_statistics, more.min_steps) == ("random", False, 0)
+    assert more.learning_rates == more.scratch_learning_rates == ()
     assert load("linear_probe")[0].lbfgs.l2_values == 45
     transfer, _ = load("transfer", "flowers,protocol=finetune")
     assert (transfer.lbfgs.l2_min, transfer.lbfgs.l2_max, transfer.lbfgs.l2_values) == (1e-6, 1e5, 45)
