@@ -31,6 +31,7 @@ BROKEN = {
     "positive, with 64 * width a whole number": 0.3,
     "whole numbers from 0 up, at least one": (-1,),
     "positive numbers, at least one": (0.0,),
+    "positive numbers, or none": (0.0,),
     "numbers from 0 up, at least one": (),
     "three numbers, one for each of red, green and blue": (0.5,),
     "three positive numbers, one for each of red, green and blue": (0.5, 0.5, 0.0),

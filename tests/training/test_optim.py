@@ -42,7 +42,8 @@ def test_lars_equals_the_reference_for_twenty_steps(reference, schedule):
     for step in range(20):
         grads = nested(names, lambda name, step=step: vectors[f"grad/{name}"][step])
         # The reference decays the classifier's kernel in its loss, which is not part of these gradients.
-        grads["classifier"]["kernel"] -= weight_decay * params["classifier"]["kernel"]
+        weights = params["classifier"]["linear_layer"]["dense_3"]
+        grads["classifier"]["linear_layer"]["dense_3"]["kernel"] -= weight_decay * weights["kernel"]
         updates, state = optimizer.update(grads, state, params)
         params = optax.apply_updates(params, updates)
         expected = nested(names, lambda name, step=step: vectors[f"{run}/params/{name}"][step])
