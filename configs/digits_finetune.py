@@ -2,7 +2,7 @@
 
     python -m simclr_jax.finetune --config=configs/digits_finetune.py:0.1 --pretrained=runs/digits --workdir=runs/digits_10pct
 
-Differs from configs/finetune.py in what 10 or 140 labels need: a number of steps instead of epochs, and small batches.
+Differs from configs/imagenet_finetune.py in what 10 or 140 labels need: a number of steps instead of epochs, small batches.
 A pretrained network does best with a small learning rate, which keeps what it knows. From scratch, 0.1 (for 10 labels)
 and 0.3 (for 140) are better:
 

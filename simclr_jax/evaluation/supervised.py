@@ -111,7 +111,13 @@ class ClassifierTraining:
         config, mesh = self.setup.config.copy_and_resolve_references(), self.setup.mesh
         config.batch_size = batch_for(config.batch_size, num_examples, mesh.size)
         if config.batch_size < self.setup.config.batch_size:
-            log.info("%d labels: a batch of %d images.", num_examples, config.batch_size)
+            before = self.setup.config.batch_size
+            log.info(
+                "Batches of %d images instead of %d: there are %d training images.",
+                config.batch_size,
+                before,
+                num_examples,
+            )
         optimization = make_optimization(config, num_examples, min_steps=config.get("min_steps", 0))
         optimizer, schedule = optimization.optimizer, optimization.schedule
         optimizer = optim.with_rate_factor(optimizer) if self.any_rate else optimizer
