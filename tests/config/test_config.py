@@ -64,6 +64,15 @@ def test_the_imagenet_config_is_the_papers():
     assert (augment.crop_area, augment.blur_sigma) == ((0.08, 1.0), (0.1, 2.0))
 
 
+def test_a_learning_rate_that_would_not_be_used_is_refused():
+    config, _ = load("finetune", "0.01")
+    config.optimizer.learning_rate = 0.5
+    with pytest.raises(
+        UserError, match=r"learning_rate is 0.5, but the learning rate is one of .*--config.learning_rates=0.5"
+    ):
+        config_checks.check_values(config, device_count=1)
+
+
 def test_protocols_are_the_papers():
     probe, _ = load("linear_probe", "sgd")
     assert (probe.protocol, probe.batch_size, probe.epochs) == ("sgd", 4096, 90.0)
