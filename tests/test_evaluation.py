@@ -305,7 +305,7 @@ def test_the_learning_rate_is_chosen_on_held_out_labels(tmp_path, pretrained, mo
 
 
 def test_no_learning_rate_is_chosen_on_too_few_labels_or_many(tmp_path, pretrained):
-    fields = {"learning_rates": (0.1, 0.001, 0.01), "choose_below": 30}
+    fields = {"learning_rates": (0.1, 0.001, 0.01), "choose_below": 30, "optimizer": {"learning_rate": 0.01}}
     setup = setup_of(tmp_path, pretrained, config_lib.finetune, **fields)
     tuning = few_labels.FineTuning(setup)
     one_of_each_class = np.unique(setup.train.labels, return_index=True)[1]
