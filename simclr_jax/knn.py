@@ -34,6 +34,7 @@ from simclr_jax.evaluation.setup import Setup
 from simclr_jax.evaluation.setup import set_up
 from simclr_jax.reporting import pictures
 from simclr_jax.runtime import distributed
+from simclr_jax.runtime.heartbeat import working
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.workdir import writers
 
@@ -96,6 +97,19 @@ def _draw(setup: Setup, train: Outputs, test: Outputs) -> None:
     config = setup.config
     shown = np.random.default_rng(config.seed).permutation(len(test.values))
     single = all(isinstance(source, sources.RandomAccess) for source in (setup.train, setup.test))
+    with working("drawing the map and the neighbours"):
+        _draw_map(setup, test, shown, single)
+        if config.shown_images and single:
+            _show_neighbours(setup, train, test, shown[: config.shown_images])
+    for name in ("embedding_map", "neighbours"):
+        writers.show_picture(setup.workdir, name, setup.pretrained_step, setup.monitor.trackers)
+    if config.shown_images and not single:
+        log.info("No neighbours.png: single images of a data set that is streamed cannot be looked up.")
+
+
+def _draw_map(setup: Setup, test: Outputs, shown: np.ndarray, single: bool) -> None:
+    """Draws embedding_map.png of the rows `shown`; `single`: whether single images can be looked up."""
+    config = setup.config
     if config.map_points and len(shown) > 2:
         points, picture = shown[: config.map_points], setup.workdir / "embedding_map.png"
         if setup.train.class_names is not None:
@@ -104,10 +118,6 @@ def _draw(setup: Setup, train: Outputs, test: Outputs) -> None:
             seen = test.index[points[: pictures.THUMBNAILS if single else 0]]
             some = pipeline.look_up(setup.test, seen, config.data) if single else seen
             pictures.unlabelled_map(test.values[points], some, picture)
-    if config.shown_images and single:
-        _show_neighbours(setup, train, test, shown[: config.shown_images])
-    elif config.shown_images:
-        log.info("No neighbours.png: single images of a data set that is streamed cannot be looked up.")
 
 
 def _show_neighbours(setup: Setup, train: Outputs, test: Outputs, rows: np.ndarray) -> None:
@@ -165,4 +175,9 @@ def weighted_votes(
         weights = jnp.exp((nearest - nearest[:, :1]) / temperature)  # top_k sorts: the first is the largest
         return jnp.sum(weights[..., None] * jax.nn.one_hot(jnp.asarray(train_labels)[index], num_classes), axis=1)
 
-    return np.concatenate([np.asarray(vote(test[start : start + CHUNK])) for start in range(0, len(test), CHUNK)])
+    votes = []
+    with working("finding nearest neighbours", len(test), "images") as work:
+        for start in range(0, len(test), CHUNK):
+            votes.append(np.asarray(vote(test[start : start + CHUNK])))
+            work.did(len(votes[-1]))
+    return np.concatenate(votes)

@@ -52,6 +52,10 @@ def run(values: flags.FlagValues) -> list[dict]:
     hint = "set it in the config file or on the command line."
     config_checks.require(config, "data.source", "data.image_size", "model.depth", hint=hint)
     names = values.topology
+    if config.microbatches == "auto":
+        raise UserError(
+            "config.microbatches is 'auto', but a plan is for a number: take 1, and it says which number fits."
+        )
     configs = [_config_for(config, name, values.batch_per_chip) for name in names]
     sizes = planning.training_set(config, values.num_examples, values.num_classes)
 

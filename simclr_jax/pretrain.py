@@ -4,8 +4,8 @@
 
 Started again with the same workdir, it continues from the newest checkpoint and ends exactly as if it had not been
 interrupted. --init_from=DIR starts a new run from the weights of another one, or of an import. Writes to the workdir:
-config.json, views.png (augmented pairs of the first batch; look at it before a long run), metrics.jsonl, tensorboard/,
-checkpoints/, curves.png, results.json.
+config.json, environment.json (versions, command line, machine, for each start), views.png (augmented pairs of the first
+batch; look at it before a long run), metrics.jsonl, tensorboard/, checkpoints/, curves.png, results.json.
 """
 
 from simclr_jax.runtime import cli
@@ -16,7 +16,6 @@ if __name__ == "__main__":
 
 from collections.abc import Callable
 from collections.abc import Iterator
-import itertools
 import logging
 import shlex
 import time
@@ -38,11 +37,13 @@ from simclr_jax.evaluation.forward import run_over
 from simclr_jax.reporting import pictures
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime import sharding
+from simclr_jax.runtime.heartbeat import working
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import advice
 from simclr_jax.training import initial
 from simclr_jax.training import inputs
 from simclr_jax.training import loop
+from simclr_jax.training import memory
 from simclr_jax.training import steps
 from simclr_jax.training.checkpoint import Checkpoints
 from simclr_jax.training.inputs import Batch
@@ -72,22 +73,23 @@ def run(
     """
     began = time.monotonic()
     source, test_source = _open_data(config)
-    mesh = sharding.make_mesh(config.mesh)
-    recipe = PretrainRecipe(config, mesh, source.num_examples, _num_classes(config, source))
-    total_steps = recipe.total_steps  # refuses a schedule that does not fit, before anything is written
     start = initial.find(init_from, config, workdir, with_head=init_head)
     distributed.check_agreement(config=saved_config.to_json(config), training_set=sources.identity(source))
     distributed.check_shared(workdir)
+    recipe = _make_recipe(config, source, workdir)
+    config, mesh, total_steps = recipe.config, recipe.mesh, recipe.total_steps
     with Checkpoints(workdir, config) as checkpoints:
         state = checkpoints.restore(initial.load(start, recipe.init_state()))
         start_step = int(state.step)
         distributed.check_agreement(step=str(start_step))
-        writers.write_atomically(workdir / "config.json", saved_config.to_json(config))
+        writers.write_config(workdir, config, monitor.started)
+        monitor.trackers.start(workdir, saved_config.flatten(config))
         _announce(recipe, source, start_step)
         bad_images = BadImages(source, config.data.max_bad_fraction)
         batches = inputs.open_batches(config, source, mesh, start_step, bad_images)
         if start_step == 0:
             batches = _show_views(config, mesh, batches, workdir)
+            writers.show_picture(workdir, "views", 0, monitor.trackers)
         test = _online_test(recipe, test_source, monitor) if test_source else None
         state = loop.fit(
             loop.TrainingRun(
@@ -111,6 +113,17 @@ def run(
     results["checkpoint"] = str(checkpoints.directory / str(total_steps))
     monitor.disarm()
     return _conclude(results, workdir, config) if distributed.is_primary() else results
+
+
+def _make_recipe(config: ConfigDict, source: sources.Source, workdir: epath.Path) -> PretrainRecipe:
+    """The recipe, with a number of micro-batches.
+
+    Raises:
+      UserError: for a schedule that does not fit, or where nothing fits in the memory.
+    """
+    recipe = PretrainRecipe(config, sharding.make_mesh(config.mesh), source.num_examples, _num_classes(config, source))
+    assert recipe.total_steps  # refuses the schedule
+    return memory.with_microbatches(recipe, workdir) if config.microbatches == "auto" else recipe
 
 
 def _open_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | None]:
@@ -176,12 +189,19 @@ def _announce(recipe: PretrainRecipe, source: sources.Source, start_step: int) -
 
 def _show_views(config: ConfigDict, mesh: Mesh, batches: Iterator[Batch], workdir: epath.Path) -> Iterator[Batch]:
     """Draws the first views to views.png; returns the same batches, the first one included."""
-    first = next(batches)
+    with working("waiting for the first batch"):
+        first = next(batches)
     views = inputs.look(config, mesh, first, step=0)
     if distributed.is_primary():
         pictures.contact_sheet(views, workdir / "views.png")
         log.info("%s shows the views that the network will see.", workdir / "views.png")
-    return itertools.chain([first], batches)
+    return _joined(first, batches)
+
+
+def _joined(first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
+    """Like `itertools.chain`, but its `close` closes `rest`."""
+    yield first
+    yield from rest
 
 
 def _online_test(

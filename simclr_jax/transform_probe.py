@@ -30,6 +30,7 @@ from simclr_jax import config as config_lib
 from simclr_jax.augment import jax_ops
 from simclr_jax.errors import Preempted
 from simclr_jax.evaluation.setup import set_up
+from simclr_jax.runtime.heartbeat import working
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.workdir import writers
 
@@ -58,7 +59,8 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
         seen, unseen = ([part[side] for part in parts] for side in (0, 1))
         if monitor.poll():
             raise Preempted("asked to stop between transformations; the same command begins again.")
-        results[name] = accuracy(seen, unseen, config)
+        with working(f"learning to recognise {name}"):
+            results[name] = accuracy(seen, unseen, config)
         log.info("%s from %s: %.1f %% (chance %.0f %%).", name, config.features, 100 * results[name], 100 / len(parts))
     results |= {
         "features": config.features,

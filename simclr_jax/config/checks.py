@@ -5,6 +5,7 @@ from typing import Any
 import ml_collections
 
 from simclr_jax.config import saved as saved_config
+from simclr_jax.config.field import Field
 from simclr_jax.config.fields import fields_of
 from simclr_jax.config.kinds import KINDS
 from simclr_jax.errors import UserError
@@ -20,25 +21,28 @@ def check_fields(config: ml_collections.ConfigDict, schema: ml_collections.Confi
         raise UserError(
             f"config.kind is {kind!r}: this config is for simclr_jax.{kind}, but simclr_jax.{schema.kind} was started."
         )
-    types = {name: field.value_type for name, field in fields_of(schema.kind).items()}
+    fields = fields_of(schema.kind)
     for key, value in given.items():
         if key in saved_config.RENAMED:
             raise UserError(f"config.{key} is called config.{saved_config.RENAMED[key]} now.")
         if key not in known:
             raise UserError(f"config.{key} is not a field that is known{nearest(key, known)}.")
-        _check_type(key, value, types[key])
+        _check_type(key, value, fields[key])
     missing = known.keys() - given.keys()
     if missing:
         raise UserError(f"the config lacks the fields {listed(missing)}: start it from simclr_jax.config's defaults.")
 
 
-def _check_type(key: str, value: Any, right: type) -> None:
-    if value is None or (right is float and isinstance(value, int) and not isinstance(value, bool)):
+def _check_type(key: str, value: Any, field: Field) -> None:
+    right = field.value_type
+    if value is None or (field.word and value == field.word):
+        return
+    if right is float and isinstance(value, int) and not isinstance(value, bool):
         return
     if right is tuple and isinstance(value, list):  # `flatten` writes tuples as lists
         return
     if not isinstance(value, right) or (right is int and isinstance(value, bool)):
-        raise UserError(f"config.{key} is {value!r}, but should be of type {right.__name__}.")
+        raise UserError(f"config.{key} is {value!r}, but should be of type {field.type_name}.")
 
 
 def require(config: ml_collections.ConfigDict, *names: str, hint: str) -> None:
@@ -78,7 +82,7 @@ def _check_batch(flat: dict[str, Any], device_count: int) -> None:
         raise UserError(
             f"config.batch_size is {batch}, which {device_count} devices cannot share equally: take {near}."
         )
-    if each % parts:
+    if parts != "auto" and each % parts:
         divisors = ", ".join(str(number) for number in range(1, min(each, 64) + 1) if each % number == 0)
         raise UserError(
             f"config.microbatches is {parts}, which does not divide the {each} images on each device: one of {divisors}."

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import ml_collections
+from ml_collections.config_dict import FieldReference
 from ml_collections.config_dict import placeholder
 
 
@@ -73,6 +74,7 @@ class Field:
       given_type: of its values; None for the type of the default.
       choices: the values that it may have; empty for any.
       bound: what its values have to satisfy.
+      word: a word that it may have instead of a value of its type, as "auto"; empty for none.
     """
 
     default: Any
@@ -80,14 +82,20 @@ class Field:
     given_type: type | None = None
     choices: tuple[Any, ...] = ()
     bound: Bound | None = None
+    word: str = ""
 
     @property
     def value_type(self) -> type:
         return self.given_type or type(self.default)
 
+    @property
+    def type_name(self) -> str:
+        """For messages and help, as in "int or auto"."""
+        return f"{self.value_type.__name__} or {self.word}" if self.word else self.value_type.__name__
+
     def problem(self, value: Any) -> str | None:
         """What `value` would have to be, where it is wrong; None where it is right. An unset value (None) is right."""
-        if value is None:
+        if value is None or (self.word and value == self.word):
             return None
         if self.choices:
             return None if value in self.choices else f"one of {', '.join(map(str, self.choices))}"
@@ -104,6 +112,8 @@ def to_config(block: Block) -> ml_collections.ConfigDict:
     for name, entry in block.items():
         if isinstance(entry, dict):
             values[name] = to_config(entry)
+        elif entry.word:  # ml_collections would refuse a word where the default is a number
+            values[name] = FieldReference(entry.default, field_type=object)
         else:
             values[name] = placeholder(entry.given_type) if entry.default is None else entry.default
     return ml_collections.ConfigDict(values)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import math
+import threading
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -198,18 +200,33 @@ def _batches(stages: _Stages, shard: HostShard) -> Iterator[dict[str, np.ndarray
     step that failed, on the careful path. Nothing is lost, because a data set can start at any step.
     """
     step = shard.start_step
-    unreadable = tf.errors.OpError  # not in the `except`: a generator can outlive the globals of its module, at exit
+    # Not global names: a generator can outlive the globals of its module, at exit.
+    unreadable, drop = tf.errors.OpError, _drop_in_background
     for open_record in (_open_first, _open_first_readable):
         num_steps = None if shard.num_steps is None else shard.num_steps - (step - shard.start_step)
         rest = dataclasses.replace(shard, start_step=step, num_steps=num_steps)
+        iterator = _dataset(stages, rest, open_record).as_numpy_iterator()
         try:
-            for batch in _dataset(stages, rest, open_record).as_numpy_iterator():
+            for batch in iterator:
                 yield batch
                 step += 1
             return
         except unreadable:
             if open_record is _open_first_readable:
                 raise
+        finally:
+            last_reference = [iterator]
+            del iterator
+            drop(last_reference)
+
+
+def _drop_in_background(last_reference: list[Any]) -> None:
+    """Empties a list without waiting for it.
+
+    The destructor of an iterator waits until its threads have decoded and augmented what they have begun, which may take
+    many seconds. A daemon thread waits instead, and does not keep the process from ending.
+    """
+    threading.Thread(target=last_reference.clear, name="end of input", daemon=True).start()
 
 
 @without_autograph

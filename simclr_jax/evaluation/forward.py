@@ -14,6 +14,7 @@ from simclr_jax.data import pipeline
 from simclr_jax.data.sources.base import Source
 from simclr_jax.errors import Preempted
 from simclr_jax.runtime import sharding
+from simclr_jax.runtime.heartbeat import working
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,12 +101,13 @@ def run_over(
         bad_images=pipeline.BadImages(source, data.max_bad_fraction),
     )
     parts = []
-    for results in batches:
-        del results["wanted"]
-        mask = results.pop("mask")
-        parts.append({key: value[mask] for key, value in results.items()})
-        if stop():
-            raise Preempted("asked to stop during an evaluation; the same command runs it again.")
+    with working(f"running the network over {source.name}", source.num_examples, "images") as work:
+        for results in batches:
+            work.did(int(np.sum(results.pop("wanted") >= 0)))
+            mask = results.pop("mask")
+            parts.append({key: value[mask] for key, value in results.items()})
+            if stop():
+                raise Preempted("asked to stop during an evaluation; the same command runs it again.")
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     by_index = np.argsort(joined["index"])
     joined = {key: value[by_index] for key, value in joined.items()}

@@ -41,7 +41,7 @@ def evaluate_each(
         "top1_std": float(top1.std(ddof=1)) if len(each) > 1 else 0.0,
         "draws": each,
     }
-    with writers.MetricsWriter(setup.workdir) as writer:
+    with writers.MetricsWriter(setup.workdir, trackers=setup.monitor.trackers) as writer:
         writer.write(results["step"], {key: results[key] for key in ("top1", "top5", "top1_std")})
     return results
 

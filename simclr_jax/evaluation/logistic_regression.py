@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax.errors import Preempted
+from simclr_jax.runtime.heartbeat import working
 
 log = logging.getLogger("simclr_jax")
 
@@ -72,7 +73,8 @@ def fit(
     else:
         classifier = _classifier(labels, max_iter=lbfgs.max_iterations, warm_start=True)
         best_l2 = _choose_l2(classifier, features, labels, values, held_out, metric, stop)
-    classifier = _fit(_classifier(labels, C=1 / best_l2, max_iter=10 * lbfgs.max_iterations), features, labels)
+    with working(f"fitting all labels with l2 {best_l2:g}"):
+        classifier = _fit(_classifier(labels, C=1 / best_l2, max_iter=10 * lbfgs.max_iterations), features, labels)
     if np.max(classifier.n_iter_) >= 10 * lbfgs.max_iterations:
         log.warning("L-BFGS with l2 %g did not converge: raise config.lbfgs.max_iterations.", best_l2)
     return ScaledClassifier(scaler, classifier), float(best_l2)
@@ -92,13 +94,15 @@ def _choose_l2(
     fit_features, held_out_features = features[fit_rows], features[held_out]
     num_classes = labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
     best_l2, best_value = values[0], -np.inf
-    for l2 in values:
-        if stop():
-            raise Preempted("asked to stop during the l2 sweep; the same command runs it again.")
-        _fit(classifier.set_params(C=1 / l2), fit_features, labels[fit_rows])
-        value = metric(scores(classifier, held_out_features, num_classes), labels[held_out])
-        if value > best_value:
-            best_l2, best_value = l2, value
+    with working("choosing l2 on held-out labels", len(values), "values") as work:
+        for l2 in values:
+            if stop():
+                raise Preempted("asked to stop during the l2 sweep; the same command runs it again.")
+            _fit(classifier.set_params(C=1 / l2), fit_features, labels[fit_rows])
+            value = metric(scores(classifier, held_out_features, num_classes), labels[held_out])
+            if value > best_value:
+                best_l2, best_value = l2, value
+            work.did()
     return best_l2
 
 

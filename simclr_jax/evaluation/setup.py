@@ -63,8 +63,11 @@ class Setup:
         return len(self.test.class_names or ())
 
     def write_config(self) -> None:
-        """Writes `config.json`. A training does so once it knows that the checkpoints in the workdir are of this config."""
-        writers.write_atomically(self.workdir / "config.json", saved_config.to_json(self.config))
+        """Writes `config.json` and `environment.json`.
+
+        A training does so once it knows that the checkpoints in the workdir are of this config.
+        """
+        writers.write_config(self.workdir, self.config, self.monitor.started)
 
     def make_parts(self, rngs: nnx.Rngs) -> tuple[ResNet, ProjectionHead | None]:
         return make_parts(self.config, self.pretrain_config, rngs)
@@ -183,6 +186,7 @@ def set_up(
     )
     workdir.mkdir(parents=True, exist_ok=True)
     distributed.check_shared(workdir)
+    monitor.trackers.start(workdir, saved_config.flatten(config))
     is_pretrained = config.init == "pretrained"
     origin = f"the encoder of {path}" if is_pretrained else "an untrained encoder (config.init=random)"
     log.info("Evaluating %s on %s.", origin, train.name)

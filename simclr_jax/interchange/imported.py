@@ -1,5 +1,6 @@
 """Write imported weights as the workdir of a run: of pretraining, or with a classifier of fine-tuning."""
 
+import datetime
 import json
 from typing import Any
 
@@ -7,7 +8,6 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from simclr_jax import config as config_lib
-from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
 from simclr_jax.interchange.base import Weights
 from simclr_jax.interchange.infer import unflatten
@@ -45,7 +45,7 @@ def config_of(weights: Weights, classifier_input: str, own_checkpoint: epath.Pat
 
 
 def write(weights: Weights, classifier_input: str, workdir: epath.Path, record: dict[str, Any]) -> ConfigDict:
-    """Writes checkpoint, config.json and import.json; returns the config.
+    """Writes checkpoint, config.json, environment.json and import.json; returns the config.
 
     Args:
       weights: of the network.
@@ -63,5 +63,5 @@ def write(weights: Weights, classifier_input: str, workdir: epath.Path, record: 
     variables = unflatten(parts["params"]), unflatten(parts["batch_stats"])
     checkpoint.write(workdir, config, weights.step, variables)
     writers.write_atomically(workdir / RECORD, json.dumps(record, indent=2) + "\n")
-    writers.write_atomically(workdir / "config.json", saved_config.to_json(config))
+    writers.write_config(workdir, config, datetime.datetime.now(datetime.UTC))
     return config

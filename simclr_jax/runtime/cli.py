@@ -24,6 +24,7 @@ from etils import epath
 from simclr_jax import errors
 from simclr_jax.config import KINDS
 from simclr_jax.runtime import help as help_lib
+from simclr_jax.runtime import trackers
 from simclr_jax.runtime.flags import HELP
 from simclr_jax.runtime.flags import define_config
 from simclr_jax.runtime.flags import define_init_from
@@ -108,22 +109,37 @@ def work(command: str, values: flags.FlagValues) -> Any:
     module = importlib.import_module(f"simclr_jax.{command}")
     if command in TOOLS:
         return module.run(values)
+    from simclr_jax.runtime import distributed
     from simclr_jax.runtime.run_monitor import RunMonitor
 
+    names = trackers.parse_names(values.tracker) if distributed.is_primary() else []
     monitor = RunMonitor(
         profile_steps=parse_profile_steps(values.profile_steps),
         hang_timeout=values.hang_timeout,
         hang_exit=values.hang_exit,
+        memory_check=values.memory_check,
+        trackers=trackers.Trackers(names),
     )
     arguments = [values.config, epath.Path(values.workdir)]
     if KINDS[KIND_OF.get(command, command)].evaluates:
         arguments.append(values.pretrained)
     weights = {"init_from": values.init_from, "init_head": values.init_head} if command == "pretrain" else {}
+    results: Any = None
+    code: int | None = 1
     monitor.arm()
     try:
-        return module.run(*arguments, monitor=monitor, **weights)
+        results, code = module.run(*arguments, monitor=monitor, **weights), 0
+        return results
+    except (errors.UserError, errors.NonFiniteLoss, errors.Preempted) as error:
+        code = error.exit_code
+        raise
+    except KeyboardInterrupt:  # at once
+        code = None
+        raise
     finally:
         monitor.disarm()
+        if code is not None:
+            monitor.trackers.finish(results, code)
 
 
 def _start(command: str, values: flags.FlagValues) -> Any:

@@ -219,6 +219,14 @@ def sum_over_processes(value: int) -> int:
     return int(multihost_utils.process_allgather(np.array(value, np.int64)).sum())
 
 
+def min_over_processes(value: float) -> float:
+    """The least `value` of all processes. All processes have to call it."""
+    if jax.process_count() == 1:
+        return value
+    with jax.transfer_guard("allow"):
+        return float(multihost_utils.process_allgather(np.array(value, np.float32)).min())
+
+
 _asked_to_stop = threading.Event()
 
 

@@ -22,6 +22,7 @@ from simclr_jax.config.locate import find_config
 from simclr_jax.config.locate import import_file
 from simclr_jax.errors import UserError
 from simclr_jax.runtime import hub
+from simclr_jax.runtime import trackers
 from simclr_jax.runtime.messages import explain
 
 Define = Callable[[Sequence[str], flags.FlagValues], None]
@@ -77,6 +78,10 @@ def define_run(values: flags.FlagValues, pretrained: bool) -> None:
     flags.DEFINE_float("hang_timeout", 1800.0, text, lower_bound=0.0, flag_values=values)
     text = "End the process after such a hang, so that its launcher starts the job again."
     flags.DEFINE_bool("hang_exit", False, text, flag_values=values)
+    text = "Refuse a training step that needs more memory than is free, before the first one; --nomemory_check: try it."
+    flags.DEFINE_bool("memory_check", True, text, flag_values=values)
+    text = "Send metrics, config and pictures to wandb or mlflow as well; once for each, or separated by commas."
+    flags.DEFINE_multi_string("tracker", [], text, flag_values=values)
     define_processes(values)
 
 
@@ -208,6 +213,7 @@ def parse_run(argv: Sequence[str], values: flags.FlagValues, kind: str, *, check
 
     parse(argv, values, define)
     parse_profile_steps(values["profile_steps"].value)
+    trackers.parse_names(values["tracker"].value or [])
     if not values["workdir"].value:
         raise UserError("--workdir is missing: the folder for checkpoints, metrics and results.")
     if check_places:

@@ -56,7 +56,7 @@ def _entry(name: str, default: Any, text: str) -> list[str]:
 
 def _field(name: str, field: Field) -> list[str]:
     default = "unset" if field.default is None else _shown(field.default)
-    head = f"  --config.{name}  {field.value_type.__name__}, default: {default}"
+    head = f"  --config.{name}  {field.type_name}, default: {default}"
     if len(field.choices) > 1:
         head += f", one of {', '.join(map(str, field.choices))}"
     elif field.bound is not None:

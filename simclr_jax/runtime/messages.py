@@ -57,7 +57,7 @@ def _right_value(name: str, values: flags.FlagValues) -> str:
             return "of another type"
         if declared.bound is not None and declared.value_type is tuple:
             return declared.bound.text
-        return f"of type {declared.value_type.__name__}"
+        return f"of type {declared.type_name}"
     flag = values[name]
     if isinstance(flag, flags.EnumFlag):
         return f"one of {', '.join(flag.parser.enum_values)}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import datetime
 import faulthandler
 import logging
 import sys
@@ -11,6 +12,7 @@ from etils import epath
 import jax
 
 from simclr_jax.runtime import distributed
+from simclr_jax.runtime.trackers import Trackers
 
 log = logging.getLogger("simclr_jax")
 
@@ -25,11 +27,22 @@ class RunMonitor:
       profile_steps: (first, last) training step to trace, or None.
       hang_timeout: seconds without a poll after which the stacks of all threads are printed, repeatedly; 0 for never.
       hang_exit: then end the process (exit code 1), so that its launcher restarts the job.
+      memory_check: whether a training refuses a step that needs more memory than there is.
+      trackers: where the metrics are sent as well; None: nowhere.
     """
 
     def __init__(
-        self, *, profile_steps: tuple[int, int] | None = None, hang_timeout: float = 0.0, hang_exit: bool = False
+        self,
+        *,
+        profile_steps: tuple[int, int] | None = None,
+        hang_timeout: float = 0.0,
+        hang_exit: bool = False,
+        memory_check: bool = True,
+        trackers: Trackers | None = None,
     ):
+        self.trackers = trackers or Trackers()
+        self.started = datetime.datetime.now(datetime.UTC)
+        self.memory_check = memory_check
         self._profile_steps, self._hang_timeout, self._hang_exit = profile_steps, hang_timeout, hang_exit
         self._preempted = distributed.Preemption()
         self._armed = 0.0

@@ -12,6 +12,7 @@ from jax.experimental import topologies
 
 from simclr_jax.errors import UserError
 from simclr_jax.tpu import chips as tpu_chips
+from simclr_jax.training import memory as training_memory
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4}
@@ -94,12 +95,10 @@ def compile_step(step: Any, *arguments: Any) -> Program:
     try:
         compiled = step.lower(*arguments).compile()
     except jax.errors.JaxRuntimeError as error:
-        # "Used 41.3G of 15.75G hbm", or "temporaries (256.00G) exceeds available HBM (7.48G)".
-        pattern = r"(?:Used |\()([\d.]+)([KMGT])\)? (?:of|exceeds available HBM) "
-        used = re.search(pattern, str(error))
-        if used is None:
+        refused = training_memory.refused_bytes(error)
+        if refused is None:
             raise
-        return Program(float(used[1]) * 1024 ** ("KMGT".index(used[2]) + 1), None, None)
+        return Program(refused, None, None)
     memory = compiled.memory_analysis()
     used = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     used += memory.temp_size_in_bytes + memory.generated_code_size_in_bytes

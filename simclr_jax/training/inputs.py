@@ -24,6 +24,7 @@ import numpy as np
 from simclr_jax.augment import jax_ops
 from simclr_jax.data.resident import Resident
 from simclr_jax.runtime import sharding
+from simclr_jax.runtime.heartbeat import working
 
 if TYPE_CHECKING:
     from simclr_jax.data.pipeline import BadImages
@@ -37,7 +38,8 @@ def open_batches(
 ) -> Iterator[Batch]:
     """The endless global batches of a pretraining run, from `start_step` on."""
     if config.data.resident:
-        return itertools.repeat(Resident.load(source, mesh))  # type: ignore[arg-type]
+        with working(f"decoding {source.name} into device memory"):
+            return itertools.repeat(Resident.load(source, mesh))  # type: ignore[arg-type]
     from simclr_jax.data import pipeline  # TensorFlow is imported only where the host makes batches
 
     host_batches = pipeline.train_batches(

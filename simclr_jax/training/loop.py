@@ -1,6 +1,7 @@
 """The one training loop."""
 
 from collections.abc import Callable
+from collections.abc import Generator
 from collections.abc import Iterator
 import contextlib
 import dataclasses
@@ -17,6 +18,7 @@ from simclr_jax.errors import NonFiniteLoss
 from simclr_jax.errors import Preempted
 from simclr_jax.runtime.heartbeat import working
 from simclr_jax.runtime.run_monitor import RunMonitor
+from simclr_jax.training import memory
 from simclr_jax.training.checkpoint import Checkpoints
 from simclr_jax.training.checkpoint import SaveClock
 from simclr_jax.training.state import TrainState
@@ -37,12 +39,12 @@ class TrainingRun:
 
     Attributes:
       name: of the run, for the progress bar and the profile.
-      config: `batch_size`, `log_every_steps`, `checkpoint` and perhaps `evaluate_every_steps`.
+      config: `batch_size`, `data.image_size`, `log_every_steps`, `checkpoint` and perhaps `evaluate_every_steps`.
       workdir: for metrics and profile.
       state: the state to start from; its step number says where. The loop donates it.
       step_fn: see `training.steps`.
       total_steps: the last step is logged and saved in any case.
-      batches: global batches, the first one that of the first step.
+      batches: global batches, the first one that of the first step. A generator is closed at the end.
       checkpoints: where to save.
       monitor: polled after every step.
       bad_images: the images that could not be read so far; None where the run reads no images.
@@ -84,19 +86,26 @@ def fit(run: TrainingRun) -> TrainState:
     and profile are complete on disk however the loop ends.
 
     Raises:
+      UserError: where the step needs more memory than there is.
       NonFiniteLoss: names the first step whose loss or gradient was not finite. That step is not saved.
       Preempted: after the state was saved.
     """
     start_step = int(run.state.step)
     try:
         with (
-            MetricsWriter(run.workdir, start_step) as writer,
+            MetricsWriter(run.workdir, start_step, run.monitor.trackers) as writer,
             Progress(run.name, start_step, run.total_steps, run.config.batch_size) as progress,
             run.monitor.profile(run.workdir) as profile,
             jax.transfer_guard("disallow"),
         ):
             return _fit(run, start_step, writer, progress, profile)
+    except jax.errors.JaxRuntimeError as error:
+        if memory.is_out_of_memory(error):
+            raise memory.ran_out(run.config, error) from error
+        raise
     finally:
+        if isinstance(run.batches, Generator):
+            run.batches.close()  # its threads would read ahead, and take memory, while the run is tested
         run.checkpoints.wait()
 
 
@@ -107,12 +116,15 @@ def _fit(run: TrainingRun, start_step: int, writer: MetricsWriter, progress: Pro
     history: list[dict[str, np.ndarray]] = []
     clock = SaveClock(run.config.checkpoint.every_minutes)
     for step in range(start_step + 1, run.total_steps + 1):
-        with timing.of("data_wait"):
+        first = step == start_step + 1
+        with timing.of("data_wait"), _saying("waiting for the first batch", first):
             batch = next(run.batches)  # on its way to the device while the step before is running
         profile.before_step(step)
-        compiling = working("compiling the step") if step == start_step + 1 else contextlib.nullcontext()
-        with compiling, jax.profiler.StepTraceAnnotation(run.name, step_num=step):
-            state, metrics = run.step_fn(state, batch)
+        with _saying("compiling the step", first):
+            if first and run.monitor.memory_check:
+                memory.check(run.step_fn, state, batch, run.config)
+            with jax.profiler.StepTraceAnnotation(run.name, step_num=step):
+                state, metrics = run.step_fn(state, batch)
         pending.append(metrics)
         if len(pending) > STEPS_IN_FLIGHT:
             pending[-1 - STEPS_IN_FLIGHT]["loss"].block_until_ready()
@@ -148,6 +160,11 @@ def _fit(run: TrainingRun, start_step: int, writer: MetricsWriter, progress: Pro
                 f"asked to stop: saved step {step} of {run.total_steps}; the same command continues from there."
             )
     return state
+
+
+def _saying(what: str, first: bool) -> contextlib.AbstractContextManager:
+    """`working` in the first step of a run, which takes longer than the rest."""
+    return working(what) if first else contextlib.nullcontext()
 
 
 def _evaluate(run: TrainingRun, state: TrainState) -> tuple[dict[str, float], bool]:

@@ -1,16 +1,23 @@
-"""Write the numbers of a run: `metrics.jsonl`, TensorBoard summaries, `config.json`, `results.json`.
+"""Write the files of a run: `metrics.jsonl`, TensorBoard summaries, `config.json`, `environment.json`, `results.json`.
 
 Only the primary process writes. On every other process these functions do nothing.
 """
 
+import datetime
 import json
 import math
+import struct
 from typing import Any
 
 from etils import epath
+from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
+from tensorboardX.proto.summary_pb2 import Summary
 
+from simclr_jax.config import saved as saved_config
 from simclr_jax.runtime import distributed
+from simclr_jax.runtime.trackers import Trackers
+from simclr_jax.workdir import environment
 from simclr_jax.workdir import files
 
 
@@ -21,10 +28,11 @@ class MetricsWriter:
       workdir: the workdir of the run.
       step: the step of the checkpoint that the run continues from. Lines of later steps are removed, because the continued
         run writes them again: each step has one line.
+      trackers: get the same metrics.
     """
 
-    def __init__(self, workdir: epath.Path, step: int = 0):
-        self.workdir = workdir
+    def __init__(self, workdir: epath.Path, step: int = 0, trackers: Trackers | None = None):
+        self.workdir, self._trackers = workdir, trackers or Trackers()
         self._active = distributed.is_primary()
         if not self._active:
             return
@@ -44,6 +52,7 @@ class MetricsWriter:
         for name, value in metrics.items():
             self._summaries.add_scalar(name, value, step)
         self._summaries.flush()
+        self._trackers.log(self.workdir, step, metrics)
 
     def flush(self) -> None:
         """Store everything written so far, in a bucket too."""
@@ -63,6 +72,20 @@ class MetricsWriter:
         self.close()
 
 
+def show_picture(workdir: epath.Path, name: str, step: int, trackers: Trackers) -> None:
+    """Show `NAME.png` of the workdir in TensorBoard and in trackers; nothing where there is no such file."""
+    path = workdir / f"{name}.png"
+    if not distributed.is_primary() or not path.exists():
+        return
+    content = path.read_bytes()
+    width, height = struct.unpack(">II", content[16:24])  # the header of a PNG file
+    image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=content)
+    files.let_tensorboardx_write(workdir)
+    with SummaryWriter(str(workdir / "tensorboard")) as summaries:
+        summaries.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+    trackers.picture(name, content, step)
+
+
 def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`, without a last line that was only half written."""
     lines = []
@@ -78,6 +101,12 @@ def write_atomically(path: epath.Path, text: str) -> None:
     """Write a small text file whole, on the primary process (`files.write_atomically`)."""
     if distributed.is_primary():
         files.write_atomically(path, text.encode())
+
+
+def write_config(workdir: epath.Path, config: ConfigDict, started: datetime.datetime) -> None:
+    """Write `config.json`, and beside it where the run comes from (`environment.record`)."""
+    write_atomically(workdir / "config.json", saved_config.to_json(config))
+    environment.record(workdir, started)
 
 
 def write_results(workdir: epath.Path, results: dict[str, Any]) -> None:

@@ -85,7 +85,7 @@ def test_help_lists_the_flags_and_the_fields(command):
     fields = config.fields_of(kind) if kind in config.KINDS else {}
     for name, field in fields.items():
         (line,) = (line for line in text.splitlines() if line.startswith(f"  --config.{name} "))
-        assert f" {field.value_type.__name__}, default: " in line
+        assert f" {field.type_name}, default: " in line
         if len(field.choices) > 1:
             assert f"one of {', '.join(map(str, field.choices))}" in line
         assert " ".join(field.doc.split()) in " ".join(text.split())

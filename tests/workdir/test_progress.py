@@ -2,6 +2,7 @@
 
 import logging
 import re
+import threading
 import time
 
 from simclr_jax.runtime import heartbeat
@@ -33,6 +34,18 @@ def test_long_work_says_that_it_goes_on(caplog, monkeypatch):
     lines = len(caplog.records)
     time.sleep(0.15)
     assert len(caplog.records) == lines, "nothing after the end"
+
+
+def test_long_work_on_items_says_how_many_are_done(caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "simclr_jax")
+    monkeypatch.setattr(heartbeat, "EVERY_SECONDS", 0.05)
+    threads = threading.active_count()
+    with heartbeat.working("choosing l2", 45, "values") as work:
+        work.did()
+        work.did(11)
+        time.sleep(0.3)
+    assert "choosing l2: 12 of 45 values, 0 s" in caplog.text
+    assert threading.active_count() == threads
 
 
 def test_short_work_says_nothing(caplog):

@@ -7,6 +7,8 @@ import numpy as np
 
 from simclr_jax.evaluation import metrics
 from simclr_jax.reporting import pictures
+from simclr_jax.runtime.tensorflow import tf
+from simclr_jax.runtime.trackers import Trackers
 from simclr_jax.workdir import writers
 
 
@@ -53,3 +55,19 @@ def test_pictures_are_written(tmp_path):
     )
     for name in ("views.png", "curves.png", "map.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_of_the_workdir_is_shown_in_tensorboard(tmp_path):
+    workdir = epath.Path(tmp_path)
+    writers.show_picture(workdir, "views", 0, Trackers())  # there is none yet
+    assert not (workdir / "tensorboard").exists()
+    pictures.contact_sheet(np.zeros((4, 2, 8, 8, 3), np.uint8), workdir / "views.png")
+    writers.show_picture(workdir, "views", 7, Trackers())
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    images = [
+        (event.step, value.tag, value.image.height > 8, value.image.encoded_image_string)
+        for record in tf.data.TFRecordDataset(str(events)).as_numpy_iterator()
+        for event in [tf.compat.v1.Event.FromString(record)]
+        for value in event.summary.value
+    ]
+    assert images == [(7, "views", True, (tmp_path / "views.png").read_bytes())]

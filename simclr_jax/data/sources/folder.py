@@ -8,6 +8,7 @@ import numpy as np
 
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.errors import UserError
+from simclr_jax.runtime.heartbeat import working
 from simclr_jax.runtime.tensorflow import tf
 
 log = logging.getLogger("simclr_jax")
@@ -78,14 +79,15 @@ def _split_folder(data: ConfigDict, split: str) -> str:
 def image_files(folder: str) -> tuple[list[str], int]:
     """The sorted paths of all images below a folder, and the number of other files."""
     paths, ignored = [], 0
-    for parent, _, names in tf.io.gfile.walk(folder):
-        for name in names:
-            if name.startswith("."):
-                continue
-            if name.lower().endswith(EXTENSIONS):
-                paths.append(os.path.join(parent, name))
-            else:
-                ignored += 1
+    with working(f"listing the files of {folder}"):
+        for parent, _, names in tf.io.gfile.walk(folder):
+            for name in names:
+                if name.startswith("."):
+                    continue
+                if name.lower().endswith(EXTENSIONS):
+                    paths.append(os.path.join(parent, name))
+                else:
+                    ignored += 1
     return sorted(paths), ignored
 
 

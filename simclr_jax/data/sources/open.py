@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from simclr_jax.data.sources.base import Source
+from simclr_jax.runtime.heartbeat import working
 
 
 def open_source(data: ConfigDict, split: str) -> Source:
@@ -22,4 +23,5 @@ def open_source(data: ConfigDict, split: str) -> Source:
         return open_folder(data, split)
     from simclr_jax.data.sources.tfds import open_tfds
 
-    return open_tfds(data, split)
+    with working(f"opening {data.name}"):
+        return open_tfds(data, split)

@@ -1,0 +1,51 @@
+"""`environment.json`: an entry for each start, with code, versions and machine."""
+
+import datetime
+import subprocess
+
+from etils import epath
+import jax
+
+from simclr_jax.workdir import environment
+
+STARTED = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
+
+
+def test_each_start_has_one_entry(tmp_path):
+    workdir = epath.Path(tmp_path)
+    environment.record(workdir, STARTED)
+    environment.record(workdir, STARTED)
+    environment.record(workdir, STARTED + datetime.timedelta(hours=1))
+    first, second = environment.read(workdir)
+    assert first["started"] == "2026-01-02T03:04:05.000+00:00"
+    assert second["started"] == "2026-01-02T04:04:05.000+00:00"
+    assert {"jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow", "python"} <= first["versions"].keys()
+    assert first["versions"]["jax"] == jax.__version__
+    assert first["devices"] == {"kind": "cpu", "platform": "cpu", "count": jax.device_count()}
+    assert "pytest" in first["command"]
+
+
+def test_only_the_primary_process_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment.distributed, "is_primary", lambda: False)
+    environment.record(epath.Path(tmp_path), STARTED)
+    assert environment.read(epath.Path(tmp_path)) == []
+
+
+def test_git_says_the_commit_and_whether_files_differ(tmp_path):
+    def run(*words):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
+
+    assert environment.git(tmp_path) is None
+    run("init")
+    assert environment.git(tmp_path) is None, "no commit yet"
+    (tmp_path / "file").write_text("1")
+    run("add", "file")
+    run("commit", "-m", "first")
+    clean = environment.git(tmp_path)
+    assert len(clean["commit"]) == 40
+    assert not clean["dirty"]
+    (tmp_path / "file").write_text("2")
+    assert environment.git(tmp_path) == clean | {"dirty": True}
+    (tmp_path / "below").mkdir()
+    assert environment.git(tmp_path / "below") is None, "the checkout of something else"
