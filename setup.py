@@ -66,6 +66,7 @@ setup(
             "hypothesis>=6.100",
             "jsonschema",
             "kubernetes",
+            "mlflow-skinny>=2.20",
             "onnx>=1.16",
             "onnxruntime>=1.18",
             "orbax-export>=0.0.8",
@@ -76,6 +77,7 @@ setup(
             "pytest-xdist>=3.5",
             "safetensors>=0.4",
             "setuptools>=77",
+            "wandb>=0.19",
         ],
         # `make lint` and `make types`
         "dev": [
@@ -96,6 +98,9 @@ setup(
         "export": ["onnx>=1.16", "onnxruntime>=1.18", "orbax-export>=0.0.8"],
         # `load("hf://USER/NAME")`, `export --push_to_hub`
         "hub": ["huggingface_hub>=0.34"],
+        # --tracker. The full mlflow is needed only for a database on this machine; a server needs this part.
+        "wandb": ["wandb>=0.19"],
+        "mlflow": ["mlflow-skinny>=2.20"],
         "tpu": ["jax[tpu]"],
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],

@@ -42,7 +42,8 @@ class Timing:
             self._warned = True
             log.warning(
                 "Input-bound: %.0f %% of the time was spent waiting for data (%.0f of %.0f ms a step). More CPU cores, a "
-                "faster disk or smaller stored images would speed this run up.",
+                "faster disk or smaller stored images would speed this run up; in pretraining also "
+                "--config.augment.where=device, or for small images of one size --config.data.resident.",
                 100 * waiting,
                 parts["ms_data_wait"],
                 whole,

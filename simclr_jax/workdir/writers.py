@@ -81,7 +81,8 @@ def show_picture(workdir: epath.Path, name: str, step: int, trackers: Trackers) 
     width, height = struct.unpack(">II", content[16:24])  # the header of a PNG file
     image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=content)
     files.let_tensorboardx_write(workdir)
-    with SummaryWriter(str(workdir / "tensorboard")) as summaries:
+    # A suffix: the name of an event file has the second in it, and several may be opened in one.
+    with SummaryWriter(str(workdir / "tensorboard"), filename_suffix=f".{name}") as summaries:
         summaries.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
     trackers.picture(name, content, step)
 

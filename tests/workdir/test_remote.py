@@ -50,6 +50,7 @@ def test_a_run_its_continuation_and_an_evaluation(bucket):
     again = call("pretrain", *TINY, "--workdir=gs://lab/run", "--config.epochs=0.3", every)
     assert again.returncode == 0, again.stderr
     assert "from step 4" in again.stderr
+    assert len(json.loads(text("run/environment.json"))) == 2, "an entry for each start"
     assert [json.loads(line)["step"] for line in text("run/metrics.jsonl").splitlines()] == list(range(1, 8))
 
     knn = call("knn", "--pretrained=gs://lab/run", "--workdir=gs://lab/knn", "--config.map_points=0")
