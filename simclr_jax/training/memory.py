@@ -32,6 +32,8 @@ log = logging.getLogger("simclr_jax")
 SAFE = 0.9
 # What `microbatches="auto"` leaves for what is loaded after it has chosen.
 KEPT_FREE = 0.95
+# What convolutions take for a time, whatever the batch and the image: measured with `models.conv` on a CPU.
+WORKSPACE = 32 * 1024**2
 # Suggested sides of images are multiples of this many pixels.
 SIDE = 16
 
@@ -40,8 +42,8 @@ SIDE = 16
 class Need:
     """What a step needs on each device, in bytes; and a model of what it would need with other settings.
 
-    The model: activations grow in proportion to images and pixels. Micro-batches divide them, and add a second copy of the
-    batch, and of the parameters for the sum of their gradients and the new part of it.
+    The model: besides the state and a workspace, all grows in proportion to images and pixels. Micro-batches divide it, and add
+    a second copy of the batch, and of the parameters for the sum of their gradients and the new part of it.
 
     Attributes:
       total: arguments, outputs and temporaries; outputs that reuse the memory of arguments count once.
@@ -58,18 +60,22 @@ class Need:
     parts: int = 1
 
     @property
+    def _fixed(self) -> float:
+        return self.state + min(WORKSPACE, self.total - self.state)
+
+    @property
     def _of_parts(self) -> float:
         return self.batch + 2 * self.params
 
     def scaled(self, factor: float) -> float:
         """The need with `factor` times as many images, or pixels."""
-        return self.state + factor * (self.total - self.state)
+        return self._fixed + factor * (self.total - self._fixed)
 
     def in_parts(self, parts: int) -> float:
         """The need in so many micro-batches."""
-        divided = self.total - self.state - self.batch - (self._of_parts if self.parts > 1 else 0)
+        divided = self.total - self._fixed - self.batch - (self._of_parts if self.parts > 1 else 0)
         extra = self._of_parts if parts > 1 else 0
-        return self.state + self.batch + extra + max(divided, 0) * self.parts / parts
+        return self._fixed + self.batch + extra + max(divided, 0) * self.parts / parts
 
 
 def bytes_of(tree: Any) -> float:
