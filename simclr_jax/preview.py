@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax.augment import family
+from simclr_jax.augment import alone
 from simclr_jax.config import checks as config_checks
 from simclr_jax.data import pipeline
 from simclr_jax.data import sources
@@ -34,41 +34,6 @@ log = logging.getLogger("simclr_jax")
 IMAGES = 6
 CROPS = 4  # of an image, in the histograms
 PAIRS = 32
-
-OFF = {op.prob_field: 0.0 for op in family.OPS}
-
-
-def columns(augment: ConfigDict) -> dict[str, list[tuple[str, dict]]]:
-    """For every operation, the columns of its sheet: a title, and the fields of `config.augment` that make it.
-
-    The columns of an operation that has a strength are at fractions of the config's strength.
-    """
-    bounds = {op: augment[op] for op in family.JITTER_OPS}
-
-    def at_strengths(**on: float) -> list[tuple[str, dict]]:
-        fields = dict.fromkeys(bounds, 0.0) | on
-        return [(f"strength {s:g}", fields | {"strength": s}) for s in (0.125, 0.25, 0.5, 1.0)]
-
-    draws: list[tuple[str, dict]] = [(f"draw {draw}", {}) for draw in range(1, 5)]
-    changes = {
-        "flip": [("", {})],
-        "rotate": draws,
-        "jitter": at_strengths(**bounds),
-        "grayscale": [("", {})],
-        "sobel": [("", {})],
-        "blur": [(f"sigma {s:g} px", {"blur_sigma": (s, s)}) for s in (0.5, 1.0, 1.5, 2.0)],
-        "noise": [(f"std {std:g}", {"noise_std": std}) for std in (0.05, 0.1, 0.2)],
-        "cutout": [(f"side {side:g}", {"cutout_side": side}) for side in (0.25, 0.5, 0.75)],
-    }
-
-    def alone(op: str, columns: list[tuple[str, dict]]) -> list[tuple[str, dict]]:
-        return [(title, {f"{op}_prob": 1.0} | fields) for title, fields in columns]
-
-    return (
-        {"crop": [(title, {"crop": True}) for title, _ in draws]}
-        | {op.name: alone(op.name, changes[op.name]) for op in family.OPS}
-        | {op: alone("jitter", at_strengths(**{op: bound})) for op, bound in bounds.items()}
-    )
 
 
 class Looker:
@@ -95,13 +60,13 @@ class Looker:
 
     def sheet(self, op: str, made: Sequence[tuple[str, dict]]) -> tuple[list[str], np.ndarray]:
         """Titles of the columns, and uint8 `[images, columns, size, size, 3]`; the first column is the unchanged image."""
-        alone = OFF | {"crop": False, "one_branch": False}
+        nothing = alone.NOTHING
         draws = len(made) if op in ("crop", "rotate") else 1  # their columns differ in the draw only
-        pictures_of = [self.views(alone, IMAGES, 1)]
+        pictures_of = [self.views(nothing, IMAGES, 1)]
         if draws > 1:
-            pictures_of.append(self.views(alone | made[0][1], IMAGES, draws))
+            pictures_of.append(self.views(nothing | made[0][1], IMAGES, draws))
         else:
-            pictures_of += [self.views(alone | fields, IMAGES, 1) for _, fields in made]
+            pictures_of += [self.views(nothing | fields, IMAGES, 1) for _, fields in made]
         return ["image", *(title for title, _ in made)], np.concatenate(pictures_of, axis=1)
 
 
@@ -122,10 +87,10 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
         return workdir / f"{name}.png"
 
     pictures.contact_sheet(looker.views({}, PAIRS, 2), path("views"))
-    for op, made in columns(config.augment).items():
+    for op, made in alone.columns(config.augment).items():
         titles, images = looker.sheet(op, made)
         pictures.labelled_sheet(images, titles, f"{op} alone", path(f"op_{op}"))
-    crops = OFF | {"crop": True, "one_branch": False}
+    crops = alone.NOTHING | {"crop": True}
     colour = {"jitter_prob": 0.8, "grayscale_prob": 0.2, "strength": config.augment.strength or 1.0}
     plain, coloured = (looker.views(fields, 3, CROPS) for fields in (crops, crops | colour))
     pictures.histograms(plain, coloured, path("histograms"))

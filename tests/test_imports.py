@@ -20,12 +20,13 @@ LAYERS = (
     {"simclr_jax.training"},
     {"simclr_jax.evaluation", "simclr_jax.interchange", "simclr_jax.tpu"},
     {"simclr_jax.inference"},
+    {"simclr_jax.diagnosis"},
     {
         *("simclr_jax.pretrain", "simclr_jax.linear_probe", "simclr_jax.knn", "simclr_jax.finetune"),
         *("simclr_jax.distill", "simclr_jax.transfer", "simclr_jax.transform_probe"),
         *("simclr_jax.preview", "simclr_jax.report", "simclr_jax.plan", "simclr_jax.quickstart"),
         *("simclr_jax.search", "simclr_jax.import_weights", "simclr_jax.embed", "simclr_jax.predict"),
-        "simclr_jax.export",
+        *("simclr_jax.export", "simclr_jax.verdict"),
     },
     {"launch", "configs", "benchmarks"},
 )

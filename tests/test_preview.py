@@ -6,6 +6,7 @@ import pytest
 
 from configs import digits
 from simclr_jax import preview
+from simclr_jax.augment import alone
 from simclr_jax.augment import family
 from simclr_jax.runtime import cli
 
@@ -15,7 +16,7 @@ pytestmark = pytest.mark.slow
 def test_every_picture_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(preview, "IMAGES", 2)
     written = cli.call("preview", "--config=digits", f"--workdir={tmp_path}")
-    ops = set(preview.columns(digits.get_config().augment))
+    ops = set(alone.columns(digits.get_config().augment))
     assert ops == {"crop", *(op.name for op in family.OPS), *family.JITTER_OPS}
     assert set(written) == {"views", "histograms"} | {f"op_{op}" for op in ops}
     for path in written.values():
@@ -26,7 +27,7 @@ def test_every_picture_is_written(tmp_path, monkeypatch):
 
 def test_a_sheet_shows_the_image_and_the_results_of_one_operation():
     looker = preview.Looker(digits.get_config())
-    made = preview.columns(digits.get_config().augment)
+    made = alone.columns(digits.get_config().augment)
     titles, images = looker.sheet("flip", made["flip"])
     assert titles == ["image", ""]
     np.testing.assert_array_equal(images[:, 1], images[:, 0, :, ::-1])

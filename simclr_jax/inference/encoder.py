@@ -60,6 +60,7 @@ class Encoder:
       class_names: of its classifier; None where it has none.
       saved: where its weights are.
       mesh: the devices that it uses.
+      saved: where its weights are, and how its network is built.
     """
 
     def __init__(self, saved: saved_lib.Saved, config: ConfigDict, variables: tuple[Any, Any], mesh: Mesh):

@@ -146,6 +146,29 @@ def _define_predict(argv: Sequence[str], values: flags.FlagValues) -> None:
     _define_use(values, ".csv or .parquet")
 
 
+def _define_verdict(argv: Sequence[str], values: flags.FlagValues) -> None:
+    del argv
+    text = "Workdir of a pretraining run, or one checkpoint in it."
+    flags.DEFINE_string("pretrained", None, text, flag_values=values)
+    text = (
+        "A folder with images at any depth; a text file with the path of an image in each line; tfds:NAME:SPLIT; or digits. "
+        "Default: the images that the run was pretrained on."
+    )
+    flags.DEFINE_string("images", None, text, flag_values=values)
+    flags.DEFINE_string("workdir", None, "Folder for verdict.json. Default: the run's workdir.", flag_values=values)
+    text = "How many of the images. Results of different numbers cannot be compared."
+    flags.DEFINE_integer("count", 1000, text, lower_bound=1, flag_values=values)
+    text = "How many of them for the table of augmentations; 0: no table."
+    flags.DEFINE_integer("op_images", 256, text, lower_bound=0, flag_values=values)
+    text = "Views at once, over all devices. It changes the speed only."
+    flags.DEFINE_integer("batch_size", 256, text, lower_bound=1, flag_values=values)
+    flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data sets. Default: TFDS's own.", flag_values=values)
+
+
+def _check_verdict(values: flags.FlagValues) -> None:
+    check_exists("pretrained", values["pretrained"].value)
+
+
 def _check_use(values: flags.FlagValues, place: str, endings: Sequence[str]) -> None:
     check_exists(place, values[place].value)
     output = str(values["output"].value)
@@ -245,6 +268,7 @@ TOOLS = {
         {"pretrained": "runs/photos", "format": "onnx", "output": "photos.onnx"},
         check=_check_export,
     ),
+    "verdict": Tool(_define_verdict, {"pretrained": "runs/photos"}, check=_check_verdict),
     "predict": Tool(_define_predict, {"finetuned": "runs/photos_1pct"} | _PHOTOS, check=_check_predict, processes=True),
 }
 
@@ -264,7 +288,7 @@ def parse_tool(argv: Sequence[str], values: flags.FlagValues, name: str) -> None
     for flag, example in tool.required.items():
         if not values[flag].value:
             raise UserError(f"--{flag} is missing, as in --{flag}={example}.")
-    if "workdir" in values:
+    if "workdir" in values and values["workdir"].value:
         check_folder("workdir", str(values["workdir"].value))
     if tool.check is not None:
         tool.check(values)

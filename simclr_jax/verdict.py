@@ -1,0 +1,87 @@
+"""What can be known of a pretrained encoder without labels: did it learn, has it collapsed, what does it rely on.
+
+    python -m simclr_jax.verdict --pretrained=runs/photos
+    python -m simclr_jax.verdict --pretrained=runs/photos --images=OTHER_PHOTOS --workdir=runs/verdict
+
+Takes 1,000 of the images that the run was pretrained on, or of `--images`. It measures the representations (RankMe, LiDAR,
+alignment, uniformity, neighbours of views) and asks questions such as "which image is this crop of?", each also of the same
+network untrained and of colour histograms. It shows through which augmentation, at which strength, images are still
+recognised. It ends in plain sentences and a score from 0 to 1, and writes verdict.json to the run's workdir, or to `--workdir`.
+docs/verdict.md says how far the score can be trusted: how well it ranks runs as linear probes do.
+"""
+
+from simclr_jax.runtime import cli
+
+if __name__ == "__main__":
+    cli.main("verdict")  # answers --help and mistakes before the imports below; does not return
+
+
+import json
+import logging
+from typing import Any
+
+from absl import flags
+from etils import epath
+
+from simclr_jax.data import sources
+from simclr_jax.data.sources.base import Source
+from simclr_jax.diagnosis.examine import examine
+from simclr_jax.diagnosis.representations import Images
+from simclr_jax.diagnosis.representations import batch_size_for
+from simclr_jax.diagnosis.table import text_of
+from simclr_jax.errors import UserError
+from simclr_jax.inference.encoder import Encoder
+from simclr_jax.inference.encoder import load
+from simclr_jax.inference.named_images import open_images
+from simclr_jax.training import checkpoint
+from simclr_jax.workdir import files
+from simclr_jax.workdir import writers
+
+log = logging.getLogger("simclr_jax")
+
+NAME = "verdict.json"
+LEAST_IMAGES = 20
+EARLIER = 3  # checkpoints besides the newest one
+
+
+def run(values: flags.FlagValues) -> dict[str, Any]:
+    """Examines the run of a command line; returns the content of verdict.json."""
+    encoder = load(values.pretrained, flag="--pretrained")
+    if encoder.config.kind != "pretrain":
+        raise UserError(
+            f"--pretrained={values.pretrained} is a run of simclr_jax.{encoder.config.kind}: the verdict is on pretraining."
+        )
+    place = checkpoint.find(values.pretrained)
+    of_run = place.parent.parent
+    source = _open(encoder, values)
+    count = min(values.count, source.num_examples)
+    if count < LEAST_IMAGES:
+        raise UserError(f"{source.name} has {source.num_examples} images; the verdict needs at least {LEAST_IMAGES}.")
+    images = Images(source, count, encoder.config.data, batch_size_for(encoder.mesh, values.batch_size), lambda: None)
+    log.info("Examining %s on %d images of %s.", encoder, count, source.name)
+    metrics = of_run / "metrics.jsonl"
+    lines = writers.read_metrics(metrics) if metrics.exists() else []
+    verdict = examine(encoder, _earlier(place), images, lines, op_images=values.op_images)
+    verdict |= {"pretrained": str(place)}
+    folder = epath.Path(values.workdir) if values.workdir else of_run
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_atomically(folder / NAME, (json.dumps(verdict, indent=1) + "\n").encode())
+    print(text_of(verdict), flush=True)
+    log.info("%s has all numbers.", folder / NAME)
+    return verdict
+
+
+def _open(encoder: Encoder, values: flags.FlagValues) -> Source:
+    data = encoder.config.data
+    if values.images:
+        return open_images(values.images, values.data_dir or (data.root if data.source == "tfds" else None))
+    if data.source is None:
+        raise UserError(f"--images is missing: {values.pretrained} does not say what images it was pretrained on.")
+    return sources.open_source(data, "train")
+
+
+def _earlier(place: epath.Path) -> list[Encoder]:
+    """Some of the checkpoints before this one, ascending; none where one checkpoint alone was named."""
+    steps = sorted(int(path.name) for path in place.parent.iterdir() if path.name.isdigit())
+    before = [step for step in steps if place.name.isdigit() and step < int(place.name)]
+    return [load(place.parent / str(step)) for step in before[-EARLIER:]]
