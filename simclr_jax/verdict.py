@@ -33,6 +33,7 @@ from simclr_jax.errors import UserError
 from simclr_jax.inference.encoder import Encoder
 from simclr_jax.inference.encoder import load
 from simclr_jax.inference.named_images import open_images
+from simclr_jax.runtime import run_monitor
 from simclr_jax.training import checkpoint
 from simclr_jax.workdir import files
 from simclr_jax.workdir import writers
@@ -46,6 +47,7 @@ EARLIER = 3  # checkpoints besides the newest one
 
 def run(values: flags.FlagValues) -> dict[str, Any]:
     """Examines the run of a command line; returns the content of verdict.json."""
+    run_monitor.use_compilation_cache(values.compilation_cache)
     encoder = load(values.pretrained, flag="--pretrained")
     if encoder.config.kind != "pretrain":
         raise UserError(

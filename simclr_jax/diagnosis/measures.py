@@ -24,7 +24,7 @@ NEIGHBOURS = 10
 _COLOUR: dict[str, object] = {"jitter_prob": 1.0, "grayscale_prob": 0.2}
 # The questions "which image is this?", the same for every run: how the view is made. Each is asked among the unchanged images.
 QUESTIONS: dict[str, dict[str, object]] = {
-    "crop": {"crop": True, "crop_area": (0.25, 0.25), "crop_aspect": (1.0, 1.0)},
+    "crop": {"crop": True, "crop_area": (0.4, 0.6)},
     "colour": _COLOUR | {"strength": 1.0},
     "crop_and_colour": _COLOUR | {"crop": True, "crop_area": (0.25, 1.0), "strength": 0.5},
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 from flax import nnx
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
@@ -16,6 +17,7 @@ from simclr_jax.data import pipeline
 from simclr_jax.data.order import HostShard
 from simclr_jax.data.sources.base import Source
 from simclr_jax.diagnosis import colour
+from simclr_jax.errors import UserError
 from simclr_jax.inference import network
 from simclr_jax.inference.encoder import Encoder
 from simclr_jax.training import steps
@@ -92,18 +94,25 @@ def _network(name: str, encoder: Encoder, saved: Any, choose: Callable[[network.
     has_head = saved.head is not None
     layers = network.layers(saved, encoder.config, "z" if has_head else "h")
     variables = choose(layers)
+    features = network.layers(saved, encoder.config, "h").num_features
     jitted = steps.make_forward(layers.graph, _both, encoder.mesh)
 
     def forward(images: np.ndarray) -> dict[str, np.ndarray]:
-        output = jitted(*variables, {"image": images})["output"]
-        return {key: np.asarray(value) for key, value in jax.device_get(output).items()}
+        output = np.asarray(jitted(*variables, {"image": images})["output"])
+        if not np.isfinite(output).all():
+            raise UserError(
+                f"{encoder}: the representations have values that are not finite. Its training has diverged; lower "
+                "config.optimizer.learning_rate."
+            )
+        return {"h": output[:, :features]} | ({"z": output[:, features:]} if has_head else {})
 
     return Network(name, forward)
 
 
-def _both(model: nnx.Module, images: jax.Array) -> dict[str, jax.Array]:
+def _both(model: nnx.Module, images: jax.Array) -> jax.Array:
+    """h and, where there is a head, z after it: `[batch, features + dim]`."""
     h = model.encoder(images, train=False)  # type: ignore[attr-defined]
-    return {"h": h} | ({"z": model.head(h, train=False)} if hasattr(model, "head") else {})
+    return jnp.concatenate([h, model.head(h, train=False)], axis=1) if hasattr(model, "head") else h
 
 
 def represent(
@@ -123,12 +132,17 @@ def represent(
     parts: dict[str, dict[str, list[np.ndarray]]] = {}
     for views in images.views(augment, num_views):
         flat = views.reshape(-1, *views.shape[2:])
-        outputs = {one.name: _in_batches(one, flat, images.batch_size) for one in some}
-        for name, output in (outputs | {COLOUR: {"h": colour.histogram(flat)}}).items():
+        for name, output in represent_all(some, flat, images.batch_size).items():
             for key, value in output.items():
                 shaped = value.reshape(len(views), num_views, -1)
                 parts.setdefault(name, {}).setdefault(key, []).append(shaped)
     return {name: {key: np.concatenate(of_key) for key, of_key in of.items()} for name, of in parts.items()}
+
+
+def represent_all(some: Sequence[Network], images: np.ndarray, batch_size: int) -> dict[str, dict[str, np.ndarray]]:
+    """The representations of uint8 images `[n, size, size, 3]` by network, of their histograms by `COLOUR`: `[n, d]`."""
+    outputs = {one.name: _in_batches(one, images, batch_size) for one in some}
+    return outputs | {COLOUR: {"h": colour.histogram(images)}}
 
 
 def _in_batches(one: Network, images: np.ndarray, size: int) -> dict[str, np.ndarray]:

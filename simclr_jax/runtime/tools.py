@@ -163,6 +163,8 @@ def _define_verdict(argv: Sequence[str], values: flags.FlagValues) -> None:
     text = "Views at once, over all devices. It changes the speed only."
     flags.DEFINE_integer("batch_size", 256, text, lower_bound=1, flag_values=values)
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps its data sets. Default: TFDS's own.", flag_values=values)
+    text = "Where compiled programs are kept for a faster start. Default: nowhere."
+    flags.DEFINE_string("compilation_cache", "", text, flag_values=values)
 
 
 def _check_verdict(values: flags.FlagValues) -> None:

@@ -11,7 +11,6 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 from jaxtyping import Float
 from jaxtyping import Int
-from jaxtyping import PyTree
 from jaxtyping import Shaped
 from jaxtyping import UInt32
 from ml_collections import ConfigDict
@@ -211,12 +210,12 @@ def make_distillation_step(
 
 def make_forward(
     graph: nnx.GraphDef,
-    forward: Callable[[nnx.Module, Float[Array, "batch height width 3"]], PyTree[Float[Array, "batch ..."]]],
+    forward: Callable[[nnx.Module, Float[Array, "batch height width 3"]], Float[Array, "batch ..."]],
     mesh: Mesh,
 ) -> Callable:
     """A jitted evaluation: (params, batch_stats, batch) to the batch with `output` in place of `image`.
 
-    `output` is `forward(model, float images)`, `[batch, ...]` or several such arrays. All results are replicated, so that every process can
+    `output` is `forward(model, float images)`, `[batch, ...]`. All results are replicated, so that every process can
     read the whole batch.
     """
     whole, split = sharding.replicated(mesh), sharding.batch_sharded(mesh)

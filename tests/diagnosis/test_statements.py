@@ -1,0 +1,91 @@
+"""What the verdict says for numbers that leave no doubt, and its table of correlations."""
+
+import numpy as np
+import pytest
+
+from benchmarks import verdict_table
+from simclr_jax.diagnosis import statements
+from simclr_jax.diagnosis.augmentations import IN_THE_RUN
+from simclr_jax.diagnosis.augmentations import Row
+
+
+def right(share, count=1000):
+    return np.arange(count) < share * count
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "untrained", "answer", "words"),
+    [
+        (0.6, 0.1, "yes", "for sure"),
+        (0.106, 0.1, "yes", "probably"),
+        (0.1, 0.1, "unclear", "not better"),
+        (0.02, 0.1, "no", "worse"),
+    ],
+)
+def test_learned(pretrained, untrained, answer, words):
+    found = statements.learned(right(pretrained), right(untrained))
+    assert (found.answer, words in found.text) == (answer, True)
+    assert f"{pretrained:.0%}" in found.text
+    assert f"{untrained:.0%}" in found.text
+
+
+def test_learned_without_any_difference_between_images_divides_by_no_zero():
+    everything, nothing = right(1, 100), right(0, 100)
+    assert statements.learned(everything, nothing).answer == "yes"
+    assert statements.learned(nothing, nothing).answer == "unclear"
+
+
+def test_collapsed():
+    before = {"dimensions_h": 10.0}
+    answers = [
+        statements.collapsed({"dimensions_h": rank, "deviation_h": deviation}, before).answer
+        for rank, deviation in ((12.0, 0.5), (2.0, 0.5), (12.0, 0.001), (0.0, 0.0))
+    ]
+    assert answers == ["no", "partly", "yes", "yes"]
+
+
+def test_colour_shortcut():
+    answers = [
+        statements.colour_shortcut(
+            {"colour_neighbours_h": now, "recognised_colour_h": 0.5}, {"colour_neighbours_h": before}, chance=0.01
+        ).answer
+        for now, before in ((0.05, 0.05), (0.5, 0.1), (0.3, 0.3))
+    ]
+    assert answers == ["no", "yes", "partly"]
+
+
+def test_improving():
+    def of(share):
+        return statements.improving({"half": 5.0, "end": 4.0, "share": share}, [])
+
+    assert [of(share).answer for share in (0.5, 0.05, 0.0)] == ["yes", "partly", "no"]
+    checkpoints = [{"step": 10, "score": 0.25}, {"step": 20, "score": 0.5}]
+    found = statements.improving(None, checkpoints)
+    assert found.answer == "unclear"
+    assert "0.25 at step 10 and is 0.50 at step 20" in found.text
+
+
+def test_augmentations_are_judged_as_in_the_run_and_by_a_trained_network_only():
+    rows = [
+        Row("crop", IN_THE_RUN, {"pretrained": 0.1, "untrained": 0.05}),
+        Row("jitter", IN_THE_RUN, {"pretrained": 0.9, "untrained": 0.4}),
+        Row("flip", IN_THE_RUN, {"pretrained": 1.0, "untrained": 0.99}),
+        Row("cutout", "side 0.75", {"pretrained": 0.0, "untrained": 0.0}),
+    ]
+    found = {one.about: one.answer for one in statements.augmentations(rows, has_learned=True)}
+    assert found == {"crop": "too strong", "flip": "too weak"}
+    assert statements.augmentations(rows, has_learned=False) == []
+
+
+def test_rank_correlations_by_hand():
+    first, second = np.array([1.0, 2.0, 3.0, 4.0]), np.array([10.0, 30.0, 20.0, 40.0])
+    assert verdict_table.spearman(first, second) == pytest.approx(1 - 6 * 2 / (4 * 15))  # two ranks differ by one
+    assert verdict_table.ranks(np.array([5.0, 1.0, 5.0])).tolist() == [2.5, 1.0, 2.5]
+
+
+def test_pooled_correlations_do_not_mistake_a_better_data_set_for_a_better_run():
+    def rows(dataset, shift, signs):
+        return [{"dataset": dataset, "probe": shift + place, "m": 5 * shift + signs * place} for place in range(4)]
+
+    assert verdict_table.pooled(rows("a", 0, 1) + rows("b", 100, 1), "m") == pytest.approx(1)
+    assert verdict_table.pooled(rows("a", 0, -1) + rows("b", 100, -1), "m") == pytest.approx(-1)
