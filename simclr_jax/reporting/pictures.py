@@ -9,10 +9,13 @@ from typing import Any
 from etils import epath
 import numpy as np
 
+from simclr_jax.reporting import names as names_lib
 from simclr_jax.workdir import files
 
 # Images that a map without labels shows.
 THUMBNAILS = 400
+# A map has a legend up to this many classes; with more, the names of some are written among the points.
+LEGEND_CLASSES, NAMED_CLASSES = 20, 40
 
 
 def new_figure(width: float, height: float):
@@ -92,7 +95,8 @@ def neighbours(
             axes.set_xticks([])
             axes.set_yticks([])
             name = names[row] if column == 0 else names_of_nearest[row][column - 1]
-            axes.set_title(name[:14], fontsize=7, color="black" if name == names[row] else "tab:red")
+            title = axes.set_title("", fontsize=7, color="black" if name == names[row] else "tab:red")
+            names_lib.show(title, name[:14])
             for side in axes.spines.values():
                 side.set(linewidth=2 if column == 0 else 0)
     save(figure, path)
@@ -145,11 +149,11 @@ def _curves(
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     figure = new_figure(3.2 * columns, 2.8 * rows + 0.25 * (len(runs) > 1))
+    lines: dict[str, Any] = {}
     for place, key in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, columns, place)
         for name, metrics in runs.items():
-            points = [(line["step"], line[key]) for line in metrics if key in line]
-            _plot(axes, points, name)
+            lines[name] = _plot(axes, [(line["step"], line[key]) for line in metrics if key in line])
         if chance and key in chance:
             axes.axhline(chance[key], color="gray", linewidth=1, linestyle="--", label="chance")
             axes.legend(fontsize=7, frameon=False)
@@ -157,20 +161,20 @@ def _curves(
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
     if len(runs) > 1:
-        handles, names = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower left", ncols=3, fontsize=8, frameon=False)
+        options = {"loc": "outside lower left", "ncols": 3, "fontsize": 8, "frameon": False}
+        names_lib.legend(figure, [lines[name] for name in runs], list(runs), **options)
     return figure
 
 
-def _plot(axes: Any, points: list[tuple[int, float]], name: str) -> None:
+def _plot(axes: Any, points: list[tuple[int, float]]) -> Any:
+    """Draws a curve, smoothed where it has many points. Returns its line."""
     steps, values = (np.array(column) for column in (zip(*points, strict=True) if points else ((), ())))
     if len(points) <= SMOOTH_POINTS:
-        axes.plot(steps, values, linewidth=1.2, label=name)
-        return
+        return axes.plot(steps, values, linewidth=1.2)[0]
     (raw,) = axes.plot(steps, values, linewidth=0.6, alpha=0.25)
     window = len(points) // SMOOTH_SHARE
     smooth = np.convolve(values, np.full(window, 1 / window), mode="valid")
-    axes.plot(steps[window - 1 :], smooth, linewidth=1.2, color=raw.get_color(), label=name)
+    return axes.plot(steps[window - 1 :], smooth, linewidth=1.2, color=raw.get_color())[0]
 
 
 def curves(metrics: list[dict[str, Any]], path: epath.Path, chance: Mapping[str, float] | None = None) -> None:
@@ -184,10 +188,13 @@ def curves(metrics: list[dict[str, Any]], path: epath.Path, chance: Mapping[str,
     save(_curves({"_": metrics}, chance=chance), path)
 
 
-def curves_svg(runs: dict[str, list[dict[str, Any]]]) -> str:
-    """The training curves of several runs in one SVG element: names, and the lines of their `metrics.jsonl`."""
+def curves_svg(runs: dict[str, list[dict[str, Any]]], chance: Mapping[str, float] | None = None) -> str:
+    """The training curves of several runs in one SVG element: names, and the lines of their `metrics.jsonl`.
+
+    `chance` is as for `curves`.
+    """
     picture = io.StringIO()
-    _curves(runs, columns=3).savefig(picture, format="svg", metadata={"Date": None})
+    _curves(runs, columns=3, chance=chance).savefig(picture, format="svg", metadata={"Date": None})
     text = picture.getvalue()
     return text[text.index("<svg") :]
 
@@ -200,16 +207,30 @@ def embedding_map(features: np.ndarray, labels: np.ndarray, class_names, path: e
     colours = colormaps["tab10" if len(class_names) <= 10 else "nipy_spectral"]
     figure = new_figure(6.5, 5)
     axes = figure.add_subplot()
-    for number, name in enumerate(class_names):
+    drawn = []
+    for number in range(len(class_names)):
         mine = labels == number
         colour = colours(number) if len(class_names) <= 10 else colours(number / len(class_names))
-        axes.scatter(*places[mine].T, s=9, color=colour, label=name)
-    if len(class_names) <= 20:
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, markerscale=2)
+        drawn.append(axes.scatter(*places[mine].T, s=9, color=colour))
+    if len(class_names) <= LEGEND_CLASSES:
+        options = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False, "markerscale": 2}
+        names_lib.legend(axes, drawn, class_names, **options)
+    else:
+        _name_classes(axes, places, labels, class_names)
     axes.set_title(f"{len(features)} test images, t-SNE of the representations", fontsize=10)
     axes.set_xticks([])
     axes.set_yticks([])
     save(figure, path)
+
+
+def _name_classes(axes: Any, places: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> None:
+    """Writes the names of the classes with the most images amid their points: a legend of all would be too long."""
+    counts = np.bincount(labels, minlength=len(class_names))
+    for number in np.argsort(-counts, kind="stable")[:NAMED_CLASSES]:
+        if counts[number]:
+            x, y = np.median(places[labels == number], axis=0)
+            text = axes.text(x, y, "", fontsize=6, ha="center", va="center")
+            names_lib.show(text, class_names[number], instead=f"class {number}")
 
 
 def unlabelled_map(features: np.ndarray, images: np.ndarray, path: epath.Path, *, seed: int = 0) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from simclr_jax.config import KINDS
 from simclr_jax.reporting import pictures
+from simclr_jax.reporting import summary
 from simclr_jax.reporting.parts import Cell
 from simclr_jax.reporting.parts import Figure
 from simclr_jax.reporting.parts import Matrix
@@ -33,13 +34,17 @@ PICTURES = {
         "Nearest neighbours",
         "Test images and the training images nearest to them. Red: another class.",
     ),
-    "embedding_map.png": ("Map of the embeddings", "Test images in two dimensions (t-SNE), coloured by class."),
+    "embedding_map.png": (
+        "Map of the embeddings",
+        "Test images in two dimensions (t-SNE): images with similar representations are near each other. Colours are classes; "
+        "images without labels are drawn themselves.",
+    ),
 }
 
 
 def all_sections(runs: list[SavedRun]) -> list[Section]:
     """The sections for some runs, in the order of the page. A section with nothing to show is left out."""
-    made = [results(runs), transfer(runs), transforms(runs), pretraining(runs), curves(runs)]
+    made = [summary.summary(runs), results(runs), transfer(runs), transforms(runs), pretraining(runs), curves(runs)]
     made += [picture(runs, name) for name in PICTURES]
     made += [confusions(runs), configs(runs)]
     return [section for section in made if section.parts]
@@ -140,13 +145,13 @@ def pretraining(runs: list[SavedRun]) -> Section:
         rows.append(
             [
                 *(_link(run), f"ResNet-{config['model.depth']} ({config['model.width']:g}x)", _data_of(run)),
-                *(f"{config['epochs']:g}", f"{config['batch_size']:,}"),
+                *(f"{config['epochs']:g}", f"{config['batch_size']:,}", f"{last['step']:,}" if last else ""),
                 f"{run.results['seconds']:,.0f} s" if run.results else f"at step {last.get('step', 0)}",
                 *numbers,
                 _percent((run.results or {}).get("top1")),
             ]
         )
-    header = ["run", "network", "images", "epochs", "batch", "time", "loss"]
+    header = ["run", "network", "images", "epochs", "batch", "steps", "time", "loss"]
     header += ["contrastive top-1", "entropy", "online top-1, %"]
     return Section("Pretraining", "", [Part(table=Table(header, rows))] if rows else [])
 
@@ -163,7 +168,8 @@ def curves(runs: list[SavedRun]) -> Section:
             if len(longest) > 1:
                 lines[run.name] = longest
         if lines:
-            parts.append(Part(heading=kind.capitalize(), svg=pictures.curves_svg(lines)))
+            drawn = [run for run in runs if run.name in lines]
+            parts.append(Part(heading=kind.capitalize(), svg=pictures.curves_svg(lines, summary.shared_chance(drawn))))
     return Section("Training curves", "", parts)
 
 

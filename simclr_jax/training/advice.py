@@ -1,9 +1,10 @@
 """Warn the user in time, once each, about a run that is unlikely to learn."""
 
 import logging
-import math
 
 from ml_collections import ConfigDict
+
+from simclr_jax.config import chance
 
 log = logging.getLogger("simclr_jax")
 
@@ -16,15 +17,8 @@ SHARE_OF_RUN = 0.1
 
 
 def chance_levels(config: ConfigDict) -> dict[str, float]:
-    """The metrics of a network that cannot tell images apart: all similarities are equal.
-
-    With batch size B each view has one positive among 2B - 1 candidates, so the NT-Xent loss, summed over both directions, is
-    2 log(2B - 1). The other losses have no such level here. The contrastive metrics compare a first view with the B second
-    views.
-    """
-    batch = config.batch_size
-    levels = {"contrastive_top1": 1 / batch, "contrastive_entropy": math.log(batch)}
-    return levels | ({"loss": 2 * math.log(2 * batch - 1)} if config.loss.name == "nt_xent" else {})
+    """The metrics of a network that cannot tell images apart; see `config.chance.levels`."""
+    return chance.levels(config.loss.name, config.batch_size)
 
 
 def warn_before(config: ConfigDict, total_steps: int) -> None:

@@ -16,6 +16,7 @@ from simclr_jax import errors
 from simclr_jax import report
 from simclr_jax.config import saved as saved_config
 from simclr_jax.evaluation import metrics
+from simclr_jax.reporting import names
 from simclr_jax.reporting import pictures
 from simclr_jax.workdir import predictions
 from simclr_jax.workdir import writers
@@ -128,8 +129,8 @@ def test_what_it_says(runs, tmp_path):
     assert row[3:6] == [f"{100 * found['knn']['top1']:.1f}", "", ""]
 
     # Pretraining, done and not done, and in what they differ: in nothing else.
-    assert rows["first/pretrain", "ResNet-18 (1x)"][5] == "12 s"
-    assert rows["second/pretrain", "ResNet-18 (1x)"][5:7] == ["at step 100", "5.000"]
+    assert rows["first/pretrain", "ResNet-18 (1x)"][5:7] == ["100", "12 s"]
+    assert rows["second/pretrain", "ResNet-18 (1x)"][5:8] == ["100", "at step 100", "5.000"]
     differing = [row for row in page.rows if len(row) == 3 and row[0] == "loss.temperature"]
     assert differing == [["loss.temperature", "0.1", "0.5"]]
     assert not [row for row in page.rows if len(row) == 3 and row[0] == "loss.normalize"]
@@ -154,7 +155,68 @@ def test_a_run_by_itself_and_one_that_has_only_begun(runs, tmp_path):
     (top / "second" / "pretrain" / "metrics.jsonl").write_text('{"step": 20, "loss": 9.0}\n{"step": 40, "lo')
     report.write([str(top / "second" / "pretrain"), str(top / "first" / "knn")], str(tmp_path / "page.html"))
     rows = Parser((tmp_path / "page.html").read_text()).rows
-    assert [row[5:8] for row in rows if row[0] == "second/pretrain"][:1] == [["at step 20", "9.000", ""]]
+    assert [row[5:9] for row in rows if row[0] == "second/pretrain"][:1] == [["20", "at step 20", "9.000", ""]]
+
+
+def test_the_page_begins_with_what_came_out(runs, tmp_path):
+    top, _ = runs
+    config = config_lib.linear_probe()
+    config.pretrained = str(top / "first" / "pretrain" / "checkpoints" / "9")
+    top1 = evaluated(top / "first" / "probe", config)["top1"]
+    statement = {"about": "learned", "answer": "yes", "text": "It has learned <for sure>."}
+    verdict = {"score": 0.5, "score_untrained": 0.125, "statements": [statement]}
+    (top / "first" / "pretrain" / "verdict.json").write_text(json.dumps(verdict))
+    report.write([str(top)], str(tmp_path / "page.html"))
+    text = html.unescape((tmp_path / "page.html").read_text())
+    section = text[text.index("What came out") : text.index("<h2>Results")]
+    first, second = section.split("second/pretrain</a>")
+    assert "has been trained for 100 steps of 4,096 images. Its loss is 5.00, below the 18.02 of guessing" in first
+    assert f"is right for {top1:.1%} of the test images." in first
+    assert "It has learned <for sure>. The score without labels is 0.50 of 1, untrained 0.12." in first
+    assert "is in training, so far for 100 steps" in second
+    assert "score" not in second
+
+
+def test_names_of_classes_are_shown_as_they_are(tmp_path, recwarn):
+    odd = ["$a_{$", "_background", "\u732b\u72ac", "<b>", "100 %\\x"]
+    features, labels = np.random.default_rng(0).normal(size=(15, 4)), np.arange(15) % 5
+    pictures.embedding_map(features, labels, odd, epath.Path(tmp_path / "map.png"))
+    many = [*odd, *(f"_{number}" for number in range(30))]
+    pictures.embedding_map(features, labels, many, epath.Path(tmp_path / "named.png"))
+    images, nearest = np.zeros((5, 4, 4, 3), np.uint8), np.zeros((5, 1, 4, 4, 3), np.uint8)
+    pictures.neighbours(images, odd, nearest, [[name] for name in odd], epath.Path(tmp_path / "neighbours.png"))
+    lines = [{"step": step, "loss": 1.0} for step in (1, 2)]
+    assert pictures.curves_svg(dict.fromkeys(odd, lines)).startswith("<svg")
+    assert [str(one.message) for one in recwarn if "Glyph" in str(one.message)] == []
+
+
+def test_a_legend_has_every_name(tmp_path):
+    figure = pictures.new_figure(3, 3)
+    axes = figure.add_subplot()
+    shown = ["_hidden", "$x^2$", "\u732b", "cat"]
+    names.legend(axes, [axes.scatter([0], [0]) for _ in shown], shown)
+    texts = axes.get_legend().get_texts()
+    assert [text.get_parse_math() for text in texts] == [False] * 4
+    assert [texts[place].get_text() for place in (0, 1, 3)] == ["_hidden", "$x^2$", "cat"]
+    assert texts[2].get_text() in ("\u732b", "class 2")  # a font that has it may be installed
+
+
+@pytest.mark.parametrize("points", [3, 4])
+def test_a_map_of_one_class_and_few_images(tmp_path, points):
+    features = np.random.default_rng(0).normal(size=(points, 4))
+    pictures.embedding_map(features, np.zeros(points, int), ["only"], epath.Path(tmp_path / "map.png"))
+    assert Image.open(tmp_path / "map.png").size[0] > 300
+
+
+def test_an_evaluation_of_one_class_and_one_image(tmp_path):
+    workdir = epath.Path(tmp_path) / "one"
+    (workdir / "draw_0").mkdir(parents=True)
+    predictions.write(workdir / "draw_0", np.arange(1), np.zeros(1, np.int32), np.zeros(1, np.int32), ["only"])
+    writers.write_atomically(workdir / "config.json", saved_config.to_json(config_lib.knn()))
+    draw = {"top1": 1.0, "top5": 1.0, "mean_per_class": 1.0, "labels": 1, "seed": 0}
+    writers.write_results(workdir, draw | {"top1_std": 0.0, "n": 1, "draws": [draw]})
+    report.write([str(workdir)], str(tmp_path / "page.html"))
+    assert ["only", "100"] in Parser((tmp_path / "page.html").read_text()).rows
 
 
 @pytest.mark.parametrize(
