@@ -57,8 +57,10 @@ def _training(run: SavedRun) -> str:
         side = "below" if last["loss"] < levels["loss"] else "NOT below"
         text += f" Its loss is {last['loss']:.2f}, {side} the {levels['loss']:.2f} of guessing."
     if top1 is not None:
-        guess = levels["contrastive_top1"]
-        text += f" For {top1:.0%} of the views it finds the right one of {run.config['batch_size']:,} images; guessing {guess:.1%}."
+        batch, guess = run.config["batch_size"], levels["contrastive_top1"]
+        text += (
+            f" For {top1:.0%} of the views it finds the right one of {batch:,} images; guessing would for {guess:.1%}."
+        )
     return text
 
 
