@@ -2,7 +2,7 @@
 
     python -m benchmarks.verdict --output=DIR                      # the digits, which need no download
     python -m benchmarks.verdict --output=DIR --images=CIFAR10     # and a folder with train/CLASS/* and test/CLASS/*
-    python -m benchmarks.verdict --output=DIR --images=CIFAR10 --collect     # only the tables, of what is finished
+    python -m benchmarks.verdict --output=DIR --images=CIFAR10 --collect --docs=docs     # only the tables, of what is finished
 
 Trains the runs of `benchmarks.verdict_runs`, evaluates each with a linear probe, and examines each with `simclr_jax.verdict`,
 which sees no label: a process for each run. Then it writes runs.csv, a line for each run, and correlations.md: Spearman's rank
@@ -104,6 +104,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=pathlib.Path, action="append", default=[], help="folder with train/ and test/")
     parser.add_argument("--only", default="*", help="only these runs, as in 'digits/*'")
     parser.add_argument("--collect", action="store_true", help="only write the tables")
+    parser.add_argument(
+        "--docs", type=pathlib.Path, help="also write the results to this folder's verdict.md and results/"
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)  # this run, in this process
     return parser.parse_args()
 
@@ -124,7 +127,7 @@ def main() -> None:
     for number, run in enumerate([] if arguments.collect else chosen, 1):
         print(f"[{number}/{len(chosen)}] {run.place}", flush=True)
         in_a_process(run, output)
-    print(verdict_table.write(output, runs))
+    print(verdict_table.write(output, runs, arguments.docs))
 
 
 if __name__ == "__main__":

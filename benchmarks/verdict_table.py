@@ -14,6 +14,8 @@ from benchmarks.verdict_runs import Run
 UNTRAINED = "untrained"  # the name of the folder with the probe of the untrained network
 RESAMPLES = 2000  # of the bootstrap
 SCORE = "score"
+# Between these marks, docs/verdict.md has the results.
+BEGIN, END = "<!-- results: written by python -m benchmarks.verdict -->", "<!-- end of results -->"
 
 Row = dict[str, Any]
 
@@ -118,16 +120,38 @@ def _of_dataset(rows: Sequence[Row]) -> str:
     )
 
 
-def write(output: pathlib.Path, runs: Sequence[Run]) -> str:
-    """Write runs.csv and correlations.md to the output; return the latter."""
+def write(output: pathlib.Path, runs: Sequence[Run], docs: pathlib.Path | None = None) -> str:
+    """Write runs.csv and correlations.md to the output, and to docs/verdict.md and docs/results if wanted; return the text."""
     rows = rows_of(output, runs)
     if not rows:
         return "No run is finished."
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    with open(output / "runs.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
     text = f"{summary(rows)}\n\n{correlations(rows)}\n"
     (output / "correlations.md").write_text(text)
+    tables = [output / "runs.csv"]
+    if docs is not None:
+        tables.append(docs / "results" / "verdict.csv")
+        page = docs / "verdict.md"
+        page.write_text(filled(page.read_text(), text))
+    for table in tables:
+        _write_csv(table, rows)
     return text
+
+
+def filled(page: str, text: str) -> str:
+    """The page with the text between the two marks."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the page has no {BEGIN!r} ... {END!r}")
+    return f"{before}{begin}\n\n{text}\n{end}{after}"
+
+
+def _write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(
+                {name: f"{value:.6g}" if isinstance(value, float) else value for name, value in row.items()}
+            )

@@ -1,8 +1,12 @@
 """What the verdict says for numbers that leave no doubt, and its table of correlations."""
 
+import json
+
+from helpers import REPOSITORY
 import numpy as np
 import pytest
 
+from benchmarks import verdict_runs
 from benchmarks import verdict_table
 from simclr_jax.diagnosis import statements
 from simclr_jax.diagnosis.augmentations import IN_THE_RUN
@@ -89,3 +93,34 @@ def test_pooled_correlations_do_not_mistake_a_better_data_set_for_a_better_run()
 
     assert verdict_table.pooled(rows("a", 0, 1) + rows("b", 100, 1), "m") == pytest.approx(1)
     assert verdict_table.pooled(rows("a", 0, -1) + rows("b", 100, -1), "m") == pytest.approx(-1)
+
+
+def test_the_results_replace_the_earlier_ones_in_the_documentation():
+    page = (REPOSITORY / "docs" / "verdict.md").read_text()
+    once = verdict_table.filled(page, "| new |")
+    assert verdict_table.filled(once, "| new |") == once
+    assert "| new |" in once
+    assert once.startswith(page.partition(verdict_table.BEGIN)[0])
+    with pytest.raises(ValueError, match="has no"):
+        verdict_table.filled("nothing", "| new |")
+
+
+def test_tables_of_runs(tmp_path):
+    runs = verdict_runs.digits()[:6]
+    for place, run in enumerate(runs):
+        verdict = {"score": place / 10, "score_untrained": 0.05, "parts": {"questions": float(place != 3)}}
+        verdict |= {"measures": {"pretrained": {"rankme_h": 9.0 - place}}}
+        verdict["statements"] = [{"about": "learned", "answer": "yes" if place > 2 else "no", "text": ""}]
+        for name, content in (("probe/results.json", {"top1": place / 8}), ("verdict/verdict.json", verdict)):
+            path = tmp_path / run.place / name
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps(content))
+    baseline = tmp_path / "digits" / verdict_table.UNTRAINED / "probe" / "results.json"
+    baseline.parent.mkdir(parents=True)
+    baseline.write_text(json.dumps({"top1": 0.2}))
+    text = verdict_table.write(tmp_path, runs)
+    assert "| score | +1.00 | +1.00 |" in text
+    assert "| rankme_h | -1.00 | -1.00 |" in text
+    # The probe is above 0.2 from the third run on, the sentence says so from the fourth on.
+    assert "agrees with the probe in 5 of 6 runs: 0 wrongly yes, 1 wrongly not" in text
+    assert len((tmp_path / "runs.csv").read_text().splitlines()) == 7
