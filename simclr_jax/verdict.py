@@ -54,18 +54,22 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
             f"--pretrained={values.pretrained} is a run of simclr_jax.{encoder.config.kind}: the verdict is on pretraining."
         )
     place = checkpoint.find(values.pretrained)
-    of_run = place.parent.parent
+    of_run = place.parent.parent if place.parent.name == checkpoint.FOLDER else None
+    folder = epath.Path(values.workdir) if values.workdir else of_run
+    if folder is None:
+        raise UserError(
+            f"--workdir is missing: {values.pretrained} is a checkpoint outside a run's workdir, so say where to write {NAME}."
+        )
     source = _open(encoder, values)
     count = min(values.count, source.num_examples)
     if count < LEAST_IMAGES:
         raise UserError(f"{source.name} has {source.num_examples} images; the verdict needs at least {LEAST_IMAGES}.")
     images = Images(source, count, encoder.config.data, batch_size_for(encoder.mesh, values.batch_size), lambda: None)
     log.info("Examining %s on %d images of %s.", encoder, count, source.name)
-    metrics = of_run / "metrics.jsonl"
-    lines = writers.read_metrics(metrics) if metrics.exists() else []
-    verdict = examine(encoder, _earlier(place), images, lines, op_images=values.op_images)
+    metrics = of_run / "metrics.jsonl" if of_run else None
+    lines = writers.read_metrics(metrics) if metrics is not None and metrics.exists() else []
+    verdict = examine(encoder, _earlier(place) if of_run else [], images, lines, op_images=values.op_images)
     verdict |= {"pretrained": str(place)}
-    folder = epath.Path(values.workdir) if values.workdir else of_run
     folder.mkdir(parents=True, exist_ok=True)
     files.write_atomically(folder / NAME, (json.dumps(verdict, indent=1) + "\n").encode())
     print(text_of(verdict), flush=True)
@@ -83,7 +87,7 @@ def _open(encoder: Encoder, values: flags.FlagValues) -> Source:
 
 
 def _earlier(place: epath.Path) -> list[Encoder]:
-    """Some of the checkpoints before this one, ascending; none where one checkpoint alone was named."""
+    """Some of the checkpoints of the run before this one, ascending."""
     steps = sorted(int(path.name) for path in place.parent.iterdir() if path.name.isdigit())
-    before = [step for step in steps if place.name.isdigit() and step < int(place.name)]
+    before = [step for step in steps if step < int(place.name)]
     return [load(place.parent / str(step)) for step in before[-EARLIER:]]

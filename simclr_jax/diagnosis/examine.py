@@ -21,6 +21,7 @@ from simclr_jax.diagnosis.representations import Images
 from simclr_jax.diagnosis.representations import network_of
 from simclr_jax.diagnosis.representations import untrained_network_of
 from simclr_jax.inference.encoder import Encoder
+from simclr_jax.runtime.heartbeat import working
 from simclr_jax.training.advice import chance_levels
 
 PAIR = (PRETRAINED, UNTRAINED)
@@ -47,8 +48,10 @@ def examine(
     config = encoder.config
     pair = [network_of(PRETRAINED, encoder), untrained_network_of(UNTRAINED, encoder)]
     before = [network_of(f"step {one.step}", one) for one in earlier]
-    seen = measures_lib.look([*pair, *before], images, config.augment)
-    measured = {name: measures_lib.measure(seen, name) for name in seen.images}
+    with working("running the networks over views of the images"):
+        seen = measures_lib.look([*pair, *before], images, config.augment)
+    with working("measuring"):
+        measured = {name: measures_lib.measure(seen, name) for name in seen.images}
     for name in PAIR:
         measured[name] |= measures_lib.of_the_run(seen, name, config)
     features = seen.images[PRETRAINED]["h"].shape[-1]
@@ -60,7 +63,8 @@ def examine(
     chance = chance_levels(config).get("loss")
     doubling = None if chance is None else progress.last_doubling(lines, chance)
     some = dataclasses.replace(images, count=min(images.count, op_images))
-    rows = augmentations.table(pair, some, config.augment) if some.count > 1 else []
+    with working("trying each augmentation alone"):
+        rows = augmentations.table(pair, some, config.augment) if some.count > 1 else []
     said = _statements(seen, measured, doubling, checkpoints, rows)
     return {
         "score": scores[PRETRAINED],

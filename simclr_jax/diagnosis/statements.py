@@ -22,7 +22,7 @@ COLOUR_NEIGHBOURS, MORE_COLOUR = 0.2, 1.5
 # Of what was learned, in the second half of the run.
 STILL, HARDLY = 0.1, 0.03
 # Of the images, those that are recognised through an operation.
-EASY, HARD = 0.95, 0.3
+EASY, HARD = 0.95, 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,9 @@ def augmentations(rows: Sequence[Row], has_learned: bool) -> list[Statement]:
         numbers = f"through it alone {now:.0%} of the images are recognised, by the untrained network {before:.0%}"
         if now < HARD:
             found.append(
-                Statement(row.op, "too strong", f"{row.op} is perhaps too strong for these images: {numbers}.")
+                Statement(
+                    row.op, "too strong", f"{row.op} is too strong for these images or for so short a run: {numbers}."
+                )
             )
         elif before > EASY:
             found.append(Statement(row.op, "too weak", f"{row.op} teaches little alone: {numbers}."))

@@ -71,7 +71,7 @@ def test_improving():
 
 def test_augmentations_are_judged_as_in_the_run_and_by_a_trained_network_only():
     rows = [
-        Row("crop", IN_THE_RUN, {"pretrained": 0.1, "untrained": 0.05}),
+        Row("crop", IN_THE_RUN, {"pretrained": 0.06, "untrained": 0.05}),
         Row("jitter", IN_THE_RUN, {"pretrained": 0.9, "untrained": 0.4}),
         Row("flip", IN_THE_RUN, {"pretrained": 1.0, "untrained": 0.99}),
         Row("cutout", "side 0.75", {"pretrained": 0.0, "untrained": 0.0}),

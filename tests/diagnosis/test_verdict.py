@@ -84,3 +84,6 @@ def test_what_the_verdict_refuses(tmp_path):
     pretrain_digits(tmp_path / "run")
     with pytest.raises(UserError, match="at least 20"):
         cli.call("verdict", f"--pretrained={tmp_path}/run", "--count=5")
+    (tmp_path / "run" / "checkpoints" / "9").rename(tmp_path / "alone")
+    with pytest.raises(UserError, match="--workdir is missing"):
+        cli.call("verdict", f"--pretrained={tmp_path}/alone")
