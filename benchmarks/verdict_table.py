@@ -13,6 +13,7 @@ from benchmarks.verdict_runs import Run
 
 UNTRAINED = "untrained"  # the name of the folder with the probe of the untrained network
 RESAMPLES = 2000  # of the bootstrap
+FEWEST_RUNS = 3  # of a data set; fewer have no meaningful rank correlation
 SCORE = "score"
 # Between these marks, docs/verdict.md has the results.
 BEGIN, END = "<!-- results: written by python -m benchmarks.verdict -->", "<!-- end of results -->"
@@ -33,7 +34,8 @@ def rows_of(output: pathlib.Path, runs: Sequence[Run]) -> list[Row]:
         row |= {SCORE: verdict["score"], "score_untrained": verdict["score_untrained"]}
         row |= {f"answer_{one['about']}": one["answer"] for one in verdict["statements"]}
         rows.append(row | verdict["parts"] | verdict["measures"]["pretrained"])
-    return rows
+    numbers = {name: len(of_one) for name, of_one in by_dataset(rows).items()}
+    return [row for row in rows if numbers[row["dataset"]] >= FEWEST_RUNS]
 
 
 def _read(path: pathlib.Path) -> Row | None:
@@ -41,8 +43,14 @@ def _read(path: pathlib.Path) -> Row | None:
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's rank correlation of two sequences `[n]`; ties have their mean rank."""
-    return float(np.corrcoef(ranks(first), ranks(second))[0, 1])
+    """Spearman's rank correlation of two sequences `[n]`; ties have their mean rank. NaN where all of one are equal."""
+    return _correlation(ranks(first), ranks(second))
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
@@ -59,7 +67,7 @@ def pooled(rows: Sequence[Row], name: str) -> float:
         for values, found in ((column(of_one, name), measured), (column(of_one, "probe"), probed)):
             share = (ranks(values) - 0.5) / len(values)
             found.append(share - share.mean())
-    return float(np.corrcoef(np.concatenate(measured), np.concatenate(probed))[0, 1])
+    return _correlation(np.concatenate(measured), np.concatenate(probed))
 
 
 def by_dataset(rows: Sequence[Row]) -> dict[str, list[Row]]:
