@@ -86,7 +86,7 @@ def test_what_is_suggested_fits(monkeypatch):
         assert 0.1 * need.total < found < room or (name == "data.image_size" and found < room), flag
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 @pytest.mark.usefixtures("at_repository")
 def test_a_run_is_refused_or_takes_micro_batches_and_compiles_nothing_twice(tmp_path, monkeypatch):
     room, needs = 1.0, {}
