@@ -80,7 +80,7 @@ def test_any_names_are_distinct_and_choose_their_run(several):
 )
 def test_any_values_arrive_in_the_config(write, root, label_seeds, rate, nesterov):
     item = {
-        "run": "finetune --config.init=random",
+        "run": "finetune --config=configs/imagenet_finetune.py --config.init=random",
         "config.data.root": root,
         "config.label_seeds": label_seeds,
         "config.optimizer.learning_rate": rate,
