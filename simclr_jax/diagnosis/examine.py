@@ -89,9 +89,9 @@ def _statements(
     checkpoints: Sequence[Mapping[str, Any]],
     rows: Sequence[augmentations.Row],
 ) -> list[statements.Statement]:
-    right = {name: measures_lib.answers(seen, name)["crop_and_colour"] for name in PAIR}
+    right = {name: measures_lib.answers(seen, name) for name in PAIR}
     learned = statements.learned(right[PRETRAINED], right[UNTRAINED])
-    count = len(right[PRETRAINED])
+    count = len(right[PRETRAINED]["own"])
     return [
         learned,
         statements.collapsed(measured[PRETRAINED], measured[UNTRAINED]),
