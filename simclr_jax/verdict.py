@@ -7,7 +7,7 @@ Takes 1,000 of the images that the run was pretrained on, or of `--images`. It m
 alignment, uniformity, neighbours of views) and asks questions such as "which image is this crop of?", each also of the same
 network untrained and of colour histograms. It shows through which augmentation, at which strength, images are still
 recognised. It ends in plain sentences and a score from 0 to 1, and writes verdict.json to the run's workdir, or to `--workdir`.
-docs/verdict.md says how far the score can be trusted: how well it ranks runs as linear probes do.
+docs/verdict.md says what each number is, and what is known of how far the score can be trusted.
 """
 
 from simclr_jax.runtime import cli
