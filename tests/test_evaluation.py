@@ -4,6 +4,7 @@ import json
 import shutil
 
 from etils import epath
+from helpers import REPOSITORY
 from helpers import UNTRAINED
 from helpers import pretrain_digits
 from helpers import write_image
@@ -396,6 +397,7 @@ def test_a_checkpoint_may_be_moved_to_another_name(tmp_path, pretrained):
 def test_a_refused_evaluation_leaves_the_config_of_what_is_there(tmp_path, pretrained):
     arguments = (f"--pretrained={pretrained}", f"--workdir={tmp_path}")
     small = ("--config.labels_per_class=5", "--config.epochs=0.1", "--config.batch_size=32")
+    arguments += (f"--config={REPOSITORY}/configs/imagenet_finetune.py",)
     cli.call("finetune", *arguments, *small)
     before = (tmp_path / "config.json").read_text()
     with pytest.raises(errors.UserError, match="batch_size"):

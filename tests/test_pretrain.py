@@ -105,6 +105,7 @@ def call(workdir, *arguments):
     return cli.call("pretrain", *TINY, f"--workdir={workdir}", *arguments)
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("at_repository")
 @pytest.mark.parametrize("where", ["--config.data.resident", "--config.augment.where=device"])
 def test_with_augmentation_on_the_device_a_run_continues_exactly(tmp_path, where):
@@ -132,6 +133,7 @@ def test_a_run_leaves_all_that_is_promised(tmp_path):
         "checkpoints",
         "config.json",
         "curves.png",
+        "environment.json",
         "metrics.jsonl",
         "results.json",
         "tensorboard",
@@ -168,6 +170,7 @@ def test_a_non_finite_loss_names_the_step_and_keeps_the_last_good_checkpoint(tmp
             added = jax.device_put(np.float32("nan" if number == 6 else 0), values["loss"].sharding)
             return state, values | {"loss": values["loss"] + added}
 
+        failing.lower = step.lower  # for the check of the memory
         return failing
 
     monkeypatch.setattr(steps, "make_pretrain_step", make_failing_step)

@@ -8,7 +8,6 @@ the end: a folder with its final name is complete.
 
 from collections.abc import Callable
 from collections.abc import Sequence
-import time
 from typing import Any
 
 from absl import logging as absl_logging
@@ -21,7 +20,6 @@ import orbax.checkpoint as ocp
 from simclr_jax import config as config_lib
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
-from simclr_jax.runtime import distributed
 from simclr_jax.runtime import hub
 from simclr_jax.training.state import TrainState
 from simclr_jax.workdir import files
@@ -63,27 +61,6 @@ def _from_items(items: dict[str, Any], like: TrainState) -> TrainState:
 
 def _abstract(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
-
-
-class SaveClock:
-    """Says when a checkpoint is due by time.
-
-    Args:
-      minutes: between two checkpoints; 0: none is due by time.
-    """
-
-    def __init__(self, minutes: float):
-        self._seconds, self._saved_at = 60 * minutes, time.monotonic()
-
-    def is_due(self, *, agree: bool) -> bool:
-        """Whether a checkpoint is due. Several processes ask process 0, but only where `agree`, since that takes time."""
-        if not self._seconds or (jax.process_count() > 1 and not agree):
-            return False
-        return distributed.decide(time.monotonic() - self._saved_at > self._seconds)
-
-    def saved(self) -> None:
-        """Start to count again."""
-        self._saved_at = time.monotonic()
 
 
 class Checkpoints:

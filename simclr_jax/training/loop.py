@@ -20,7 +20,7 @@ from simclr_jax.runtime.heartbeat import working
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import memory
 from simclr_jax.training.checkpoint import Checkpoints
-from simclr_jax.training.checkpoint import SaveClock
+from simclr_jax.training.save_clock import SaveClock
 from simclr_jax.training.state import TrainState
 from simclr_jax.training.steps import StepFn
 from simclr_jax.training.timing import Timing

@@ -53,7 +53,7 @@ def test_rows_are_the_operations_of_the_run_and_then_all_that_change_something()
     assert "blur" in {op for op, _, _ in augmentations.settings(augment, side=32)}
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_the_verdict_of_a_run(tmp_path, capsys):
     pretrain_digits(tmp_path / "run")
     command = ("verdict", f"--pretrained={tmp_path}/run", "--count=60", "--op_images=20", "--batch_size=30")

@@ -91,7 +91,7 @@ def test_help_lists_the_flags_and_the_fields(command):
         assert " ".join(field.doc.split()) in " ".join(text.split())
     assert ("--config" in text) == bool(fields)
     evaluates = kind in config.KINDS and config.KINDS[kind].evaluates
-    assert ("\n  --pretrained\n" in text) == (evaluates or command in ("embed", "export"))
+    assert ("\n  --pretrained\n" in text) == (evaluates or command in ("embed", "export", "verdict"))
 
 
 def test_help_shows_defaults_as_they_are_typed():

@@ -12,6 +12,7 @@ from simclr_jax import config as config_lib
 from simclr_jax.errors import UserError
 from simclr_jax.models.networks import SimCLR
 from simclr_jax.training import checkpoint
+from simclr_jax.training import save_clock
 from simclr_jax.training import state as state_lib
 
 
@@ -133,8 +134,8 @@ def test_only_the_parts_asked_for_are_read(tmp_path, config, state):
 
 def test_a_checkpoint_is_due_by_time(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
-    clock, never = checkpoint.SaveClock(10), checkpoint.SaveClock(0)
+    monkeypatch.setattr(save_clock.time, "monotonic", lambda: now[0])
+    clock, never = save_clock.SaveClock(10), save_clock.SaveClock(0)
     now[0] = 599
     assert not clock.is_due(agree=True)
     now[0] = 601
@@ -143,7 +144,7 @@ def test_a_checkpoint_is_due_by_time(monkeypatch):
     clock.saved()
     assert not clock.is_due(agree=True)
     now[0] = 1202
-    monkeypatch.setattr(checkpoint.jax, "process_count", lambda: 2)
-    monkeypatch.setattr(checkpoint.distributed, "decide", lambda answer: answer)
+    monkeypatch.setattr(save_clock.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(save_clock.distributed, "decide", lambda answer: answer)
     assert not clock.is_due(agree=False)
     assert clock.is_due(agree=True), "several processes decide where they log"

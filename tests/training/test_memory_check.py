@@ -70,7 +70,7 @@ def need_of(recipe):
     return memory.need_of(recipe.step, recipe.abstract_state(), recipe.abstract_batch(), recipe.config.microbatches)
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_what_is_suggested_fits(monkeypatch):
     """The model of `Need`, against the compiler."""
     monkeypatch.setattr(jax, "device_count", lambda: 1)

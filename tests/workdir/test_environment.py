@@ -1,7 +1,9 @@
 """`environment.json`: an entry for each start, with code, versions and machine."""
 
 import datetime
+import shlex
 import subprocess
+import sys
 
 from etils import epath
 import jax
@@ -22,7 +24,7 @@ def test_each_start_has_one_entry(tmp_path):
     assert {"jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow", "python"} <= first["versions"].keys()
     assert first["versions"]["jax"] == jax.__version__
     assert first["devices"] == {"kind": "cpu", "platform": "cpu", "count": jax.device_count()}
-    assert "pytest" in first["command"]
+    assert first["command"] == shlex.join(sys.orig_argv)
 
 
 def test_only_the_primary_process_writes(tmp_path, monkeypatch):
