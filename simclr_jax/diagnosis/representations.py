@@ -127,7 +127,8 @@ def represent(
       num_views: of each image.
 
     Returns:
-      By network, `{"h": float32 [count, num_views, features], "z": ...}`; by `COLOUR`, the histograms of the views as "h".
+      A dict for each network: "h", float32 `[count, num_views, features]`, and "z". Under the name `COLOUR`, as "h", the
+      histograms of the views.
     """
     parts: dict[str, dict[str, list[np.ndarray]]] = {}
     for views in images.views(augment, num_views):
