@@ -29,8 +29,8 @@ def alignment(views: np.ndarray) -> float:
 def uniformity(features: np.ndarray) -> float:
     """How evenly representations cover the sphere (Wang and Isola 2020, arXiv 2005.10242; t = 2).
 
-    The logarithm of the mean of `exp(-2 |x - y|^2)` over pairs: 0 where all are the same; about -4 for a uniform distribution in
-    many dimensions, the least possible.
+    The logarithm of the mean of `exp(-2 |x - y|^2)` over pairs: 0 where all are the same; about -4, the least possible, for
+    a uniform distribution in many dimensions.
 
     Args:
       features: `[n, d]`, at least two.

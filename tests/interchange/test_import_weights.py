@@ -152,6 +152,7 @@ def test_pretraining_starts_from_it(tmp_path):
     # A learning rate of almost 0, so that the weights of the start can be seen in the end.
     flags = (
         *TINY,
+        "--config.model.depth=18",
         "--config.head.dim=64",
         "--config.epochs=0.05",
         "--config.optimizer.warmup_epochs=0.01",

@@ -102,13 +102,13 @@ def test_a_run_is_refused_or_takes_micro_batches_and_compiles_nothing_twice(tmp_
     run = (
         *TINY,
         "--config.data.image_size=16",
-        "--config.batch_size=256",
-        "--config.epochs=0.4",
+        "--config.batch_size=128",
+        "--config.epochs=0.2",
         "--config.augment.blur_prob=0",
     )
     workdir = tmp_path / "run"
     with pytest.raises(
-        UserError, match=r"batch_size=256 and config.data.image_size=16 needs .* GiB, but .* on this machine"
+        UserError, match=r"batch_size=128 and config.data.image_size=16 needs .* GiB, but .* on this machine"
     ):
         cli.call("pretrain", *run, f"--workdir={workdir}")
     assert not list((workdir / "checkpoints").iterdir())
