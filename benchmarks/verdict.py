@@ -72,7 +72,7 @@ def evaluate(run: verdict_runs.Run, output: pathlib.Path) -> None:
 
 
 def in_a_process(run: verdict_runs.Run, output: pathlib.Path) -> None:
-    """`evaluate` in a process of its own, whose memory ends with it; what it prints goes to a log beside the run."""
+    """`evaluate` in a new process, whose memory is freed when it ends; what it prints goes to a log beside the run."""
     place = output / run.place
     if (place / "verdict" / "verdict.json").exists() or list(place.glob("*/failed.json")):
         return

@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 import numpy as np
+from scipy.stats import rankdata as ranks
 
 from benchmarks.verdict_runs import Run
 
@@ -51,12 +52,6 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
     return float(np.corrcoef(first, second)[0, 1])
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """The rank of each value, 1 for the lowest; equal ones have the mean of theirs."""
-    lower, upper = (values[:, None] > values).sum(axis=1), (values[:, None] >= values).sum(axis=1)
-    return (lower + 1 + upper) / 2
 
 
 def pooled(rows: Sequence[Row], name: str) -> float:

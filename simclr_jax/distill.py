@@ -31,7 +31,6 @@ from simclr_jax.evaluation.setup import Setup
 from simclr_jax.evaluation.setup import make_parts
 from simclr_jax.evaluation.setup import set_up
 from simclr_jax.models.networks import Classifier
-from simclr_jax.runtime import hub
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import checkpoint
 from simclr_jax.training import state as state_lib
@@ -95,11 +94,7 @@ def find_teacher(teacher: str) -> epath.Path:
     Raises:
       UserError: where there is none, or more than one draw.
     """
-    draws = sorted(epath.Path(hub.local(teacher, f"config.teacher={teacher!r}")).glob("draw_*"))
-    if len(draws) > 1:
-        names = ", ".join(draw.name for draw in draws)
-        raise UserError(f"config.teacher={teacher!r} has several draws: choose one of {names}, as in {draws[0]}.")
-    return checkpoint.find(str(draws[0]) if draws else teacher, flag="--config.teacher")
+    return checkpoint.find(checkpoint.only_draw(teacher, f"config.teacher={teacher!r}"), flag="--config.teacher")
 
 
 def load_teacher(path: epath.Path, config: ConfigDict, setup: Setup) -> supervised.Teacher:

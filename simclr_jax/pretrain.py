@@ -122,7 +122,7 @@ def _make_recipe(config: ConfigDict, source: sources.Source, workdir: epath.Path
       UserError: for a schedule that does not fit, or where nothing fits in the memory.
     """
     recipe = PretrainRecipe(config, sharding.make_mesh(config.mesh), source.num_examples, _num_classes(config, source))
-    assert recipe.total_steps  # refuses the schedule
+    _ = recipe.total_steps  # refuses a schedule that does not fit, before anything is compiled
     return memory.with_microbatches(recipe, workdir) if config.microbatches == "auto" else recipe
 
 

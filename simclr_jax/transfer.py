@@ -22,7 +22,6 @@ if __name__ == "__main__":
 from collections.abc import Callable
 import dataclasses
 import itertools
-import json
 import logging
 import os
 import time
@@ -32,7 +31,6 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax import config as config_lib
-from simclr_jax.config import saved as saved_config
 from simclr_jax.data import sources
 from simclr_jax.errors import UserError
 from simclr_jax.evaluation import logistic_regression
@@ -44,6 +42,7 @@ from simclr_jax.evaluation.setup import set_up
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.runtime.tensorflow import tf
+from simclr_jax.workdir import runs
 from simclr_jax.workdir import writers
 
 log = logging.getLogger("simclr_jax")
@@ -196,10 +195,9 @@ def _train(
         config.batch_size = supervised.batch_for(config.batch_size, train.num_examples, setup.mesh.size)
         config.epochs = (config.steps - 1) * config.batch_size / train.num_examples
         config.min_steps = config.steps
-    if (folder / "results.json").exists():
-        differing = saved_config.differences(config, saved_config.read(folder / "config.json", config))
-        saved_config.refuse_another_run(folder, differing, "Take another --workdir.")
-        return json.loads((folder / "results.json").read_text())
+    earlier = runs.earlier_results(folder, config)
+    if earlier is not None:
+        return earlier
     folder.mkdir(parents=True, exist_ok=True)
     part = dataclasses.replace(setup, config=config, workdir=folder, train=train, test=test)
     momentum = max(1 - 10 / steps_per_epoch, 0.9)

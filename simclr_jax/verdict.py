@@ -27,20 +27,20 @@ from simclr_jax.data import sources
 from simclr_jax.data.sources.base import Source
 from simclr_jax.diagnosis.examine import examine
 from simclr_jax.diagnosis.representations import Images
-from simclr_jax.diagnosis.representations import batch_size_for
 from simclr_jax.diagnosis.table import text_of
 from simclr_jax.errors import UserError
 from simclr_jax.inference.encoder import Encoder
 from simclr_jax.inference.encoder import load
 from simclr_jax.inference.named_images import open_images
+from simclr_jax.reporting.summary import VERDICT
 from simclr_jax.runtime import run_monitor
+from simclr_jax.runtime import sharding
 from simclr_jax.training import checkpoint
 from simclr_jax.workdir import files
 from simclr_jax.workdir import writers
 
 log = logging.getLogger("simclr_jax")
 
-NAME = "verdict.json"
 LEAST_IMAGES = 20
 EARLIER = 3  # checkpoints besides the newest one
 
@@ -54,26 +54,27 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
             f"--pretrained={values.pretrained} is a run of simclr_jax.{encoder.config.kind}: the verdict is on pretraining."
         )
     place = checkpoint.find(values.pretrained)
-    of_run = place.parent.parent if place.parent.name == checkpoint.FOLDER else None
+    of_run = checkpoint.workdir_of(place)
     folder = epath.Path(values.workdir) if values.workdir else of_run
     if folder is None:
         raise UserError(
-            f"--workdir is missing: {values.pretrained} is a checkpoint outside a run's workdir, so say where to write {NAME}."
+            f"--workdir is missing: {values.pretrained} is a checkpoint outside a run's workdir, so say where to write "
+            f"{VERDICT}."
         )
     source = _open(encoder, values)
     count = min(values.count, source.num_examples)
     if count < LEAST_IMAGES:
         raise UserError(f"{source.name} has {source.num_examples} images; the verdict needs at least {LEAST_IMAGES}.")
-    images = Images(source, count, encoder.config.data, batch_size_for(encoder.mesh, values.batch_size), lambda: None)
+    images = Images(source, count, encoder.config.data, sharding.rounded_up(values.batch_size, encoder.mesh))
     log.info("Examining %s on %d images of %s.", encoder, count, source.name)
     metrics = of_run / "metrics.jsonl" if of_run else None
     lines = writers.read_metrics(metrics) if metrics is not None and metrics.exists() else []
     verdict = examine(encoder, _earlier(place) if of_run else [], images, lines, op_images=values.op_images)
     verdict |= {"pretrained": str(place)}
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_atomically(folder / NAME, (json.dumps(verdict, indent=1) + "\n").encode())
+    files.write_atomically(folder / VERDICT, (json.dumps(verdict, indent=1) + "\n").encode())
     print(text_of(verdict), flush=True)
-    log.info("%s has all numbers.", folder / NAME)
+    log.info("%s has all numbers.", folder / VERDICT)
     return verdict
 
 

@@ -4,7 +4,9 @@ SOURCES = ("tfds", "folder", "digits")
 DEPTHS = (10, 18, 34, 50, 101, 152, 200)
 STEMS = ("imagenet", "cifar", "cifar_wide")
 PADDINGS = ("same", "torch")
-EXPORT_FORMATS = ("safetensors", "pytorch", "timm", "onnx", "stablehlo", "savedmodel")
+TORCH_FORMATS = ("safetensors", "pytorch", "timm")
+FILE_FORMATS = ("onnx", "stablehlo")  # one file; the others are folders
+EXPORT_FORMATS = (*TORCH_FORMATS, *FILE_FORMATS, "savedmodel")
 WEIGHT_FORMATS = (
     *("torchvision", "timm", "vissl", "lightly", "lightly-train", "solo-learn", "spijkervet", "sthalles", "bolts"),
 )

@@ -135,7 +135,7 @@ class Resident:
     @classmethod
     def _place(cls, read: Callable[[int, int], np.ndarray], shape: tuple[int, ...], labels: np.ndarray, mesh: Mesh):
         num_examples = len(labels)
-        padded = -(-num_examples // mesh.size) * mesh.size
+        padded = sharding.rounded_up(num_examples, mesh)
         split = sharding.batch_sharded(mesh)
 
         def block(read: Callable[[int, int], np.ndarray], index: tuple[slice, ...] | None) -> np.ndarray:

@@ -71,20 +71,20 @@ def _strengths(augment: ConfigDict) -> dict[str, list[tuple[str, dict]]]:
 
 def table(networks: Sequence[Network], images: Images, augment: ConfigDict) -> list[Row]:
     """The rows of `settings`: what each network recognises, among all `images`."""
-    unchanged = np.concatenate(list(images.views(changed({}), 1)))[:, 0]
+    unchanged = _seen(images, changed({}))
     of_unchanged = represent_all(networks, unchanged, images.batch_size)
     rows = []
     for op, strength, fields in settings(augment, images.data.image_size):
         of_row = changed(fields, augment)
-        views = _cropped(images, of_row) if of_row.crop else _applied(unchanged, of_row)
+        views = _seen(images, of_row) if of_row.crop else _applied(unchanged, of_row)
         of_views = represent_all(networks, views, images.batch_size)
         shares = {name: float(recognised(of_views[name]["h"], of_unchanged[name]["h"]).mean()) for name in of_views}
         rows.append(Row(op, strength, shares))
-        images.poll()
     return rows
 
 
-def _cropped(images: Images, augment: ConfigDict) -> np.ndarray:
+def _seen(images: Images, augment: ConfigDict) -> np.ndarray:
+    """One view of each image as the pipeline makes it, uint8 `[n, size, size, 3]`."""
     return np.concatenate(list(images.views(augment, 1)))[:, 0]
 
 

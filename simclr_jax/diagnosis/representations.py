@@ -9,7 +9,6 @@ from typing import Any
 from flax import nnx
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
@@ -20,6 +19,7 @@ from simclr_jax.diagnosis import colour
 from simclr_jax.errors import UserError
 from simclr_jax.inference import network
 from simclr_jax.inference.encoder import Encoder
+from simclr_jax.inference.saved import Saved
 from simclr_jax.training import steps
 
 # Names of what is measured: the networks, and the colour histograms.
@@ -49,14 +49,12 @@ class Images:
       count: how many of them.
       data: `config.data`, for the size of the views and the share of unreadable images.
       batch_size: images at once, a multiple of the devices.
-      poll: asked after every batch; it may raise.
     """
 
     source: Source
     count: int
     data: ConfigDict
     batch_size: int
-    poll: Callable[[], object]
 
     def views(self, augment: ConfigDict, num_views: int) -> Iterator[np.ndarray]:
         """uint8 `[rows, num_views, size, size, 3]`, in all `count` rows. The same images in the same order in every call."""
@@ -75,30 +73,29 @@ class Images:
         for batch in batches:
             yield batch["views"][:left]
             left -= self.batch_size
-            self.poll()
 
 
 def network_of(name: str, encoder: Encoder) -> Network:
     """The network of an encoder, with its projection head where it has one."""
-    return _network(name, encoder, encoder.saved, lambda layers: layers.choose(*encoder.variables))
+    return _network(name, encoder, encoder.saved, encoder.variables)
 
 
 def untrained_network_of(name: str, encoder: Encoder) -> Network:
     """The same network with its initial weights, as `config.init=random` evaluates it."""
     saved = dataclasses.replace(encoder.saved, checkpoint=None, class_names=None, probe=None)
     variables = network.read_variables(saved, encoder.config, encoder.mesh)
-    return _network(name, encoder, saved, lambda layers: layers.choose(*variables))
+    return _network(name, encoder, saved, variables)
 
 
-def _network(name: str, encoder: Encoder, saved: Any, choose: Callable[[network.Layers], tuple[Any, Any]]) -> Network:
+def _network(name: str, encoder: Encoder, saved: Saved, variables: tuple[Any, Any]) -> Network:
     has_head = saved.head is not None
     layers = network.layers(saved, encoder.config, "z" if has_head else "h")
-    variables = choose(layers)
+    chosen = layers.choose(*variables)
     features = network.layers(saved, encoder.config, "h").num_features
     jitted = steps.make_forward(layers.graph, _both, encoder.mesh)
 
     def forward(images: np.ndarray) -> dict[str, np.ndarray]:
-        output = np.asarray(jitted(*variables, {"image": images})["output"])
+        output = np.asarray(jitted(*chosen, {"image": images})["output"])
         if not np.isfinite(output).all():
             raise UserError(
                 f"{encoder}: the representations have values that are not finite. Its training has diverged; lower "
@@ -154,8 +151,3 @@ def _in_batches(one: Network, images: np.ndarray, size: int) -> dict[str, np.nda
         padded = np.concatenate([batch, np.zeros_like(images[:1]).repeat(size - len(batch), axis=0)])
         outputs.append({key: value[: len(batch)] for key, value in one.forward(padded).items()})
     return {key: np.concatenate([output[key] for output in outputs]) for key in outputs[0]}
-
-
-def batch_size_for(mesh: Mesh, wanted: int) -> int:
-    """The next multiple of the number of devices."""
-    return -(-wanted // mesh.size) * mesh.size

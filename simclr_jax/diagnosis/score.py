@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 import math
 
-# What the score is the geometric mean of, so that a collapse of any of them is a low score.
-PARTS = ("questions", "consistency", "dimensions")
+from simclr_jax.diagnosis.measures import QUESTIONS
 
 
 def parts(measures: Mapping[str, float], features: int) -> dict[str, float]:
@@ -18,7 +17,7 @@ def parts(measures: Mapping[str, float], features: int) -> dict[str, float]:
       measures: of `measures.measure`.
       features: of h.
     """
-    questions = [measures[f"recognised_{name}_h"] for name in ("crop", "colour", "crop_and_colour")]
+    questions = [measures[f"recognised_{name}_h"] for name in QUESTIONS]
     rank = max(1.0, measures["dimensions_h"])
     return {
         "questions": sum(questions) / len(questions),
@@ -28,6 +27,6 @@ def parts(measures: Mapping[str, float], features: int) -> dict[str, float]:
 
 
 def score(measures: Mapping[str, float], features: int) -> float:
-    """The geometric mean of the parts: rises with each of them, and is 0 where one of them is."""
-    values = parts(measures, features)
-    return float(math.prod(values[name] for name in PARTS) ** (1 / len(PARTS)))
+    """The geometric mean of the parts: rises with each of them, and is 0 where one of them is, as after a collapse."""
+    values = parts(measures, features).values()
+    return float(math.prod(values) ** (1 / len(values)))

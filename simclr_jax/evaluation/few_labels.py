@@ -7,7 +7,6 @@ small one is never far below it.
 """
 
 import dataclasses
-import json
 import logging
 from typing import Any
 
@@ -15,7 +14,6 @@ from etils import epath
 import jax
 import numpy as np
 
-from simclr_jax.config import saved as saved_config
 from simclr_jax.evaluation import logistic_regression
 from simclr_jax.evaluation import metrics
 from simclr_jax.evaluation import supervised
@@ -23,6 +21,7 @@ from simclr_jax.evaluation.forward import Outputs
 from simclr_jax.evaluation.setup import Setup
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime import sharding
+from simclr_jax.workdir import runs
 from simclr_jax.workdir import writers
 
 log = logging.getLogger("simclr_jax")
@@ -129,10 +128,9 @@ class FineTuning:
           UserError: where the earlier call had another config.
         """
         setup = self.setup
-        if (folder / "results.json").exists():
-            differing = saved_config.differences(setup.config, saved_config.read(folder / "config.json", setup.config))
-            saved_config.refuse_another_run(folder, differing, "Take another --workdir.")
-            return json.loads((folder / "results.json").read_text())["top1"]
+        earlier = runs.earlier_results(folder, setup.config)
+        if earlier is not None:
+            return earlier["top1"]
         folder.mkdir(parents=True, exist_ok=True)
         state, _ = self.training.train(fit_rows, seed, folder, recipe=recipe, classifier=classifier, learning_rate=rate)
         outputs = self.training.outputs(state, setup.train.subset(held_out))

@@ -51,7 +51,7 @@ def run(values: flags.FlagValues, place: str, flag: str, result: str) -> dict[st
         output=output,
         keep_unreadable=values.unreadable == "null",
         overwrite=values.overwrite,
-        batch_size=-(-values.batch_size // mesh.size) * mesh.size,
+        batch_size=sharding.rounded_up(values.batch_size, mesh),
     )
     counts = stream.run(job, RunMonitor())
     if distributed.is_primary():

@@ -58,7 +58,6 @@ class Encoder:
     Attributes:
       config: of the run that trained it, or that evaluated it last.
       class_names: of its classifier; None where it has none.
-      saved: where its weights are.
       mesh: the devices that it uses.
       saved: where its weights are, and how its network is built.
     """
@@ -188,7 +187,7 @@ class Encoder:
 
     def batch_size(self, number: int) -> int:
         """The number of images that a call with `number` images is padded to."""
-        sizes = sorted({-(-size // self.mesh.size) * self.mesh.size for size in SIZES[:-1]} | {self._largest})
+        sizes = sorted({sharding.rounded_up(size, self.mesh) for size in SIZES[:-1]} | {self._largest})
         return next((size for size in sizes if size >= number), self._largest)
 
     def batches(

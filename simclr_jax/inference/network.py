@@ -28,7 +28,7 @@ PROBABILITIES = "probabilities"
 class Network(nnx.Module):
     """The layers that an output needs: the encoder, perhaps some of the head, perhaps the classifier.
 
-    Where an image may have several classes, each class has a probability of its own.
+    Where an image may have several classes, the probability of each class does not depend on the rest.
     """
 
     def __init__(

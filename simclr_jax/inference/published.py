@@ -97,7 +97,7 @@ def _public(config: ConfigDict) -> ConfigDict:
         for field in ("pretrained", "teacher"):
             if config.get(field):
                 path = epath.Path(config[field])
-                config[field] = path.parent.parent.name if path.parent.name == checkpoint.FOLDER else path.name
+                config[field] = (checkpoint.workdir_of(path) or path).name
     return config
 
 

@@ -1,11 +1,9 @@
 """Python that loads an export without this project, for its model card."""
 
+from simclr_jax.config.choices import FILE_FORMATS
+from simclr_jax.config.choices import TORCH_FORMATS
 from simclr_jax.interchange.exported import ExportedNetwork
 from simclr_jax.interchange.torch_files import needs_module
-
-# Formats that are one file; the others are folders.
-FILES = ("onnx", "stablehlo")
-_OF_TORCH = ("safetensors", "pytorch", "timm")
 
 _WITH_MODULE = """import sys
 
@@ -64,13 +62,15 @@ def snippet(network: ExportedNetwork, form: str, output: str, repository: str | 
     lines = _PROGRAMS[form].format(**values) if form in _PROGRAMS else _with_torch(network, form, values)
     if repository is None:
         return f'path = "{output}"\n\n{lines}'
-    call = f'hf_hub_download("{repository}", "{output}")' if form in FILES else f'snapshot_download("{repository}")'
+    call = (
+        f'hf_hub_download("{repository}", "{output}")' if form in FILE_FORMATS else f'snapshot_download("{repository}")'
+    )
     return f"import huggingface_hub\n\npath = huggingface_hub.{call}\n\n{lines}"
 
 
 def input_of(form: str, dtype: str) -> str:
     """A sentence about the images."""
-    if form not in _OF_TORCH:
+    if form not in TORCH_FORMATS:
         return f"`images` are {'uint8' if dtype == 'uint8' else 'float32 in [0, 1]'}, `[n, height, width, 3]`."
     end = ", normalised as `pretrained_cfg` in config.json says" if form == "timm" else ""
     return f"`images` are float32 `[n, 3, height, width]` in [0, 1]{end}."

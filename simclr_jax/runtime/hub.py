@@ -114,8 +114,17 @@ def push(repository: str, folder: str, message: str) -> str:
     return str(info.commit_url)
 
 
+def _package(what: str) -> tuple[str, str, str]:
+    return "huggingface_hub", f"{what} needs huggingface_hub, which is not installed", "hub"
+
+
+def check_installed(what: str) -> None:
+    """Refuses what needs the client where it is not installed. `what` begins the message."""
+    extras.check(*_package(what))
+
+
 def _import(what: str) -> Any:
-    return extras.load("huggingface_hub", f"{what} needs huggingface_hub, which is not installed", "hub")
+    return extras.load(*_package(what))
 
 
 def _api(what: str) -> Any:

@@ -117,6 +117,11 @@ def gather(params: Any, mesh: Mesh) -> Any:
 
 
 @functools.lru_cache(maxsize=16)
+def rounded_up(number: int, mesh: Mesh) -> int:
+    """The next number that the devices of the mesh can share equally."""
+    return -(-number // mesh.size) * mesh.size
+
+
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     """The rows of a global batch on the devices of this process: sorted int64.
 

@@ -11,6 +11,8 @@ import os
 import sys
 from typing import Any
 
+from simclr_jax.runtime import quiet
+
 # 3 hides its log lines of every level. At the default, each unreadable image would print several.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -55,14 +57,8 @@ without_autograph = tf.autograph.experimental.do_not_convert
 
 def load_saved_model(folder: str) -> Any:
     """`tf.saved_model.load` without its line for every operation whose gradient was not saved."""
-    from absl import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
+    with quiet.errors_only():
         return tf.saved_model.load(folder)
-    finally:
-        logging.set_verbosity(level)
 
 
 def __getattr__(name: str) -> Any:

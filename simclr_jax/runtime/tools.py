@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
-import importlib.util
 import os
 import pathlib
 import re
@@ -11,9 +10,12 @@ import re
 from absl import flags
 
 from simclr_jax.config.choices import EXPORT_FORMATS
+from simclr_jax.config.choices import FILE_FORMATS
 from simclr_jax.config.choices import PADDINGS
+from simclr_jax.config.choices import TORCH_FORMATS
 from simclr_jax.config.choices import WEIGHT_FORMATS
 from simclr_jax.errors import UserError
+from simclr_jax.runtime import extras
 from simclr_jax.runtime import hub
 from simclr_jax.runtime.flags import check_exists
 from simclr_jax.runtime.flags import check_folder
@@ -177,8 +179,8 @@ def _check_use(values: flags.FlagValues, place: str, endings: Sequence[str]) -> 
     ending = pathlib.PurePosixPath(output).suffix.lower()
     if ending not in endings:
         raise UserError(f"--output={output}: the name of the file has to end with {' or '.join(endings)}.")
-    if ending == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise UserError(f"--output={output} needs pyarrow: pip install 'simclr_jax[embed]'. Or write a .csv file.")
+    if ending == ".parquet":
+        extras.check("pyarrow", f"--output={output} needs pyarrow", "embed", ". Or write a .csv file.")
     if "://" not in output:
         if pathlib.Path(output).is_dir():
             raise UserError(f"--output={output} is a folder, but has to be a file.")
@@ -227,16 +229,15 @@ def _check_export(values: flags.FlagValues) -> None:
     if "://" in output:
         raise UserError(f"--output={output}: write to a local folder, then copy it.")
     _check_new(output, bool(values["overwrite"].value))
-    if form in ("onnx", "stablehlo"):
+    if form in FILE_FORMATS:
         _check_new(f"{output}.README.md", bool(values["overwrite"].value))
     _check_push(values)
-    if values["input"].value == "uint8" and form in ("safetensors", "pytorch", "timm"):
+    if values["input"].value == "uint8" and form in TORCH_FORMATS:
         raise UserError(f"--input=uint8: --format={form} holds weights, and its network takes floats in [0, 1].")
     packages = {"safetensors": "safetensors", "timm": "safetensors", "pytorch": "torch", "onnx": "onnx"}
     package = packages.get(form or "", "orbax.export" if form == "savedmodel" else "jax")
     extra = {"safetensors": "weights", "torch": "torch"}.get(package, "export")
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"--format={form} needs {package}, which is not installed: pip install 'simclr_jax[{extra}]'.")
+    extras.check(package, f"--format={form} needs {package}, which is not installed", extra)
 
 
 def _check_push(values: flags.FlagValues) -> None:
@@ -251,8 +252,7 @@ def _check_push(values: flags.FlagValues) -> None:
         return
     what = f"--push_to_hub={repository}"
     hub.check_name(repository, what)
-    if importlib.util.find_spec("huggingface_hub") is None:
-        raise UserError(f"{what} needs huggingface_hub, which is not installed: pip install 'simclr_jax[hub]'.")
+    hub.check_installed(what)
 
 
 _PHOTOS = {"images": "PHOTOS", "output": "photos.parquet"}

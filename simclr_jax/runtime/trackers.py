@@ -1,6 +1,6 @@
 """Send metrics and pictures to experiment trackers, Weights & Biases and MLflow, through their own clients.
 
-A tracker must not hold up or end a training: everything after its start happens in a thread of its own, and a failure is a
+A tracker must not hold up or end a training: everything after its start happens in a separate thread, and a failure is a
 warning.
 """
 

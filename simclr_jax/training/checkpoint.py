@@ -10,7 +10,6 @@ from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
-from absl import logging as absl_logging
 from etils import epath
 import jax
 import ml_collections
@@ -21,6 +20,7 @@ from simclr_jax import config as config_lib
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
 from simclr_jax.runtime import hub
+from simclr_jax.runtime import quiet
 from simclr_jax.training.state import TrainState
 from simclr_jax.workdir import files
 
@@ -33,12 +33,8 @@ def _save_small_arrays_whole() -> None:
     That only pays where the slices are large.
     """
     handler = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20)
-    level = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.ERROR)  # it warns that there was another handler before
-    try:
+    with quiet.errors_only():  # it warns that there was another handler before
         ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
-    finally:
-        absl_logging.set_verbosity(level)
 
 
 def _to_items(state: TrainState) -> dict[str, Any]:
@@ -164,6 +160,29 @@ def find(pretrained: str, flag: str = "--pretrained") -> epath.Path:
     )
 
 
+def only_draw(place: str, what: str) -> str:
+    """The folder of the one label subset of a run that has one; `place` itself for anything else.
+
+    Args:
+      place: a workdir or a checkpoint, also hf://USER/NAME.
+      what: begins error messages.
+
+    Raises:
+      UserError: where there are several.
+    """
+    folder = epath.Path(hub.local(place, what))
+    draws = sorted(folder.glob("draw_*")) if folder.is_dir() else []
+    if len(draws) > 1:
+        names = ", ".join(draw.name for draw in draws)
+        raise UserError(f"{what} has several draws: choose one of {names}, as in {draws[0]}.")
+    return str(draws[0]) if draws else place
+
+
+def workdir_of(checkpoint: epath.Path) -> epath.Path | None:
+    """The workdir that a checkpoint is in; None for one that was copied out of it."""
+    return checkpoint.parent.parent if checkpoint.parent.name == FOLDER else None
+
+
 def write(
     workdir: epath.Path,
     config: ml_collections.ConfigDict,
@@ -240,12 +259,8 @@ def class_names(checkpoint: epath.Path) -> list[str] | None:
 
 def shapes(checkpoint: epath.Path, part: str) -> Any:
     """The shapes of one part of a checkpoint, without reading its arrays: `{"params": {...: shape}, "batch_stats": ...}`."""
-    verbosity = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax warns that an item has no separate metadata: none has
-    try:
+    with quiet.errors_only():  # Orbax warns that an item has no separate metadata: none has
         tree = ocp.PyTreeCheckpointer().metadata(checkpoint / part).item_metadata.tree
-    finally:
-        absl_logging.set_verbosity(verbosity)
     return jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
 
 

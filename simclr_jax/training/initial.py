@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
-from simclr_jax.runtime import hub
 from simclr_jax.training import checkpoint
 from simclr_jax.training.state import TrainState
 
@@ -42,7 +41,7 @@ def find(init_from: str | None, config: ConfigDict, workdir: epath.Path, *, with
     if checkpoint.begun(workdir):
         log.info("--init_from is ignored: the run in %s has begun and continues.", workdir)
         return None
-    path = checkpoint.find(_only_draw(init_from), "--init_from")
+    path = checkpoint.find(checkpoint.only_draw(init_from, f"--init_from={init_from!r}"), "--init_from")
     saved = checkpoint.load_config(path, ConfigDict)
     # A run that does not describe its projection head has perhaps only the first layers of one.
     has_head = (path / "head").exists() and "head" in saved and saved.head.kind != "none"
@@ -62,16 +61,6 @@ def find(init_from: str | None, config: ConfigDict, workdir: epath.Path, *, with
             f"fits{alone}."
         )
     return Start(path, parts)
-
-
-def _only_draw(init_from: str) -> str:
-    """The one draw of a fine-tuning run; `init_from` itself for anything else."""
-    folder = epath.Path(hub.local(init_from, f"--init_from={init_from!r}"))
-    draws = sorted(folder.glob("draw_*")) if folder.is_dir() else []
-    if len(draws) > 1:
-        names = ", ".join(draw.name for draw in draws)
-        raise UserError(f"--init_from={init_from!r} has several draws: choose one of {names}, as in {draws[0]}.")
-    return str(draws[0]) if draws else init_from
 
 
 def _word(value: Any) -> str:

@@ -107,7 +107,7 @@ def abstract_batch(config: ConfigDict, mesh: Mesh, num_examples: int) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=split)
 
     if config.data.resident:
-        padded = -(-num_examples // mesh.size) * mesh.size
+        padded = sharding.rounded_up(num_examples, mesh)
         images, labels = array((padded, size, size, 3), jnp.uint8), array((padded,), jnp.int32)
         return Resident(images, labels, num_examples, mesh)
     shape = (config.batch_size, 2, size, size, 3)

@@ -72,7 +72,7 @@ class Need:
         return self._fixed + factor * (self.total - self._fixed)
 
     def in_parts(self, parts: int) -> float:
-        """The need in so many micro-batches."""
+        """The need with `parts` micro-batches."""
         divided = self.total - self._fixed - self.batch - (self._of_parts if self.parts > 1 else 0)
         extra = self._of_parts if parts > 1 else 0
         return self._fixed + self.batch + extra + max(divided, 0) * self.parts / parts

@@ -69,6 +69,19 @@ def find(workdirs: list[str]) -> list[SavedRun]:
     return [_read(name, path) for name, path in sorted(zip(names, found.values(), strict=True))]
 
 
+def earlier_results(folder: epath.Path, config: ConfigDict) -> dict[str, Any] | None:
+    """The results of a part of a run that was finished before it was interrupted; None where there are none.
+
+    Raises:
+      UserError: where they are of another config.
+    """
+    if not (folder / "results.json").exists():
+        return None
+    differing = saved_config.differences(config, saved_config.read(folder / "config.json", config))
+    saved_config.refuse_another_run(folder, differing, "Take another --workdir.")
+    return json.loads((folder / "results.json").read_text())
+
+
 def evaluations(checkpoint: epath.Path, folders: list[epath.Path]) -> list[SavedRun]:
     """The finished runs directly in some folders that evaluated one checkpoint."""
     found: dict[str, SavedRun] = {}

@@ -21,7 +21,7 @@ from simclr_jax.runtime import cli
 def images_of(count, size=8):
     data = digits.get_config().data
     data.image_size = size
-    return Images(sources.open_source(data, "train"), count, data, 16, lambda: None)
+    return Images(sources.open_source(data, "train"), count, data, 16)
 
 
 def test_all_views_are_of_the_same_images_in_the_same_order():
