@@ -23,8 +23,8 @@ KEEP_MEMORY := GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:g
 .PHONY: help quickstart test test-fast test-heavy test-interop coverage lint format types docs bench peers clean
 
 help:
-	@echo "make quickstart   pretrain, probe and fine-tune on handwritten digits; 8 to 15 minutes on 2 cores"
-	@echo "make test         the tests in parallel, without those marked heavy; 20 to 23 minutes on 2 cores"
+	@echo "make quickstart   pretrain, probe and fine-tune on handwritten digits; 6 to 15 minutes on 2 cores"
+	@echo "make test         the tests in parallel, without those marked heavy; 15 minutes on 2 cores"
 	@echo "make test-fast    the unit tests only; 3 minutes on 2 cores"
 	@echo "make test-heavy   the rest: real jobs of several processes, interrupted runs, large compilations"
 	@echo "make test-interop imports and exports beside PyTorch, in an environment of its own"
@@ -56,7 +56,7 @@ $(VENV)/installed-%: setup.py constraints.txt
 quickstart: $(TO_RUN)
 	$(KEEP_MEMORY) $(BIN)/python -m simclr_jax.quickstart runs/quickstart
 
-# As many workers as cores, but no more than four: each holds up to 2 GiB.
+# As many workers as cores, but no more than four: each holds up to 5 GiB.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 test: $(TO_TEST)
