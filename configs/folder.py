@@ -10,8 +10,13 @@ val) the images have labels, which only the online classifier and the evaluation
     python -m simclr_jax.linear_probe --pretrained=runs/photos --workdir=runs/photos_probe --config.data.root=LABELLED
 
 Up to 32 px the paper's CIFAR-10 setting is taken (CIFAR stem, colour strength 0.5, no blur, temperature 0.5), above it
-the ImageNet one. The learning rate is 0.075 * sqrt(B), which the paper recommends for small batches.
-Costs on 2 CPU cores: docs/results.md. On a GPU, take the defaults, add bfloat16=true, and raise batch to what fits.
+the ImageNet one. The learning rate is 0.075 * sqrt(B), which the paper recommends for small batches. Without the arguments
+batch and epochs, the number of images decides, and the run says what it takes: a batch of 32 to 256, an eighth of the images if
+it can be; 3,000 steps or 100 epochs, whichever is more, but at most 800 epochs; a tenth of them, at most 10, of warm-up. These
+numbers come from runs in docs/results.md.
+
+Costs on 2 CPU cores: docs/results.md; a run says how long it will take after ten steps. On a GPU, take the defaults, add
+bfloat16=true, and raise batch to what fits.
 """
 
 from simclr_jax import config as config_lib
@@ -19,7 +24,7 @@ from simclr_jax import config as config_lib
 
 def get_config(arg=None):
     args = config_lib.parse_arg(
-        arg, root="", size=224, depth=50, width=1.0, batch=256, epochs=200, bfloat16=False, train="train", test=""
+        arg, root="", size=224, depth=50, width=1.0, batch=0, epochs=0.0, bfloat16=False, train="train", test=""
     )
     small = args.size <= 32
     config = config_lib.pretrain()
@@ -30,9 +35,9 @@ def get_config(arg=None):
     if small:
         config.augment.update(strength=0.5, blur_prob=0.0)
         config.loss.temperature = 0.5
-    config.optimizer.update(scaling="sqrt", learning_rate=0.075, warmup_epochs=min(10.0, args.epochs / 10))
-    config.batch_size = args.batch
-    config.epochs = float(args.epochs)
+    config.optimizer.update(scaling="sqrt", learning_rate=0.075, warmup_epochs="auto")
+    config.batch_size = args.batch or "auto"
+    config.epochs = args.epochs or "auto"
     config.compute_dtype = "bfloat16" if args.bfloat16 else "float32"
     config.checkpoint.every_steps = 500
     return config

@@ -37,6 +37,7 @@ from simclr_jax.tpu import compiler as tpu_compiler
 from simclr_jax.tpu import isolation
 from simclr_jax.tpu import plan_table
 from simclr_jax.tpu import planning
+from simclr_jax.training import by_images
 
 
 def run(values: flags.FlagValues) -> list[dict]:
@@ -58,6 +59,10 @@ def run(values: flags.FlagValues) -> list[dict]:
         )
     configs = [_config_for(config, name, values.batch_per_chip) for name in names]
     sizes = planning.training_set(config, values.num_examples, values.num_classes)
+    configs = [
+        by_images.resolve(one, sizes[0], len(tpu_compiler.topology(name).devices))
+        for name, one in zip(names, configs, strict=True)
+    ]
 
     entries, hints, crashed = [], [], []
     for name, one in zip(names, configs, strict=True):
@@ -74,7 +79,7 @@ def run(values: flags.FlagValues) -> list[dict]:
             print(json.dumps(entry), flush=True)
     if entries and not as_json:
         model = f"ResNet-{config.model.depth} ({config.model.width:g}x), {config.data.image_size} px"
-        print(f"{model}, {config.compute_dtype}, {config.epochs:g} epochs of {sizes[0]} images:\n")
+        print(f"{model}, {config.compute_dtype}, {configs[0].epochs:g} epochs of {sizes[0]} images:\n")
         print(plan_table.table(entries))
     for hint in hints:
         print(f"\n{hint}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import zlib
 
 from etils import epath
 from hypothesis import settings
@@ -13,6 +14,7 @@ from PIL import Image
 
 from simclr_jax.runtime import cli
 from simclr_jax.runtime import sharding
+from simclr_jax.training import state as state_lib
 from simclr_jax.workdir import writers
 
 # For hypothesis: few examples, the same ones in every run.
@@ -21,12 +23,32 @@ LAWS = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared"
 # For processes that tests start: the devices that are there, compiled as here.
-COMPILE_FLAGS = "--xla_backend_optimization_level=0"
+COMPILE_FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 
 def mesh_of(count, fsdp=1):
     """A mesh of the first `count` simulated devices."""
     return sharding.make_mesh(ConfigDict({"data": -1, "fsdp": fsdp}), jax.devices()[:count])
+
+
+def some_variables(make_model, mesh):
+    """Parameters and statistics for a step: kernels of He's scale, and scales of one, so that every parameter matters.
+
+    NumPy draws them, because to compile the initialisers takes longer than many a test.
+    """
+
+    def value(path, leaf):
+        name = path[-1].key
+        if name in ("scale", "var"):
+            return np.ones(leaf.shape, leaf.dtype)
+        if leaf.ndim < 2:
+            return np.zeros(leaf.shape, leaf.dtype)
+        rng = np.random.default_rng(zlib.crc32(jax.tree_util.keystr(path).encode()))
+        return (rng.normal(size=leaf.shape) * np.sqrt(2 / np.prod(leaf.shape[:-1]))).astype(leaf.dtype)
+
+    abstract = state_lib.abstract_variables(make_model, mesh)
+    values = jax.tree_util.tree_map_with_path(value, abstract)
+    return jax.device_put(values, jax.tree.map(lambda leaf: leaf.sharding, abstract))
 
 
 # For evaluations: the digits and a small network, untrained.

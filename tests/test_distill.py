@@ -4,7 +4,6 @@ import json
 
 from etils import epath
 from helpers import REPOSITORY
-from helpers import pretrain_digits
 import pytest
 
 from simclr_jax import errors
@@ -15,19 +14,21 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("at_repository")]
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    """The workdirs of a short pretraining and of a fine-tuning."""
-    workdir = tmp_path_factory.mktemp("teacher")
-    pretrain_digits(workdir / "pretrained")
-    results = cli.call(
-        "finetune",
-        f"--config={REPOSITORY}/configs/digits_finetune.py:0.5,steps=100",
-        f"--pretrained={workdir}/pretrained",
-        f"--workdir={workdir}/tuned",
-        "--config.features=g1",
-        "--config.label_seeds=0,",
-    )
-    return workdir, results["top1"]
+def teacher(once, digits_run):
+    """The workdir of a fine-tuning, and its accuracy."""
+
+    def make(folder):
+        cli.call(
+            "finetune",
+            f"--config={REPOSITORY}/configs/digits_finetune.py:0.5,steps=100",
+            f"--pretrained={digits_run}",
+            f"--workdir={folder}",
+            "--config.features=g1",
+            "--config.label_seeds=0,",
+        )
+
+    folder = once("teacher", make)
+    return folder, json.loads((folder / "results.json").read_text())["top1"]
 
 
 def call(workdir, teacher, *arguments):
@@ -35,7 +36,7 @@ def call(workdir, teacher, *arguments):
         "distill",
         f"--workdir={workdir}",
         "--config=configs/distill.py:batch=64,epochs=6",
-        f"--config.teacher={teacher}/tuned",
+        f"--config.teacher={teacher}",
         "--config.optimizer.name=sgd",
         "--config.optimizer.learning_rate=0.4",
         "--config.optimizer.warmup_epochs=0",
@@ -58,20 +59,19 @@ def test_a_student_learns_its_teachers_answers_without_labels(tmp_path, teacher)
     assert call(tmp_path, folder, "--config.init=random")["top1"] == results["top1"]
 
 
-def test_self_training_starts_from_the_pretrained_encoder(tmp_path, teacher):
+def test_self_training_starts_from_the_pretrained_encoder(tmp_path, teacher, digits_run):
     folder, _ = teacher
-    results = call(tmp_path / "self", folder, f"--pretrained={folder}/pretrained", "--config.epochs=0.1")
+    results = call(tmp_path / "self", folder, f"--pretrained={digits_run}", "--config.epochs=0.1")
     assert (results["init"], results["step"]) == ("pretrained", 3)
 
 
-def test_mistakes_are_told(tmp_path, teacher):
-    folder, _ = teacher
+def test_mistakes_are_told(tmp_path, digits_run):
     with pytest.raises(errors.UserError, match=r"config\.teacher is not set"):
         cli.call("distill", f"--workdir={tmp_path}", "--config.init=random")
     with pytest.raises(errors.UserError, match=r"--config\.teacher='/nowhere' does not exist"):
         cli.call("distill", f"--workdir={tmp_path}", "--config.init=random", "--config.teacher=/nowhere")
     with pytest.raises(errors.UserError, match="is of a pretraining run. Fine-tune that first"):
-        cli.call("distill", f"--workdir={tmp_path}", "--config.init=random", f"--config.teacher={folder}/pretrained")
+        cli.call("distill", f"--workdir={tmp_path}", "--config.init=random", f"--config.teacher={digits_run}")
     for draw in (0, 1):
         (tmp_path / "tuned" / f"draw_{draw}").mkdir(parents=True)
     with pytest.raises(errors.UserError, match="several draws: choose one of draw_0, draw_1"):

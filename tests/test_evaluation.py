@@ -6,7 +6,6 @@ import shutil
 from etils import epath
 from helpers import REPOSITORY
 from helpers import UNTRAINED
-from helpers import pretrain_digits
 from helpers import write_image
 import jax
 import numpy as np
@@ -34,12 +33,9 @@ FEW_L2 = ("--config.lbfgs.l2_values=4", "--config.lbfgs.max_iterations=50")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("at_repository")]
 
 
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    """The workdir of a pretraining run of nine steps."""
-    workdir = tmp_path_factory.mktemp("pretrained")
-    pretrain_digits(workdir)
-    return workdir
+@pytest.fixture
+def pretrained(digits_run):
+    return digits_run
 
 
 def setup_of(tmp_path, pretrained, schema=config_lib.linear_probe, **fields):

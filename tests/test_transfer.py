@@ -3,7 +3,6 @@
 import json
 
 from etils import epath
-from helpers import pretrain_digits
 from helpers import write_image
 import numpy as np
 import pytest
@@ -24,11 +23,9 @@ CONFIG = f"--config={CONFIGS / 'transfer.py'}"
 FEW_L2 = ("--config.lbfgs.l2_values=4", "--config.lbfgs.max_iterations=50", "--config.batch_size=32")
 
 
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("pretrained")
-    pretrain_digits(workdir)
-    return workdir
+@pytest.fixture
+def pretrained(digits_run):
+    return digits_run
 
 
 @pytest.fixture(scope="module")

@@ -76,6 +76,8 @@ def check_values(config: ml_collections.ConfigDict, device_count: int) -> None:
 
 def _check_batch(flat: dict[str, Any], device_count: int) -> None:
     batch, parts = flat["batch_size"], flat.get("microbatches", 1)
+    if batch == "auto":  # checked when it is a number
+        return
     each, rest = divmod(batch, device_count)
     if rest:
         near = f"{each * device_count} or {(each + 1) * device_count}" if each else f"{device_count}"

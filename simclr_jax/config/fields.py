@@ -5,6 +5,8 @@ changes what its setting needs. A field that is None has to be given, or is take
 checkpoint that is evaluated.
 """
 
+import dataclasses
+
 import ml_collections
 
 import simclr_jax.config.blocks as blocks
@@ -44,8 +46,13 @@ def _pretrain() -> Block:
                 choices=choices.LOSS_METHODS,
             ),
         },
-        "optimizer": blocks.optimizer(),
-        "batch_size": Field(4096, "Images over all devices and hosts.", bound=field.AT_LEAST_2),
+        "optimizer": _with_auto(blocks.optimizer(), "warmup_epochs", "a tenth of the run, at most 10."),
+        "batch_size": Field(
+            4096,
+            "Images over all devices and hosts. auto: by the number of images, from 32 to 256.",
+            bound=field.AT_LEAST_2,
+            word="auto",
+        ),
         "microbatches": Field(
             1,
             "Embed the batch in this many parts: the loss contrasts all images while the memory is that of one part, for a "
@@ -53,7 +60,12 @@ def _pretrain() -> Block:
             bound=field.AT_LEAST_1,
             word="auto",
         ),
-        "epochs": Field(100.0, "Length of the run.", bound=field.POSITIVE),
+        "epochs": Field(
+            100.0,
+            "Length of the run. auto: 3,000 steps or 100 epochs, whichever is more, but at most 800 epochs.",
+            bound=field.POSITIVE,
+            word="auto",
+        ),
         "online_classifier": Field(
             True, "Train a linear classifier beside the encoder, without gradient to it, where there are labels."
         ),
@@ -61,6 +73,12 @@ def _pretrain() -> Block:
             0, "Test that classifier, and save, after this many steps; 0: only at the end.", bound=field.NOT_NEGATIVE
         ),
     }
+
+
+def _with_auto(block: Block, name: str, doc: str) -> Block:
+    """`block`, in which one field may also be "auto"; `doc` says what that is."""
+    plain = block[name]
+    return block | {name: dataclasses.replace(plain, doc=f"{plain.doc} auto: {doc}", word="auto")}
 
 
 def _linear_probe() -> Block:

@@ -12,6 +12,8 @@ log = logging.getLogger("simclr_jax")
 
 # Seconds between two lines of progress where there is no terminal.
 LINE_EVERY_SECONDS = 20.0
+# After this many steps the time of the whole run is estimated, and said if it is longer than so many seconds.
+STEPS_OF_ESTIMATE, SHORT_RUN = 10, 60.0
 
 
 class Progress:
@@ -51,9 +53,12 @@ class Progress:
         rate = (step - self._start_step - 1) * self._images_per_step / max(now - self._rate_time, 1e-9)
         if loss is not None:
             self._bar.set_postfix_str(f"loss {loss:.4f}, {rate:.0f} images/s", refresh=False)
+        seconds_left = (self._total - step) * self._images_per_step / max(rate, 1e-9)
+        if step - self._start_step == STEPS_OF_ESTIMATE + 1 and seconds_left > SHORT_RUN:
+            log.info("%s: about %s at %.0f images/s.", self._name, tqdm.format_interval(seconds_left), rate)
         if self._bar.disable and (now - self._line_time > LINE_EVERY_SECONDS or step == self._total):
             self._line_time = now
-            left = tqdm.format_interval((self._total - step) * self._images_per_step / rate)
+            left = tqdm.format_interval(seconds_left)
             where = f"{self._name}: step {step} of {self._total}{self._loss}"
             log.info("%s, %.0f images/s, %s left", where, rate, left)
 

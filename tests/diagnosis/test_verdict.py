@@ -2,8 +2,8 @@
 
 import json
 import math
+import shutil
 
-from helpers import pretrain_digits
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
@@ -54,8 +54,8 @@ def test_rows_are_the_operations_of_the_run_and_then_all_that_change_something()
 
 
 @pytest.mark.heavy
-def test_the_verdict_of_a_run(tmp_path, capsys):
-    pretrain_digits(tmp_path / "run")
+def test_the_verdict_of_a_run(tmp_path, digits_run, capsys):
+    shutil.copytree(digits_run, tmp_path / "run")
     command = ("verdict", f"--pretrained={tmp_path}/run", "--count=60", "--op_images=20", "--batch_size=30")
     verdict = cli.call(*command)
     assert json.loads((tmp_path / "run" / "verdict.json").read_text()) == verdict
@@ -76,12 +76,12 @@ def test_the_verdict_of_a_run(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_what_the_verdict_refuses(tmp_path):
+def test_what_the_verdict_refuses(tmp_path, digits_run):
     with pytest.raises(UserError, match="does not exist"):
         cli.call("verdict", f"--pretrained={tmp_path}/nothing")
     with pytest.raises(UserError, match="--pretrained is missing"):
         cli.call("verdict")
-    pretrain_digits(tmp_path / "run")
+    shutil.copytree(digits_run, tmp_path / "run")
     with pytest.raises(UserError, match="at least 20"):
         cli.call("verdict", f"--pretrained={tmp_path}/run", "--count=5")
     (tmp_path / "run" / "checkpoints" / "9").rename(tmp_path / "alone")

@@ -14,11 +14,13 @@ def at_repository(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def runs(tmp_path_factory):
+def runs(once):
     """A folder with two runs: pretrained and probe."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(REPOSITORY)
-        top = tmp_path_factory.mktemp("runs")
-        pretrain_digits(top / "pretrained")
-        cli.call("linear_probe", f"--pretrained={top}/pretrained", f"--workdir={top}/probe", *FEW_L2)
-        return top
+
+    def make(top):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(REPOSITORY)
+            pretrain_digits(top / "pretrained")
+            cli.call("linear_probe", f"--pretrained={top}/pretrained", f"--workdir={top}/probe", *FEW_L2)
+
+    return once("runs", make)

@@ -9,6 +9,7 @@ from helpers import FEW_L2
 from helpers import REPOSITORY
 from helpers import UNTRAINED
 from helpers import mesh_of
+from helpers import pretrain_digits
 from helpers import write_image
 import jax
 import jax.numpy as jnp
@@ -33,18 +34,23 @@ pytestmark = pytest.mark.slow  # for the runs that all tests use
 
 
 @pytest.fixture(scope="module")
-def runs(runs):
+def runs(once):
     """A folder with a run of each kind: pretrained, probe, probe_z, sgd, finetuned (two subsets)."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(REPOSITORY)
-        top = runs
-        run = f"--pretrained={top}/pretrained"
-        cli.call("linear_probe", run, f"--workdir={top}/probe_z", "--config.features=z", *FEW_L2)
-        sgd = "--config=configs/linear_probe.py:sgd,batch=64,epochs=1"
-        cli.call("linear_probe", run, f"--workdir={top}/sgd", sgd, "--config.label_fraction=0.1")
-        few = "--config=configs/digits_finetune.py:0.1,steps=3"
-        cli.call("finetune", run, f"--workdir={top}/finetuned", few, "--config.features=g1", "--config.label_seeds=3,5")
-        return top
+
+    def make(top):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(REPOSITORY)
+            pretrain_digits(top / "pretrained")
+            run = f"--pretrained={top}/pretrained"
+            cli.call("linear_probe", run, f"--workdir={top}/probe", *FEW_L2)
+            cli.call("linear_probe", run, f"--workdir={top}/probe_z", "--config.features=z", *FEW_L2)
+            sgd = "--config=configs/linear_probe.py:sgd,batch=64,epochs=1"
+            cli.call("linear_probe", run, f"--workdir={top}/sgd", sgd, "--config.label_fraction=0.1")
+            few = "--config=configs/digits_finetune.py:0.1,steps=3"
+            two = ("--config.features=g1", "--config.label_seeds=3,5")
+            cli.call("finetune", run, f"--workdir={top}/finetuned", few, *two)
+
+    return once("runs_of_each_kind", make)
 
 
 @pytest.fixture(scope="module")

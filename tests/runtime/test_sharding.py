@@ -4,6 +4,7 @@ import dataclasses
 
 from helpers import compilations
 from helpers import mesh_of
+from helpers import some_variables
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -90,7 +91,7 @@ def test_split_parameters_train_as_replicated_ones_do(optimizer):
             def make_model(rngs):
                 return SimCLR(config, 10, rngs=rngs)
 
-            state = state_lib.new_state(*state_lib.init_variables(make_model, 0, mesh), transform, mesh)
+            state = state_lib.new_state(*some_variables(make_model, mesh), transform, mesh)
             step = steps.make_pretrain_step(
                 state_lib.graph_of(make_model), transform, lambda count: jnp.float32(0.1), config, mesh
             )

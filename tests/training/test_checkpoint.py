@@ -2,6 +2,7 @@
 
 from etils import epath
 from helpers import mesh_of
+from helpers import some_variables
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +28,7 @@ def config():
 @pytest.fixture(scope="module")
 def state(config):
     mesh = mesh_of(8)
-    variables = state_lib.init_variables(lambda rngs: SimCLR(config, 10, rngs=rngs), 0, mesh)
+    variables = some_variables(lambda rngs: SimCLR(config, 10, rngs=rngs), mesh)
     return state_lib.new_state(*variables, optax.sgd(0.1, momentum=0.9), mesh)
 
 

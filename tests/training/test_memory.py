@@ -2,6 +2,7 @@
 
 from flax import nnx
 from helpers import mesh_of
+from helpers import some_variables
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,10 +45,7 @@ def config_of(**changes):
 
 def compiled_step(make_model, config, devices):
     mesh = mesh_of(devices)
-    params, batch_stats = state_lib.init_variables(make_model, 0, mesh)
-    # A zero-initialised scale would hide what is behind it.
-    params = jax.tree.map(lambda x: jnp.where(jnp.all(x == 0) & (x.ndim == 1), jnp.ones_like(x), x), params)
-    state = state_lib.new_state(params, batch_stats, PLAIN, mesh)
+    state = state_lib.new_state(*some_variables(make_model, mesh), PLAIN, mesh)
     step = steps.make_pretrain_step(state_lib.graph_of(make_model), PLAIN, lambda step: 1.0, config, mesh)
     rng = np.random.default_rng(0)
     views = rng.integers(0, 255, (BATCH, 2, SIZE, SIZE, 3), dtype=np.uint8)

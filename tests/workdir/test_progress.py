@@ -21,6 +21,9 @@ def test_lines_come_by_time_also_between_logged_steps(caplog, monkeypatch):
     lines = [record.getMessage() for record in caplog.records]
     assert 60 <= len(lines) <= 70, "one every three steps"
     assert "loss" not in lines[0]
+    estimates = [line for line in lines if re.fullmatch(r"pretrain: about 22:03 at 9 images/s\.", line)]
+    assert len(estimates) == 1, "after ten steps, once"
+    lines.remove(estimates[0])
     assert lines[-1] == "pretrain: step 200 of 200, loss 5.0000, 9 images/s, 00:00 left"
     assert all(re.search(" 9 images/s", line) for line in lines), "without the time that compiling took"
 
