@@ -27,7 +27,7 @@ help:
 	@echo "make test         the tests in parallel, without those marked heavy; 15 minutes on 2 cores"
 	@echo "make test-fast    the unit tests only; 4 minutes on 2 cores"
 	@echo "make test-heavy   the rest: real jobs of several processes, interrupted runs, large compilations"
-	@echo "make test-interop imports and exports beside PyTorch, in an environment of its own"
+	@echo "make test-interop imports and exports beside PyTorch and ONNX Runtime, in an environment of its own"
 	@echo "make coverage     make test, and which lines it ran: a table, and htmlcov/index.html"
 	@echo "make lint         ruff, and the checks of .pre-commit-config.yaml"
 	@echo "make types        mypy"
@@ -59,18 +59,21 @@ quickstart: $(TO_RUN)
 # As many workers as cores, but no more than four: each holds up to 5 GiB.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
+# Without what `make test-interop` runs.
+MARKS := not heavy and not interop
+
 test: $(TO_TEST)
-	$(PYTEST) -m "not heavy" $(TESTARGS)
+	$(PYTEST) -m "$(MARKS)" $(TESTARGS)
 
 test-fast: $(TO_TEST)
-	$(PYTEST) -m "not heavy and not slow" $(TESTARGS)
+	$(PYTEST) -m "$(MARKS) and not slow" $(TESTARGS)
 
 test-heavy: $(TO_TEST)
 	$(PYTEST) -m heavy $(TESTARGS)
 
 # PyTorch is large, and not needed for anything else, so it has an environment of its own.
 test-interop:
-	$(MAKE) test EXTRAS=torch VENV=.venv-interop TESTARGS="tests/interchange $(TESTARGS)"
+	$(MAKE) test EXTRAS=torch VENV=.venv-interop MARKS="not heavy" TESTARGS="tests/interchange $(TESTARGS)"
 
 coverage: $(TO_TEST)
 	$(PYTEST) -m "not heavy" --cov --cov-report=term:skip-covered --cov-report=html $(TESTARGS)

@@ -19,6 +19,7 @@ from simclr_jax.data.sources import Source
 from simclr_jax.evaluation.forward import Outputs
 from simclr_jax.evaluation.setup import Setup
 from simclr_jax.models.heads import LinearClassifier
+from simclr_jax.models.init_rngs import InitRngs
 from simclr_jax.models.networks import Classifier
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime import sharding
@@ -95,11 +96,11 @@ class ClassifierTraining:
             return model
 
         self.graph = state_lib.graph_of(make_model)
-        features = nnx.eval_shape(lambda: make_model(nnx.Rngs(0))).classifier.in_features
+        features = nnx.eval_shape(lambda: make_model(InitRngs(0))).classifier.in_features
 
         @functools.partial(jax.jit, out_shardings=sharding.replicated(setup.mesh))
         def init_classifier(seed):
-            rngs = nnx.Rngs(jax.random.key(seed))
+            rngs = InitRngs(jax.random.key(seed))
             return state_lib.split(LinearClassifier(features, setup.num_classes, rngs=rngs))[0]
 
         self.init_classifier = init_classifier

@@ -15,6 +15,7 @@ from simclr_jax.evaluation.setup import output_layer
 from simclr_jax.inference.saved import Saved
 from simclr_jax.inference.saved import readable
 from simclr_jax.models.heads import LinearClassifier
+from simclr_jax.models.init_rngs import InitRngs
 from simclr_jax.models.networks import make_encoder
 from simclr_jax.models.networks import make_head
 from simclr_jax.runtime import sharding
@@ -87,7 +88,7 @@ def layers(saved: Saved, config: ConfigDict, output: str) -> Layers:
         return Network(config, saved.head, features, number, saved.several_classes, rngs=rngs)
 
     parts = ("encoder", *["head"] * (features != "h"), *["classifier"] * of_classes)
-    num_features = nnx.eval_shape(lambda: make_model(nnx.Rngs(0))).num_features
+    num_features = nnx.eval_shape(lambda: make_model(InitRngs(0))).num_features
     return Layers(make_model, state_lib.graph_of(make_model), num_features, parts)
 
 

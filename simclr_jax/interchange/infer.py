@@ -13,6 +13,7 @@ from simclr_jax import config as config_lib
 from simclr_jax.config import choices
 from simclr_jax.errors import UserError
 from simclr_jax.interchange.layers import Skeleton
+from simclr_jax.models.init_rngs import InitRngs
 from simclr_jax.models.networks import SimCLR
 from simclr_jax.models.resnet import STAGES
 from simclr_jax.models.selective_kernels import MIN_MIXING_WIDTH
@@ -132,7 +133,7 @@ def network_shapes(config: ConfigDict, classes: int | None) -> Shapes:
     def make_model(rngs: nnx.Rngs) -> nnx.Module:
         return SimCLR(config, classes, rngs=rngs)
 
-    params, batch_stats = state_lib.split(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))
+    params, batch_stats = state_lib.split(nnx.eval_shape(lambda: make_model(InitRngs(0))))
     return {name: tuple(leaf.shape) for tree in (params, batch_stats) for name, leaf in flatten(tree).items()}
 
 

@@ -23,7 +23,7 @@ WARMUP_SHARE, MOST_WARMUP_EPOCHS = 0.1, 10.0
 
 
 def batch_size(num_images: int, device_count: int) -> int:
-    """A power of two from 32 to 256, an eighth of the images if it can be; then a multiple of the devices, with no image twice."""
+    """An eighth of the images, as a power of two from 32 to 256; a multiple of the devices, and no more than all images."""
     size = 2 ** int(math.log2(max(num_images * BATCH_SHARE, 1)))
     size = min(max(size, SMALLEST_BATCH), LARGEST_BATCH)
     size = -(-size // device_count) * device_count
@@ -35,9 +35,7 @@ def epochs(num_images: int, batch: int) -> float:
     return float(min(max(math.ceil(STEPS * batch / num_images), LEAST_EPOCHS), MOST_EPOCHS))
 
 
-def resolve(
-    config: ConfigDict, num_images: int, device_count: int, earlier: ConfigDict | None = None
-) -> ConfigDict:
+def resolve(config: ConfigDict, num_images: int, device_count: int, earlier: ConfigDict | None = None) -> ConfigDict:
     """The config with numbers for `auto`; the same config where it has no `auto` of these.
 
     Args:

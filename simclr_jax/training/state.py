@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 import optax
 
+from simclr_jax.models.init_rngs import InitRngs
 from simclr_jax.runtime import sharding
 
 
@@ -26,7 +27,7 @@ class TrainState:
 
 def graph_of(make_model: Callable[[nnx.Rngs], nnx.Module]) -> nnx.GraphDef:
     """The static half of a model, without computing its parameters."""
-    return nnx.split(nnx.eval_shape(lambda: make_model(nnx.Rngs(0))))[0]
+    return nnx.split(nnx.eval_shape(lambda: make_model(InitRngs(0))))[0]
 
 
 def split(model: nnx.Module) -> tuple[Any, Any]:
@@ -43,13 +44,13 @@ def merge(graph: nnx.GraphDef, params: Any, batch_stats: Any) -> nnx.Module:
 def abstract_variables(make_model: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh) -> tuple[Any, Any]:
     """Shapes, dtypes and shardings of what `init_variables` returns, without computing it."""
 
-    return _with_shardings(split(nnx.eval_shape(lambda: make_model(nnx.Rngs(0)))), mesh)
+    return _with_shardings(split(nnx.eval_shape(lambda: make_model(InitRngs(0)))), mesh)
 
 
 def init_variables(make_model: Callable[[nnx.Rngs], nnx.Module], seed: int, mesh: Mesh) -> tuple[Any, Any]:
     """Initial parameters and statistics, as `sharding.sharding_of` places them: a function of the seed alone."""
     shardings = sharding.shardings_of(abstract_variables(make_model, mesh), mesh)
-    return jax.jit(lambda: split(make_model(nnx.Rngs(seed))), out_shardings=shardings)()
+    return jax.jit(lambda: split(make_model(InitRngs(seed))), out_shardings=shardings)()
 
 
 def _initial(params: Any, batch_stats: Any, optimizer: optax.GradientTransformation) -> TrainState:

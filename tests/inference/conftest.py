@@ -1,8 +1,9 @@
 """The runs whose encoders are used."""
 
+import shutil
+
 from helpers import FEW_L2
 from helpers import REPOSITORY
-from helpers import pretrain_digits
 import pytest
 
 from simclr_jax.runtime import cli
@@ -14,13 +15,13 @@ def at_repository(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def runs(once):
+def runs(once, digits_run):
     """A folder with two runs: pretrained and probe."""
 
     def make(top):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(REPOSITORY)
-            pretrain_digits(top / "pretrained")
+            shutil.copytree(digits_run, top / "pretrained")
             cli.call("linear_probe", f"--pretrained={top}/pretrained", f"--workdir={top}/probe", *FEW_L2)
 
     return once("runs", make)

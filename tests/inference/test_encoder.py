@@ -9,7 +9,6 @@ from helpers import FEW_L2
 from helpers import REPOSITORY
 from helpers import UNTRAINED
 from helpers import mesh_of
-from helpers import pretrain_digits
 from helpers import write_image
 import jax
 import jax.numpy as jnp
@@ -34,13 +33,13 @@ pytestmark = pytest.mark.slow  # for the runs that all tests use
 
 
 @pytest.fixture(scope="module")
-def runs(once):
+def runs(once, digits_run):
     """A folder with a run of each kind: pretrained, probe, probe_z, sgd, finetuned (two subsets)."""
 
     def make(top):
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(REPOSITORY)
-            pretrain_digits(top / "pretrained")
+            shutil.copytree(digits_run, top / "pretrained")
             run = f"--pretrained={top}/pretrained"
             cli.call("linear_probe", run, f"--workdir={top}/probe", *FEW_L2)
             cli.call("linear_probe", run, f"--workdir={top}/probe_z", "--config.features=z", *FEW_L2)

@@ -66,6 +66,7 @@ def network_of(model, classes=None):
     params, stats = (infer.unflatten(jax.tree.map(jnp.asarray, part)) for part in parts)
     graph = state_lib.graph_of(lambda rngs: make_encoder(config, rngs))
 
+    @jax.jit
     def apply(images):
         h = state_lib.merge(graph, params["encoder"], stats["encoder"])(images, train=False)
         if classes is None:
@@ -80,6 +81,7 @@ def difference(ours, theirs):
     return max(np.abs(theirs[name] - ours[name]).max() / np.abs(ours[name]).max() for name in theirs)
 
 
+@pytest.mark.interop
 @pytest.mark.parametrize("dtype", [np.float32, np.uint8])
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_onnx_computes_the_same_for_any_size(tmp_path, kind, dtype):
@@ -155,7 +157,7 @@ def workdirs(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("run", "outputs"), [("pretrained", {"h"}), ("finetuned", {"h", "logits"})])
-@pytest.mark.parametrize("form", ["onnx", "stablehlo", "safetensors"])
+@pytest.mark.parametrize("form", [pytest.param("onnx", marks=pytest.mark.interop), "stablehlo", "safetensors"])
 def test_the_command_exports_and_proves_it(workdirs, tmp_path, run, outputs, form):
     words = (f"--pretrained={workdirs / run}", f"--format={form}", f"--output={tmp_path / 'x'}")
     differences = cli.call("export", *words)
@@ -199,7 +201,7 @@ def test_mistakes_are_one_line(workdirs, tmp_path, monkeypatch, words, message):
 
 
 @pytest.mark.parametrize("features", ["g1", "z"])
-@pytest.mark.parametrize("form", ["onnx", "safetensors"])
+@pytest.mark.parametrize("form", [pytest.param("onnx", marks=pytest.mark.interop), "safetensors"])
 def test_a_classifier_on_the_head_is_exported_with_its_layers(tmp_path, form, features, caplog):
     """And a class that had no training example keeps the probability 0."""
     weights = weights_of(NETWORKS["plain"], head="nonlinear")

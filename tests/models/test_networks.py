@@ -10,6 +10,7 @@ import pytest
 
 from simclr_jax.config import choices
 from simclr_jax.models.heads import ProjectionHead
+from simclr_jax.models.init_rngs import InitRngs
 from simclr_jax.models.networks import Classifier
 from simclr_jax.models.resnet import STAGES
 from simclr_jax.models.resnet import ResNet
@@ -24,12 +25,12 @@ def count(module):
 
 
 def abstract(make):
-    return nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: make(InitRngs(0)))
 
 
 def made(make):
     """One compilation instead of one for each operation."""
-    return nnx.jit(lambda: make(nnx.Rngs(0)))()
+    return nnx.jit(lambda: make(InitRngs(0)))()
 
 
 @pytest.mark.parametrize(
@@ -185,3 +186,11 @@ def test_frozen_means_statistics_too(frozen):
 def test_unknown_architectures_are_refused(depth, width, stem):
     with pytest.raises(ValueError, match=r"ResNet (depth 19|width 0.01|stem 'mnist')"):
         ResNet(depth, width, stem, rngs=nnx.Rngs(0))
+
+
+def test_initial_values_are_those_of_flaxs_own_keys():
+    ours, theirs = (
+        nnx.jit(lambda rngs=rngs: nnx.state(ResNet(10, 0.125, "cifar", rngs=rngs(3))))()
+        for rngs in (InitRngs, nnx.Rngs)
+    )
+    jax.tree.map(np.testing.assert_array_equal, nnx.to_pure_dict(ours), nnx.to_pure_dict(theirs))

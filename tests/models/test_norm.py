@@ -56,7 +56,7 @@ def outcome(function, *modules_and_inputs):
         return jnp.sum(jnp.sin(3 * out)), out
 
     numbers = tuple(range(len(modules_and_inputs)))
-    grads, out = nnx.grad(total, argnums=numbers, has_aux=True)(*modules_and_inputs)
+    grads, out = nnx.jit(nnx.grad(total, argnums=numbers, has_aux=True))(*modules_and_inputs)
     modules = [part for part in modules_and_inputs if isinstance(part, nnx.Module)]
     statistics = [nnx.to_pure_dict(nnx.state(module, nnx.BatchStat)) for module in modules]
     grads = [nnx.to_pure_dict(part) if isinstance(part, nnx.State) else part for part in grads]
