@@ -73,7 +73,7 @@ def read(path: Any, defaults: ml_collections.ConfigDict) -> ml_collections.Confi
 def from_dict(values: dict, defaults: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """A saved config on top of `defaults`, so that fields that are newer than it have their default values."""
     config = defaults.copy_and_resolve_references()
-    with config.unlocked():
+    with config.unlocked(), config.ignore_type():  # "auto" in place of a number
         _update(config, upgrade(values))
     return config
 

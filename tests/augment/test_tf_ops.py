@@ -139,6 +139,7 @@ def test_flip_and_grayscale_alone():
     np.testing.assert_allclose(gray[..., 0], luma, atol=1)
 
 
+@pytest.mark.slow
 def test_probabilities_are_kept():
     flipped = [not np.array_equal(view(config(flip_prob=0.3), position), IMAGE) for position in range(300)]
     assert abs(np.mean(flipped) - 0.3) < 4 * np.sqrt(0.3 * 0.7 / 300)
@@ -202,6 +203,7 @@ def test_ops_in_hsv_are_tensorflows_on_every_colour():
         np.testing.assert_allclose(ours, tf.image.adjust_hue(colours, parameter), atol=2e-6)
 
 
+@pytest.mark.slow
 def test_rotations_are_by_quarter_turns_anticlockwise_and_equally_frequent():
     planes = tf.transpose(tf.constant(IMAGE)[None], [0, 3, 1, 2])
     for turns in range(4):

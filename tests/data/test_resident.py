@@ -39,6 +39,7 @@ def epochs(num_examples, count, seed=0, start=0):
     return np.asarray(order).reshape(count, num_examples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_examples", [1, 2, 3, 5, 7, 16, 17, 1437, 50_000])
 def test_every_epoch_is_a_permutation_and_another_one(num_examples):
     orders = epochs(num_examples, 3)

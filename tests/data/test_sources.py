@@ -144,6 +144,7 @@ def test_hosts_together_read_the_same_batches(any_source):
     assert_same(whole, joined)
 
 
+@pytest.mark.slow
 def test_an_epoch_has_every_example_once_in_a_new_order(any_source):
     n = any_source.num_examples
     read, _ = batches(any_source, batch_size=1, count=2 * n if n < 100 else n, views=1)
@@ -205,6 +206,7 @@ def test_evaluation_reads_every_example_once_in_order(any_source):
     assert len(read["mask"]) % 8 == 0
 
 
+@pytest.mark.slow
 def test_padding_does_not_end_the_fast_path(any_source, monkeypatch):
     def careful(record, stages):
         raise AssertionError("the careful path")

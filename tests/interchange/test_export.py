@@ -122,6 +122,7 @@ def test_a_state_dict_has_torchvisions_names_and_layout(tmp_path):
     np.testing.assert_array_equal(tensors["layer2.0.conv1.weight"], kernel.transpose(3, 2, 0, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_the_module_beside_the_weights_computes_the_same(tmp_path, kind):
     """In PyTorch where it is installed; the tensors are compared in any case."""
@@ -156,6 +157,7 @@ def workdirs(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("run", "outputs"), [("pretrained", {"h"}), ("finetuned", {"h", "logits"})])
 @pytest.mark.parametrize("form", [pytest.param("onnx", marks=pytest.mark.interop), "stablehlo", "safetensors"])
 def test_the_command_exports_and_proves_it(workdirs, tmp_path, run, outputs, form):
@@ -200,6 +202,7 @@ def test_mistakes_are_one_line(workdirs, tmp_path, monkeypatch, words, message):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("features", ["g1", "z"])
 @pytest.mark.parametrize("form", [pytest.param("onnx", marks=pytest.mark.interop), "safetensors"])
 def test_a_classifier_on_the_head_is_exported_with_its_layers(tmp_path, form, features, caplog):

@@ -59,6 +59,7 @@ def assert_same(found, tensors):
         np.testing.assert_array_equal(found[name], tensor, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("skeleton", "fields"),
     [
@@ -181,6 +182,7 @@ def test_pretraining_starts_from_it(tmp_path):
         cli.call("pretrain", *flags, f"--workdir={tmp_path / 'third'}", start)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stem", ["imagenet", "cifar", "cifar_wide"])
 def test_safetensors(tmp_path, stem):
     skeleton = Skeleton(18, stem, stage1_projection=False)

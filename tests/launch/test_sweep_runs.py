@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("at_repository")
         ),
         (
             {"run": RUN, "config.batch_size": 0.5},
-            "run batch_size=0.5, pretrain: --config.batch_size=0.5: should be of type int",
+            "run batch_size=0.5, pretrain: config.batch_size is 0.5, but should be of type int or auto.",
         ),
         ({"run": RUN, "config.model.depth": 20}, "config.model.depth is 20, but must be one of 10, 18"),
         ({"run": RUN + ":epoch=3", **FIELD}, "no argument 'epoch'"),

@@ -123,6 +123,7 @@ def test_the_last_scale_of_every_block_starts_at_zero(depth):
         assert np.all(block.bn1.scale[...] == 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stem", "expected"), [("cifar", 32), ("imagenet", 8)])
 def test_stems_stride(stem, expected):
     encoder = made(lambda rngs: ResNet(10, 0.125, stem, rngs=rngs))

@@ -37,6 +37,7 @@ def relative_error(value, expected):
     return np.max(np.abs(value - expected)) / np.max(np.abs(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.shared_data
 @pytest.mark.parametrize("method", ["blocks", "dense"])
 @pytest.mark.parametrize(("case", "norm", "tau"), CASES)

@@ -96,7 +96,7 @@ def test_help_lists_the_flags_and_the_fields(command):
 
 def test_help_shows_defaults_as_they_are_typed():
     text = cli.help_of("pretrain")
-    assert "  --config.batch_size  int, default: 4096, at least 2" in text
+    assert "  --config.batch_size  int or auto, default: 4096, at least 2" in text
     assert "  --config.augment.crop_area  tuple, default: 0.08,1, (low, high)" in text
     assert "  --hang_timeout  (default: 1800.0)" in text
 
@@ -147,14 +147,15 @@ def test_help_may_be_piped_into_a_program_that_stops_reading():
             r"crop_area is \[0.5\], but must be \(low, high\) .* as in 0.1,0.9",
         ),
         ((*DIGITS, "--config.batch_size=1"), "config.batch_size is 1, but must be at least 2"),
-        ((*DIGITS, "--config.batch_size=0.5"), "--config.batch_size=0.5: should be of type int"),
-        ((*DIGITS, "--config.epochs=ten"), "--config.epochs=ten: should be of type float"),
+        ((*DIGITS, "--config.batch_size=0.5"), "config.batch_size is 0.5, but should be of type int or auto"),
+        ((*DIGITS, "--config.epochs=ten"), "config.epochs is 'ten', but should be of type float or auto"),
+        ((*DIGITS, "--config.model.depth=0.5"), "--config.model.depth=0.5: should be of type int"),
         ((*DIGITS, "--config.seed=-1"), "config.seed is -1, but must be at least 0"),
         ((*DIGITS, "--config.optimizer.nesterov=maybe"), "--config.optimizer.nesterov=maybe: should be of type bool"),
         ((*DIGITS, "--config.model.depth=51"), "config.model.depth is 51, but must be one of 10, 18, 34"),
         ((*DIGITS, "--config.loss.temprature=1"), "names a field that does not exist .did you mean 'loss.temperature'"),
         ((*DIGITS, "--config.losss.temperature=1"), "did you mean 'loss.temperature'"),
-        ((*DIGITS, "--config.epochs"), "Missing value for flag --config.epochs"),
+        ((*DIGITS, "--config.model.width"), "Missing value for flag --config.model.width"),
         # Flags.
         (("--config=digits",), "--workdir is missing: the folder for"),
         (("--config=digits", "--workdir="), "--workdir is missing"),

@@ -68,6 +68,7 @@ def assert_trees_close(some, others, tolerance):
 PLAIN = optax.sgd(1.0)
 
 
+@pytest.mark.slow
 def test_one_and_eight_devices_agree_in_float32():
     (one, one_metrics), (eight, eight_metrics) = (after_one_step(count, PLAIN) for count in (1, 8))
     np.testing.assert_allclose(one_metrics["loss"], eight_metrics["loss"], rtol=1e-5)
