@@ -23,7 +23,6 @@ from simclr_jax.runtime import cli
 # A learning rate at which rounding hardly grows: at the usual one, the order of sums alone makes 6 % of a gradient's norm
 # after 18 steps.
 SETTINGS = (
-    "--config.model.depth=18",
     *("--config.epochs=0.8", "--config.checkpoint.every_steps=4", "--hang_timeout=120"),
     "--config.optimizer.learning_rate=0.02",
 )
