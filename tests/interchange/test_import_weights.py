@@ -27,7 +27,7 @@ from simclr_jax.runtime import cli
 from simclr_jax.runtime.tensorflow import tf
 from simclr_jax.training import checkpoint
 
-DIGITS = ("--config.data.source=digits", "--config.data.image_size=16", "--config.data.eval_crop=1.0")
+DIGITS = ("--config.data.source=digits", "--config.data.image_size=8", "--config.data.eval_crop=1.0")
 
 
 def import_(place, workdir, *flags):
