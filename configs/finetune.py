@@ -8,11 +8,11 @@ The first argument is the share of the labels to use. What few labels need, and 
 - The classifier starts as the linear probe's, and BatchNorm keeps its statistics of pretraining. So with a small learning rate
   the network is never far from the frozen probe.
 - AdamW, because the gradients of a network with frozen statistics have any size: SGD diverged on the digits.
-- Below 5,000 labels the learning rate is the best of three, on a fifth of the labels; then all labels are used. With fewer than
+- Below 5,000 labels the learning rate is the best of four, on a fifth of the labels; then all labels are used. With fewer than
   two labels of each class, or with 5,000 and more, it is the middle one.
 - `--config.init=random` trains the same network from scratch, with a random classifier, the statistics of each batch, and
   larger learning rates.
-Costs four trainings for each subset of the labels, where the learning rate is chosen.
+Costs five trainings for each subset of the labels, where the learning rate is chosen.
 """
 
 from simclr_jax import config as config_lib
@@ -27,8 +27,8 @@ def get_config(arg=None):
     config.min_steps = args.steps
     config.init_classifier = "probe"
     config.freeze_statistics = True
-    config.learning_rates = (1e-5, 1e-4, 1e-3)
-    config.scratch_learning_rates = (3e-4, 1e-3, 3e-3)
+    config.learning_rates = (1e-5, 1e-4, 1e-3, 1e-2)
+    config.scratch_learning_rates = (1e-3, 3e-3, 1e-2)
     config.optimizer.update(name="adamw", learning_rate=1e-4, scaling="none")
     config.lbfgs.update(l2_min=1e-2, l2_max=1e4, l2_values=7)
     return config

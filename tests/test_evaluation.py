@@ -284,11 +284,13 @@ def test_finetuning_starts_from_the_frozen_probe(tmp_path, pretrained):
 def test_the_learning_rate_is_chosen_on_held_out_labels(tmp_path, pretrained, monkeypatch):
     said = []
     monkeypatch.setattr(few_labels.log, "info", lambda text, *values: said.append(text % values))
-    rates = ("--config.learning_rates=1e-9,0.01", "--config.optimizer.learning_rate=0.01")
+    rates = ("--config.learning_rates=1e-9,0.01,1e30", "--config.optimizer.learning_rate=0.01")
     arguments = (f"--pretrained={pretrained}", f"--workdir={tmp_path}", *FEW, "--config.labels_per_class=5", *rates)
     results = cli.call("finetune", *arguments)
     (draw,) = results["draws"]
-    assert draw["held_out"].keys() == {"1e-09", "0.01"}
+    assert draw["held_out"].keys() == {"1e-09", "0.01", "1e+30"}
+    assert draw["held_out"]["1e+30"] == 0
+    assert any(line.startswith("Learning rate 1e+30 is too large: ") for line in said), "and the run goes on"
     assert draw["held_out"][f"{draw['learning_rate']:g}"] == max(draw["held_out"].values())
     assert "50 labels: 4 steps of 16 images." in said
     assert not (tmp_path / "draw_0" / "learning_rates" / "0.01" / "checkpoints").exists()

@@ -14,6 +14,7 @@ from etils import epath
 import jax
 import numpy as np
 
+from simclr_jax.errors import NonFiniteLoss
 from simclr_jax.evaluation import logistic_regression
 from simclr_jax.evaluation import metrics
 from simclr_jax.evaluation import supervised
@@ -122,7 +123,9 @@ class FineTuning:
         recipe: supervised.Recipe,
         classifier: dict[str, Any] | None,
     ) -> float:
-        """Top-1 on held-out rows after training on others. The result of an earlier call in `folder` is read.
+        """Top-1 on held-out rows after training on others; 0 where the loss became non-finite.
+
+        The result of an earlier call in `folder` is read.
 
         Raises:
           UserError: where the earlier call had another config.
@@ -132,12 +135,18 @@ class FineTuning:
         if earlier is not None:
             return earlier["top1"]
         folder.mkdir(parents=True, exist_ok=True)
-        state, _ = self.training.train(fit_rows, seed, folder, recipe=recipe, classifier=classifier, learning_rate=rate)
-        outputs = self.training.outputs(state, setup.train.subset(held_out))
-        results = metrics.accuracy(outputs.values, outputs.labels)
+        try:
+            state, _ = self.training.train(
+                fit_rows, seed, folder, recipe=recipe, classifier=classifier, learning_rate=rate
+            )
+            outputs = self.training.outputs(state, setup.train.subset(held_out))
+            results = metrics.accuracy(outputs.values, outputs.labels)
+        except NonFiniteLoss as error:
+            log.info("Learning rate %g is too large: %s", rate, str(error).partition(";")[0])
+            results = {"top1": 0.0}
         dataclasses.replace(setup, workdir=folder).write_config()
         writers.write_results(folder, results)
-        if distributed.is_primary():
+        if distributed.is_primary() and (folder / "checkpoints").exists():
             (folder / "checkpoints").rmtree()  # only the network that is trained on all labels is kept
         return results["top1"]
 

@@ -130,7 +130,8 @@ def parse(
 
 
 def normalise(argv: Sequence[str]) -> list[str]:
-    """Joins `--config FILE` to one word, finds the config file, and expands `~` in flags that are places."""
+    """Joins `--config FILE` to one word and puts it first, finds the file, and expands `~` in flags that are places."""
+    config: list[str] = []
     words: list[str] = []
     rest = iter(argv[1:])
     for word in rest:
@@ -151,9 +152,10 @@ def normalise(argv: Sequence[str]) -> list[str]:
         elif name in PLACES and value.startswith("~"):
             value = os.path.expanduser(value)
         if name == "config":  # the last one counts, as with every flag; ml_collections would mix the two
-            words = [word for word in words if not word.startswith("--config=")]
-        words.append(f"--{name}={value}" if name else word)
-    return [argv[0], *words]
+            config = [f"--config={value}"]
+        else:
+            words.append(f"--{name}={value}" if name else word)
+    return [argv[0], *config, *words]
 
 
 def _no_value(name: str) -> UserError:

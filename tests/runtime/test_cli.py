@@ -183,6 +183,12 @@ def test_mistakes_of_a_run_are_one_line(words, message, tmp_path):
     assert "\n" not in str(refused.value)
 
 
+def test_fields_may_come_before_the_config():
+    for words in (("--config=digits",), ("--config", "digits.py"), ("--config=cifar10", "--config=digits")):
+        config = parse("pretrain", "--config.model.depth=34", *words, "--workdir=w").config
+        assert (config.model.depth, config.data.source) == (34, "digits")
+
+
 @pytest.mark.parametrize(
     ("command", "words", "message"),
     [
