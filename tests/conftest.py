@@ -4,12 +4,9 @@ import fcntl
 import os
 import pathlib
 
-# Most of the tests' time is XLA's compiling. Without LLVM's optimiser and the newer emitters of fused loops it takes a sixth
-# of it, and small steps hardly longer.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
-)
+from compile_flags import COMPILE_FLAGS
+
+os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {COMPILE_FLAGS}")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Many tests compile the same. Processes that they start inherit the cache.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / ".pytest_cache" / "xla"))

@@ -22,8 +22,6 @@ LAWS = settings(max_examples=20, deadline=None, derandomize=True, database=None)
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared"
-# For processes that tests start: the devices that are there, compiled as here.
-COMPILE_FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 
 def mesh_of(count, fsdp=1):

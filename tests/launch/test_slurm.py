@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 
-from helpers import COMPILE_FLAGS
+from compile_flags import COMPILE_FLAGS
 from helpers import REPOSITORY
 from helpers import TINY
 import pytest

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from helpers import COMPILE_FLAGS
+from compile_flags import COMPILE_FLAGS
 import pytest
 from sweeps import TEMPERATURES
 from sweeps import call

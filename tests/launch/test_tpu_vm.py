@@ -10,7 +10,7 @@ import sys
 import tarfile
 import time
 
-from helpers import COMPILE_FLAGS
+from compile_flags import COMPILE_FLAGS
 from helpers import REPOSITORY
 import pytest
 

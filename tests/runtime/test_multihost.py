@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from helpers import COMPILE_FLAGS
+from compile_flags import COMPILE_FLAGS
 from helpers import REPOSITORY
 from helpers import TINY
 from helpers import last_step

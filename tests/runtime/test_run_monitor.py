@@ -5,8 +5,8 @@ import subprocess
 import sys
 import time
 
+from compile_flags import COMPILE_FLAGS
 from etils import epath
-from helpers import COMPILE_FLAGS
 from helpers import REPOSITORY
 from helpers import TINY
 import pytest

@@ -5,8 +5,8 @@ import os
 import subprocess
 import sys
 
+from compile_flags import COMPILE_FLAGS
 import fake_gcs
-from helpers import COMPILE_FLAGS
 from helpers import REPOSITORY
 from helpers import TINY
 import pytest
