@@ -93,11 +93,12 @@ def run(values: flags.FlagValues) -> dict[str, float]:
       UserError: where there is no encoder, a format cannot hold the network, what was written computes something else, or
         the Hub refuses it.
     """
+    files.check_writable(epath.Path(values.output), "--output")
     # In full precision, as the formats compute: the run itself may have used bfloat16.
     encoder = encoder_lib.load(values.pretrained, compute_dtype="float32", flag="--pretrained")
     network = network_of(encoder)
     output, form = epath.Path(values.output), FORMATS[values.format]
-    about = _about(values, network)
+    about = _about(values, encoder, network)
     if values.push_to_hub:
         front_matter = f"---\n{published.front_matter(encoder, about)}---\n"
         hub.prepare(values.push_to_hub, private=values.private, overwrite=values.overwrite, card=front_matter)
@@ -132,7 +133,7 @@ def _named(network: ExportedNetwork) -> str:
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
-def _about(values: flags.FlagValues, network: ExportedNetwork) -> published.Export:
+def _about(values: flags.FlagValues, encoder: Encoder, network: ExportedNetwork) -> published.Export:
     """What the model card says about the export."""
     repository, output = values.push_to_hub, epath.Path(values.output)
     return published.Export(
@@ -140,8 +141,18 @@ def _about(values: flags.FlagValues, network: ExportedNetwork) -> published.Expo
         place=f"{hub.SCHEME}{repository}" if repository else values.pretrained,
         format=values.format,
         snippet=snippets.snippet(network, values.format, output.name if repository else str(output), repository),
-        input=snippets.input_of(values.format, values.input),
+        input=f"{snippets.input_of(values.format, values.input)} {_preparation(encoder)}",
         license=values.license,
+    )
+
+
+def _preparation(encoder: Encoder) -> str:
+    """How images have to be cut and resized for the embeddings of `Encoder.embed`."""
+    data = encoder.config.data
+    part = "" if data.eval_crop == 1 else f"{data.eval_crop:g} of "
+    return (
+        f"They are the central square of an image, as wide as {part}its shorter side, resized to {data.image_size} px: bicubic "
+        "without antialiasing, as `tf.image.resize(image, size, 'bicubic')`. Resized otherwise, they give other outputs."
     )
 
 

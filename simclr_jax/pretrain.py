@@ -173,10 +173,10 @@ def _num_classes(config: ConfigDict, source: sources.Source) -> int | None:
 def _open_test(config: ConfigDict, source: sources.Source) -> sources.Source | None:
     try:
         test_source = sources.open_source(config.data, "test")
+        sources.check_same_classes(source, test_source)
     except UserError as error:
         log.info("The online classifier will not be tested: %s", error)
         return None
-    sources.check_same_classes(source, test_source)
     return test_source
 
 

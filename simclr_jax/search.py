@@ -50,6 +50,7 @@ def run(values: flags.FlagValues) -> list[Group]:
         raise UserError(f"--output={values.output} exists: give another name, or --overwrite.")
     if not output.parent.is_dir():
         raise UserError(f"--output={values.output}: there is no folder {output.parent}.")
+    files.check_writable(output, "--output")
     import_faiss()
     table = tables.read(values.embeddings)
     groups = _search(table, values)
@@ -60,7 +61,8 @@ def run(values: flags.FlagValues) -> list[Group]:
         title = f"{values.embeddings}: {len(table.paths):,} images"
         content = gallery.render(table.paths, table.labels, groups[:SHOWN_GROUPS], len(groups), title, pictures)
     files.write_atomically(output, content.encode())
-    log.info("%s: %d groups of %d images.", output, len(groups), sum(group.size for group in groups))
+    images = sum(group.size for group in groups)
+    log.info("%s: %d group%s, %d image%s.", output, len(groups), "s" * (len(groups) != 1), images, "s" * (images != 1))
     return groups
 
 

@@ -5,17 +5,9 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from simclr_jax.augment import image_files
 from simclr_jax.augment import tf_random
 from simclr_jax.runtime.tensorflow import tf
-
-
-def decode(image: tf.Tensor) -> tf.Tensor:
-    """Decodes JPEG, PNG, WebP, BMP or GIF (first frame) to uint8 `[height, width, 3]`; pixels are returned unchanged."""
-    if image.dtype != tf.string:
-        return image
-    image = tf.io.decode_image(image, channels=3, expand_animations=False)
-    image.set_shape([None, None, 3])
-    return image
 
 
 def open_cropped(image: tf.Tensor, choose_boxes: Sequence[Callable[[tf.Tensor], tf.Tensor]]) -> list[tf.Tensor]:
@@ -37,7 +29,7 @@ def open_cropped(image: tf.Tensor, choose_boxes: Sequence[Callable[[tf.Tensor], 
         return tf.io.decode_and_crop_jpeg(image, box, channels=3)
 
     def from_pixels():
-        pixels = decode(image)
+        pixels = image_files.decode(image)
         parts = []
         for choose_box in choose_boxes:
             top, left, height, width = tf.unstack(choose_box(tf.shape(pixels)))
@@ -46,7 +38,7 @@ def open_cropped(image: tf.Tensor, choose_boxes: Sequence[Callable[[tf.Tensor], 
 
     if image.dtype != tf.string or len(choose_boxes) > 1:
         return from_pixels()
-    return [tf.cond(tf.io.is_jpeg(image), from_jpeg, lambda: from_pixels()[0])]
+    return [tf.cond(tf.io.is_jpeg(image) & image_files.is_surely_plain(image), from_jpeg, lambda: from_pixels()[0])]
 
 
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:

@@ -46,7 +46,8 @@ def data() -> Block:
         ),
         "max_bad_fraction": Field(
             0.01,
-            "Unreadable files are skipped and replaced up to this share of the data set; beyond it the run stops.",
+            "Unreadable files are skipped and replaced up to this share of the data set, and ten in any case; beyond it the "
+            "run stops. 0: at the first one.",
             bound=field.SHARE_OR_0,
         ),
     }
@@ -178,7 +179,7 @@ def crop_and_flip() -> Block:
 def run(kind: str) -> Block:
     return {
         "kind": Field(kind, "The kind of run: the name of its command.", choices=(kind,)),
-        "seed": Field(0, "Of weights, order and augmentation.", bound=field.NOT_NEGATIVE),
+        "seed": Field(0, "Of weights, order and augmentation.", bound=field.SEED),
         "compute_dtype": Field(
             "float32", "Parameters, statistics and losses are float32; float64 is for tests.", choices=choices.DTYPES
         ),

@@ -70,7 +70,15 @@ def check_values(config: ml_collections.ConfigDict, device_count: int) -> None:
         problem = field.problem(flat.get(name))
         if problem is not None:
             raise UserError(f"config.{name} is {flat[name]!r}, but must be {problem}.")
-    for check in (_check_batch, _check_augment, _check_model, _check_loss, _check_lbfgs, _check_learning_rates):
+    for check in (
+        _check_batch,
+        _check_data,
+        _check_augment,
+        _check_model,
+        _check_loss,
+        _check_lbfgs,
+        _check_learning_rates,
+    ):
         check(flat, device_count)
 
 
@@ -88,6 +96,16 @@ def _check_batch(flat: dict[str, Any], device_count: int) -> None:
         divisors = ", ".join(str(number) for number in range(1, min(each, 64) + 1) if each % number == 0)
         raise UserError(
             f"config.microbatches is {parts}, which does not divide the {each} images on each device: one of {divisors}."
+        )
+
+
+def _check_data(flat: dict[str, Any], device_count: int) -> None:
+    del device_count
+    source, root = flat.get("data.source"), flat.get("data.root")
+    if source == "digits" and root is not None:
+        raise UserError(
+            f"config.data.root is {root!r}, but config.data.source is digits, which are no folder: add "
+            "--config.data.source=folder."
         )
 
 

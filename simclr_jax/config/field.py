@@ -29,9 +29,11 @@ PROBABILITY = Bound("a probability in [0, 1]", lambda value: 0 <= value <= 1)
 DECAY_RATE = Bound("in [0, 1)", lambda value: 0 <= value < 1)
 MINUS_1_OR_POSITIVE = Bound("-1 or at least 1", lambda value: value == -1 or value >= 1)
 WIDTH = Bound("positive, with 64 * width a whole number", lambda value: value > 0 and float(64 * value).is_integer())
+# The keys of JAX and NumPy take more, those of TensorFlow do not.
+SEED = Bound("from 0 to 2147483647", lambda value: 0 <= value < 2**31)
 SEEDS = Bound(
-    "whole numbers from 0 up, at least one",
-    lambda value: len(value) > 0 and all(isinstance(seed, int) and seed >= 0 for seed in value),
+    "whole numbers from 0 up to 2147483647, at least one",
+    lambda value: len(value) > 0 and all(isinstance(seed, int) and 0 <= seed < 2**31 for seed in value),
 )
 POSITIVE_NUMBERS = Bound(
     "positive numbers, at least one", lambda value: len(value) > 0 and all(number > 0 for number in value)

@@ -233,24 +233,24 @@ def _first_shape(source: "RandomAccess") -> tuple[int, ...]:
 
 def _open(source: "RandomAccess", index: int) -> np.ndarray:
     """One image, uint8 `[height, width, 3]`."""
-    from simclr_jax.augment import tf_crops
+    from simclr_jax.augment import image_files
     from simclr_jax.runtime.tensorflow import tf
 
     try:
-        return tf_crops.decode(source.fetch(tf.constant(index, tf.int64))).numpy()
-    except tf.errors.OpError:
+        return image_files.decode(source.fetch(tf.constant(index, tf.int64))).numpy()
+    except (tf.errors.OpError, OSError, ValueError, SyntaxError):  # of TensorFlow and of Pillow
         raise UserError(f"cannot read the image {source.describe(index)}, which config.data.resident needs.") from None
 
 
 def _decode(source: "RandomAccess", start: int, stop: int, shape: tuple[int, ...]) -> np.ndarray:
     """The images [start, stop): uint8 `[stop - start, *shape]`."""
-    from simclr_jax.augment import tf_crops
+    from simclr_jax.augment import image_files
     from simclr_jax.runtime.tensorflow import tf
     from simclr_jax.runtime.tensorflow import without_autograph
 
     @without_autograph
     def load(index):
-        return tf.ensure_shape(tf_crops.decode(source.fetch(index)), shape)
+        return tf.ensure_shape(image_files.decode(source.fetch(index)), shape)
 
     images = np.empty((stop - start, *shape), np.uint8)
     chunks = tf.data.Dataset.range(start, stop).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

@@ -46,8 +46,9 @@ def examine(
       op_images: how many of the images the table of operations takes; 0: no table.
     """
     config = encoder.config
-    pair = [network_of(PRETRAINED, encoder), untrained_network_of(UNTRAINED, encoder)]
-    before = [network_of(f"step {one.step}", one) for one in earlier]
+    with working("building the networks"):
+        pair = [network_of(PRETRAINED, encoder), untrained_network_of(UNTRAINED, encoder)]
+        before = [network_of(f"step {one.step}", one) for one in earlier]
     with working("running the networks over views of the images"):
         seen = measures_lib.look([*pair, *before], images, config.augment)
     with working("measuring"):

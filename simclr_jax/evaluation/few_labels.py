@@ -64,7 +64,15 @@ class FineTuning:
           The accuracy on the test images; `learning_rate`, and in `held_out` the top-1 of each that was tried.
         """
         recipe = self.training.recipe(len(rows))
-        log.info("%d labels: %d steps of %d images.", len(rows), recipe.total_steps, recipe.config.batch_size)
+        log.info(
+            "%d labels: %d steps of %d images%s.",
+            len(rows),
+            recipe.total_steps,
+            recipe.config.batch_size,
+            f", by config.min_steps: config.epochs={self.setup.config.epochs:g} are fewer"
+            if recipe.total_steps == self.setup.config.min_steps
+            else "",
+        )
         features = self._features(rows) if self.from_probe else None
         rate, found = self._choose_rate(rows, seed, workdir, recipe, features)
         classifier = self._probe(features, rows, seed)
@@ -105,12 +113,15 @@ class FineTuning:
         fit_rows = np.delete(rows, held_out)
         classifier = self._probe(features, fit_rows, seed)
         found = {}
-        for rate in sorted(self.rates):
+        for number, rate in enumerate(sorted(self.rates), start=1):
+            log.info(
+                "Training %d of %d: learning rate %g, without the held-out labels.", number, len(self.rates) + 1, rate
+            )
             folder = workdir / "learning_rates" / f"{rate:g}"
             found[rate] = self._try(rate, fit_rows, rows[held_out], seed, folder, recipe, classifier)
             log.info("Learning rate %g: %.1f %% of %d held-out labels.", rate, 100 * found[rate], len(held_out))
         best = max(found, key=lambda rate: found[rate])  # the smallest among equals
-        log.info("Learning rate %g is taken.", best)
+        log.info("Learning rate %g is taken. Training %d of %d: on all labels.", best, *[len(self.rates) + 1] * 2)
         return best, {f"{rate:g}": top1 for rate, top1 in found.items()}
 
     def _try(

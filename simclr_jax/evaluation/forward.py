@@ -54,6 +54,8 @@ def batches_over(
     Yields:
       Global batches: `output` float32 `[batch, ...]`, and `label`, `index`, `wanted` and `mask` as `pipeline.eval_batches`.
     """
+    # Not more than there are images: the rest would be padding.
+    batch_size = min(batch_size, sharding.rounded_up(source.num_examples, mesh))
     steps = -(-source.num_examples // batch_size)
     if start_step >= steps:
         return

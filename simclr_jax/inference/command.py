@@ -15,6 +15,7 @@ from simclr_jax.inference.network import PROBABILITIES
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime import sharding
 from simclr_jax.runtime.run_monitor import RunMonitor
+from simclr_jax.workdir import files
 
 log = logging.getLogger("simclr_jax")
 
@@ -31,6 +32,7 @@ def run(values: flags.FlagValues, place: str, flag: str, result: str) -> dict[st
     output = epath.Path(values.output)
     if output.exists() and not values.overwrite:  # of a bucket; local files were looked up before
         raise UserError(f"--output={values.output} exists: --overwrite replaces it.")
+    files.check_writable(output, "--output")
     mesh = sharding.make_mesh(ConfigDict({"data": -1, "fsdp": 1}))
     encoder = load(place, compute_dtype=values.compute_dtype, mesh=mesh, flag=flag)
     if result == PROBABILITIES:

@@ -13,8 +13,7 @@ import numpy as np
 from simclr_jax.data.bad_images import BadImages
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.data.sources.base import Source
-from simclr_jax.data.sources.folder import EXTENSIONS
-from simclr_jax.data.sources.folder import image_files
+from simclr_jax.data.sources.listing import images_below
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.tensorflow import tf
 
@@ -44,7 +43,7 @@ def sources_of(images: Any) -> Iterator[Source]:
       UserError: for something that is no image, and for a path that does not exist.
     """
     if _is_path(images) and tf.io.gfile.isdir(os.fspath(images)):
-        yield of_files(files_below(os.fspath(images)), name=os.fspath(images))
+        yield of_files(images_below(os.fspath(images)), name=os.fspath(images))
         return
     if _is_one_image(images):
         images = [images]
@@ -73,20 +72,6 @@ def of_files(paths: list[str], name: str = "images", labels: list[str] | None = 
         class_names=class_names,
         ids=paths,
     )
-
-
-def files_below(folder: str) -> list[str]:
-    """The sorted paths of all images in a folder, at any depth.
-
-    Raises:
-      UserError: where there are none.
-    """
-    paths, ignored = image_files(folder)
-    if not paths:
-        raise UserError(
-            f"no images in {folder!r}: files named *{', *'.join(EXTENSIONS)} are read, and {ignored} other files are there."
-        )
-    return paths
 
 
 def _of_bytes(contents: list[bytes], ids: list[str]) -> RandomAccess:

@@ -7,10 +7,10 @@ from simclr_jax import config as config_lib
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.data.sources.base import Source
 from simclr_jax.data.sources.base import join
-from simclr_jax.data.sources.folder import EXTENSIONS
 from simclr_jax.data.sources.folder import TEST_SPLITS
+from simclr_jax.data.sources.listing import images_below
+from simclr_jax.data.sources.listing import readable
 from simclr_jax.errors import UserError
-from simclr_jax.inference.images import files_below
 from simclr_jax.inference.images import of_files
 from simclr_jax.runtime.tensorflow import tf
 
@@ -34,13 +34,13 @@ def open_images(name: str, data_dir: str | None = None) -> Source:
     if name.startswith("tfds:"):
         return _tfds(name, data_dir)
     if tf.io.gfile.isdir(name):
-        paths = files_below(name)
+        paths = images_below(name)
         return of_files(paths, name, _labels(name, paths))
     if not tf.io.gfile.exists(name):
         raise UserError(
             f"--images={name!r} does not exist: give a folder, a text file with paths, tfds:NAME:SPLIT, or digits."
         )
-    if name.lower().endswith(EXTENSIONS):
+    if name.lower().endswith(readable()):
         return of_files([name], name)
     return _listed(name)
 

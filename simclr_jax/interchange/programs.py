@@ -11,6 +11,7 @@ from jax import export
 import jax.numpy as jnp
 import numpy as np
 
+from simclr_jax.errors import UserError
 from simclr_jax.interchange.exported import Apply
 from simclr_jax.interchange.exported import ExportedNetwork
 from simclr_jax.runtime import extras
@@ -63,8 +64,20 @@ def write_saved_model(network: ExportedNetwork, dtype: Any, path: epath.Path) ->
 
 
 def run_saved_model(path: epath.Path, images: np.ndarray) -> dict[str, np.ndarray]:
-    """The outputs of a folder that `write_saved_model` wrote."""
+    """The outputs of a folder that `write_saved_model` wrote.
+
+    Raises:
+      UserError: if TensorFlow is too old for what JAX writes.
+    """
     from simclr_jax.runtime.tensorflow import tf
 
     run = tf.saved_model.load(str(path)).signatures["serving_default"]
-    return {name: value.numpy() for name, value in run(images=tf.constant(images)).items()}
+    try:
+        return {name: value.numpy() for name, value in run(images=tf.constant(images)).items()}
+    except tf.errors.InvalidArgumentError as error:
+        if "deserialize" not in str(error):
+            raise
+        raise UserError(
+            f"TensorFlow {tf.__version__} cannot read the programs that JAX {jax.__version__} writes: install a newer TensorFlow, "
+            "or jax 0.10; or export to stablehlo or onnx."
+        ) from error

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 import dataclasses
+import logging
+import re
 
 from etils import epath
 import numpy as np
 
 from simclr_jax.errors import UserError
 from simclr_jax.runtime import extras
+
+log = logging.getLogger("simclr_jax")
 
 PATH, LABEL, VECTOR = "path", "label", "vector"
 
@@ -69,12 +73,17 @@ def read(name: str) -> Embeddings:
     vectors = np.asarray(columns[VECTOR], np.float32)
     if vectors.ndim != 2 or not len(vectors):
         raise UserError(f"--embeddings={name} has no rows with vectors.")
+    wrong = [name for name in (PATH, LABEL) if name in columns and len(columns[name]) != len(vectors)]
+    if wrong:
+        size = len(columns[wrong[0]])
+        raise UserError(f"--embeddings={name} has {len(vectors)} vectors, but {size} rows in the column {wrong[0]!r}.")
     length = np.linalg.norm(vectors, axis=1)
     good = np.isfinite(length) & (length > 0)
     if not good.any():
         raise UserError(f"--embeddings={name} has no vector that is finite and not zero.")
     labels = columns.get(LABEL)
     if not good.all():
+        log.warning("%s: %d of %d vectors are zero or not finite and are left out.", name, np.sum(~good), len(good))
         vectors, length = vectors[good], length[good]
     rows = np.flatnonzero(good)
     return Embeddings(
@@ -100,16 +109,21 @@ def _read_parquet(path: epath.Path) -> dict:
 
 
 def _read_npz(path: epath.Path) -> dict:
-    with path.open("rb") as file, np.load(file) as content:
-        return {name: content[name] for name in content.files}
+    try:
+        with path.open("rb") as file, np.load(file) as content:
+            return {name: content[name] for name in content.files}
+    except (ValueError, AttributeError) as error:  # whose message is about pickles
+        raise ValueError("it is no file of named arrays") from error
 
 
 def _read_csv(path: epath.Path) -> dict:
     import csv
 
     with path.open("r") as file:
-        head, *rows = csv.reader(file)
-    places = [number for number, name in enumerate(head) if name not in (PATH, LABEL)]
+        head, *rows = list(csv.reader(file)) or [[]]
+    places = [number for number, name in enumerate(head) if re.fullmatch(r"(v|vector_)\d+", name)]
+    if not places:
+        return dict.fromkeys(head)  # no column of vectors
     rows = [row for row in rows if places and row[places[0]]]
     columns: dict = {name: [row[head.index(name)] for row in rows] for name in (PATH, LABEL) if name in head}
     return columns | {VECTOR: np.array([[float(row[place]) for place in places] for row in rows], np.float32)}

@@ -183,7 +183,7 @@ def exit_at_once(work: Callable[[], object]) -> None:
         code = _fail(error)
         distributed.shutdown()
     except KeyboardInterrupt:
-        print("interrupted; the same command continues from the newest checkpoint", file=sys.stderr)
+        print("interrupted; the same command continues from what is saved", file=sys.stderr)
         code = 130
     except Exception:
         traceback.print_exc()

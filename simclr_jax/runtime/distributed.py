@@ -241,7 +241,7 @@ def catch_signals() -> None:
         del frame
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            print("\nstopping after this step and a checkpoint; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+            print("\nstopping, and saving what is done; Ctrl-C again ends at once", file=sys.stderr, flush=True)
         if alone:
             _asked_to_stop.set()
         else:

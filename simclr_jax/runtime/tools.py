@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
+import math
 import os
 import pathlib
 import re
@@ -93,6 +94,8 @@ def _check_search(values: flags.FlagValues) -> None:
     if len(given) != 1:
         names = " and ".join(f"--{flag}" for flag in given) or "none of them"
         raise UserError(f"give one of --nearest, --duplicates and --clusters, not {names}.")
+    if values["duplicates"].value is not None and math.isnan(values["duplicates"].value):
+        raise UserError("--duplicates=nan: give a similarity from -1 to 1, such as 0.97.")
 
 
 def _define_import_weights(argv: Sequence[str], values: flags.FlagValues) -> None:

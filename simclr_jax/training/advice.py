@@ -13,7 +13,7 @@ FEW_STEPS = 200
 # BatchNorm statistics of fewer views are noise.
 FEW_VIEWS = 16
 # The loss should be below chance after this share of the run.
-SHARE_OF_RUN = 0.1
+SHARE_OF_RUN, LEAST_STEPS = 0.1, 10
 
 
 def chance_levels(config: ConfigDict) -> dict[str, float]:
@@ -50,7 +50,7 @@ class ChanceWatch:
 
     def __init__(self, config: ConfigDict, total_steps: int):
         self._chance = chance_levels(config).get("loss")
-        self._from_step, self._total, self._done = SHARE_OF_RUN * total_steps, total_steps, False
+        self._from_step, self._total, self._done = max(SHARE_OF_RUN * total_steps, LEAST_STEPS), total_steps, False
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
         """Look at the metrics of a logged step."""

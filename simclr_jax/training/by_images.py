@@ -8,6 +8,7 @@ import math
 
 from ml_collections import ConfigDict
 
+from simclr_jax.errors import UserError
 from simclr_jax.training import optim
 
 log = logging.getLogger("simclr_jax")
@@ -43,7 +44,15 @@ def resolve(config: ConfigDict, num_images: int, device_count: int, earlier: Con
       num_images: of the training set.
       device_count: over how many devices the batch is split.
       earlier: the config of the run that this one continues, whose numbers it keeps.
+
+    Raises:
+      UserError: for fewer than two images, or fewer than devices.
     """
+    if num_images < max(2, device_count):
+        raise UserError(
+            f"{num_images} {'images are' if num_images != 1 else 'image is'} too few: {device_count} device(s) need at least "
+            f"{max(2, device_count)}, because the other images of a batch are the negatives."
+        )
     if AUTO not in (config.batch_size, config.epochs, config.optimizer.warmup_epochs):
         return config
     config = config.copy_and_resolve_references()

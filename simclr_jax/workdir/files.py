@@ -7,6 +7,8 @@ import time
 from etils import epath
 from tensorboardX import record_writer
 
+from simclr_jax.errors import UserError
+
 # A bucket stores whole objects, so a growing file is uploaded again each time: at most this often.
 UPLOAD_EVERY_SECONDS = 60.0
 
@@ -35,6 +37,22 @@ def write_atomically(path: epath.Path, content: bytes) -> None:
     temporary = path.parent / f".{path.name}.tmp"
     temporary.write_bytes(content)
     temporary.replace(path)
+
+
+def check_writable(path: epath.Path, flag: str) -> None:
+    """Refuse a file that cannot be written, before the work for it. Nothing stays behind.
+
+    Raises:
+      UserError: with the flag that named it, and the reason. The folder has to exist.
+    """
+    if is_remote(path):
+        return
+    probe = path.parent / f".{path.name}.probe"
+    try:
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{flag}={path} cannot be written: {error.strerror or error}.") from error
 
 
 def remove(path: epath.Path) -> None:

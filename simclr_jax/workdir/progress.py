@@ -46,7 +46,7 @@ class Progress:
         self._step = step
         now = time.monotonic()
         if self._rate_time is None:  # the first step also compiles
-            self._rate_time = now
+            self._rate_time = self._line_time = now
             return
         if loss is not None:
             self._loss = f", loss {loss:.4f}"

@@ -10,6 +10,7 @@ from scipy import stats
 
 from simclr_jax import config as config_lib
 from simclr_jax.augment import family
+from simclr_jax.augment import image_files
 from simclr_jax.augment import tf_crops
 from simclr_jax.augment import tf_ops
 from simclr_jax.augment import tf_random
@@ -94,7 +95,7 @@ def test_formats_open_as_three_channels_and_crop_as_their_pixels(format, mode):
     file = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(file, format, **({"lossless": True} if format == "webp" else {}))
     encoded = tf.constant(file.getvalue())
-    whole = tf_crops.decode(encoded)
+    whole = image_files.decode(encoded)
     assert whole.shape == (40, 30, 3)
     assert whole.dtype == tf.uint8
     box = lambda shape: tf.constant([8, 4, 16, 12])  # noqa: E731

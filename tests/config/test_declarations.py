@@ -20,6 +20,7 @@ FIELDS = [(kind, name, field) for kind in config_lib.KINDS for name, field in co
 BROKEN = {
     "positive": 0,
     "at least 0": -1,
+    "from 0 to 2147483647": 2**31,
     "at least 1": 0,
     "at least 2, because a single image has no negatives": 1,
     "a share in (0, 1]": 0.0,
@@ -29,7 +30,7 @@ BROKEN = {
     "in [0, 1)": 1.0,
     "-1 or at least 1": 0,
     "positive, with 64 * width a whole number": 0.3,
-    "whole numbers from 0 up, at least one": (-1,),
+    "whole numbers from 0 up to 2147483647, at least one": (-1,),
     "positive numbers, at least one": (0.0,),
     "positive numbers, or none": (0.0,),
     "numbers from 0 up, at least one": (),

@@ -310,7 +310,7 @@ def test_empty_and_missing_folders_are_refused(tmp_path, image_folder):
         opened(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "readme.md").write_text("")
-    with pytest.raises(UserError, match="no images in .*1 other files are there"):
+    with pytest.raises(UserError, match="no images in .*1 file is left out \\(1 .md\\)"):
         opened(tmp_path / "empty")
     (image_folder / "train" / "emu").mkdir()
     with pytest.raises(UserError, match="class folder emu .* no images"):

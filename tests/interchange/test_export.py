@@ -107,6 +107,10 @@ def test_programs_compute_the_same_for_any_batch(tmp_path, dtype):
         write(network, dtype, path)
         for count in (1, 5):
             images = np.repeat(exported.example_images(network, dtype)[:1], count, axis=0)
+            if run is programs.run_saved_model and not jax.__version__.startswith("0.10."):
+                with pytest.raises(UserError, match="cannot read the programs that JAX"):
+                    run(path, images)
+                continue
             assert difference(network.outputs(images), run(path, images)) < 1e-5
         (path.rmtree if path.is_dir() else path.unlink)()
 

@@ -175,3 +175,25 @@ def test_an_output_is_not_replaced_unless_asked(table, tmp_path):
     assert (tmp_path / "a.csv").read_text() == "mine"
     search(table, tmp_path / "a.csv", "--clusters=2", "--overwrite")
     assert (tmp_path / "a.csv").read_text() != "mine"
+
+
+def test_tables_that_hold_something_else_are_refused(tmp_path, caplog):
+    good = np.eye(3, 4, dtype=np.float32)
+    paths = ["a.jpg", "b.jpg", "c.jpg"]
+    (tmp_path / "predicted.csv").write_text("path,class,probability\na.jpg,1,0.5\nb.jpg,2,0.5\n")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "junk.npz").write_bytes(b"junk")
+    np.savez(tmp_path / "lengths.npz", path=paths[:2], vector=good)
+    for name, message in (
+        ("predicted.csv", "no column 'vector', but path, class, probability"),
+        ("empty.csv", "no column 'path', but none"),
+        ("junk.npz", "cannot be read: it is no file of named arrays"),
+        ("lengths.npz", "3 vectors, but 2 rows in the column 'path'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            tables.read(str(tmp_path / name))
+    good[1] = np.nan
+    np.savez(tmp_path / "nan.npz", path=paths, vector=good)
+    with caplog.at_level("WARNING", "simclr_jax"):
+        assert tables.read(str(tmp_path / "nan.npz")).paths == ["a.jpg", "c.jpg"]
+    assert "1 of 3 vectors are zero or not finite and are left out" in caplog.text

@@ -147,10 +147,12 @@ def test_help_may_be_piped_into_a_program_that_stops_reading():
             r"crop_area is \[0.5\], but must be \(low, high\) .* as in 0.1,0.9",
         ),
         ((*DIGITS, "--config.batch_size=1"), "config.batch_size is 1, but must be at least 2"),
+        ((*DIGITS, "--config.seed=99999999999999999999"), "config.seed is 9+, but must be from 0 to 2147483647"),
+        ((*DIGITS, "--config.data.root=x"), "config.data.root is 'x', but config.data.source is digits"),
         ((*DIGITS, "--config.batch_size=0.5"), "config.batch_size is 0.5, but should be of type int or auto"),
         ((*DIGITS, "--config.epochs=ten"), "config.epochs is 'ten', but should be of type float or auto"),
         ((*DIGITS, "--config.model.depth=0.5"), "--config.model.depth=0.5: should be of type int"),
-        ((*DIGITS, "--config.seed=-1"), "config.seed is -1, but must be at least 0"),
+        ((*DIGITS, "--config.seed=-1"), "config.seed is -1, but must be from 0 to 2147483647"),
         ((*DIGITS, "--config.optimizer.nesterov=maybe"), "--config.optimizer.nesterov=maybe: should be of type bool"),
         ((*DIGITS, "--config.model.depth=51"), "config.model.depth is 51, but must be one of 10, 18, 34"),
         ((*DIGITS, "--config.loss.temprature=1"), "names a field that does not exist .did you mean 'loss.temperature'"),
@@ -280,7 +282,10 @@ def test_a_file_of_this_folder_goes_before_a_shipped_config(tmp_path):
 
 def test_paths_with_commas_and_equals_signs(tmp_path):
     root = "a=b,c=d, e"
-    assert parse("pretrain", *DIGITS, f"--config.data.root={root}")["config"].value.data.root == root
+    assert (
+        parse("pretrain", "--config=folder", "--workdir=w", f"--config.data.root={root}")["config"].value.data.root
+        == root
+    )
     assert (
         parse("pretrain", "--config=folder", "--workdir=a=b,c", f"--config.data.root={root}")["workdir"].value
         == "a=b,c"

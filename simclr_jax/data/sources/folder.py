@@ -7,14 +7,17 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax.data.sources.base import RandomAccess
+from simclr_jax.data.sources.listing import has_image
+from simclr_jax.data.sources.listing import images_below
 from simclr_jax.errors import UserError
-from simclr_jax.runtime.heartbeat import working
 from simclr_jax.runtime.tensorflow import tf
 
 log = logging.getLogger("simclr_jax")
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+DEFAULT_SPLIT = "train"
 TEST_SPLITS = ("test", "val", "validation")
+# Other names that folders beside a training split have.
+OTHER_SPLITS = ("dev", "unlabeled", "unlabelled", "extra")
 
 
 def open_folder(data: ConfigDict, split: str) -> RandomAccess:
@@ -38,13 +41,7 @@ def open_folder(data: ConfigDict, split: str) -> RandomAccess:
     if not tf.io.gfile.isdir(root):
         raise UserError(f"config.data.root={root!r} is not a folder.")
     folder = _split_folder(data, split)
-    paths, ignored = image_files(folder)
-    if not paths:
-        raise UserError(
-            f"no images in {folder!r}: files named *{', *'.join(EXTENSIONS)} are read, and {ignored} other files are there."
-        )
-    if ignored:
-        log.info("%s: %d files do not have the extension of an image and are ignored.", folder, ignored)
+    paths = images_below(folder)
     labels, class_names = (None, None) if folder == root else _labels(folder, paths)
     path_tensor = tf.constant(paths)
     return RandomAccess(
@@ -62,42 +59,74 @@ def _split_folder(data: ConfigDict, split: str) -> str:
     root = data.root
     if split == "train":
         folder = os.path.join(root, data.train_split)
-        return folder if tf.io.gfile.isdir(folder) else root
+        if tf.io.gfile.isdir(folder):
+            _check_is_a_split(root, data.train_split)
+            return folder
+        _check_has_no_split(root, data.train_split)
+        return root
     names = (data.test_split,) if data.test_split else TEST_SPLITS
     for name in names:
         if tf.io.gfile.isdir(os.path.join(root, name)):
             return os.path.join(root, name)
-    there = sorted(
-        name.rstrip("/") for name in tf.io.gfile.listdir(root) if tf.io.gfile.isdir(os.path.join(root, name))
-    )
+    there = _folders_in(root)
     raise UserError(
         f"config.data.root={root!r} has no folder {' or '.join(names)} with test images; "
         f"it has {', '.join(there[:10]) or 'no folders'}. Name one with --config.data.test_split."
     )
 
 
-def image_files(folder: str) -> tuple[list[str], int]:
-    """The sorted paths of all images below a folder, and the number of other files."""
-    paths, ignored = [], 0
-    with working(f"listing the files of {folder}"):
-        for parent, _, names in tf.io.gfile.walk(folder):
-            for name in names:
-                if name.startswith("."):
-                    continue
-                if name.lower().endswith(EXTENSIONS):
-                    paths.append(os.path.join(parent, name))
-                else:
-                    ignored += 1
-    return sorted(paths), ignored
+def _folders_in(root: str) -> list[str]:
+    """The names of the folders in a folder, but for hidden ones."""
+    names = [name.rstrip("/") for name in (tf.io.gfile.listdir if "://" in root else os.listdir)(root)]
+    names = [name for name in names if name[:1] != "." and name.isprintable()]  # a name that is not UTF-8 is not
+    return sorted(name for name in names if tf.io.gfile.isdir(os.path.join(root, name)))
+
+
+def _check_has_no_split(root: str, wanted: str) -> None:
+    """Refuses a root without the training split, where not all images of it can be meant."""
+    if wanted != DEFAULT_SPLIT:
+        raise UserError(
+            f"config.data.train_split is {wanted!r}, but {root!r} has no such folder; it has "
+            f"{', '.join(_folders_in(root)[:10]) or 'no folders'}. Without config.data.train_split all images in it are used."
+        )
+    by_case = {name.casefold(): name for name in _folders_in(root)}
+    if wanted in by_case:
+        raise UserError(f"{root!r} has a folder {by_case[wanted]!r}: take --config.data.train_split={by_case[wanted]}.")
+    for name in TEST_SPLITS:
+        if name in by_case:
+            log.warning("%s has no folder train, so all images in it are used, also those in %s.", root, by_case[name])
+
+
+def _check_is_a_split(root: str, split: str) -> None:
+    """Refuses `root/{bus,car,train}`, where "train" may be a class."""
+    if split != DEFAULT_SPLIT:
+        return
+    rest = [name for name in _folders_in(root) if name != split]
+    if any(name.casefold() in (*TEST_SPLITS, *OTHER_SPLITS) for name in rest):
+        return
+    rest = [name for name in rest if has_image(os.path.join(root, name))]
+    if rest:
+        raise UserError(
+            f"{root!r} has a folder train beside other ones with images, as {', '.join(rest[:3])}. If train is the split with "
+            f"the training images: --config.data.root={os.path.join(root, split)}. If it is a class: "
+            "--config.data.train_split=. takes all of them."
+        )
 
 
 def _labels(folder: str, paths: list[str]) -> tuple[np.ndarray | None, list[str] | None]:
     """Class numbers and names from the folder names; None if there are images beside the class folders."""
     classes = [os.path.relpath(path, folder).split(os.sep)[0] for path in paths]
-    if any(os.path.join(folder, name) == path for name, path in zip(classes, paths, strict=True)):
+    beside = [path for name, path in zip(classes, paths, strict=True) if os.path.join(folder, name) == path]
+    if beside:
+        if len(beside) < len(paths):
+            log.warning(
+                "%s: no labels are used, because %d of its images are in no class folder, as %s.",
+                folder,
+                len(beside),
+                os.path.basename(beside[0]),
+            )
         return None, None
-    names = sorted(name.rstrip("/") for name in tf.io.gfile.listdir(folder))
-    names = [name for name in names if not name.startswith(".") and tf.io.gfile.isdir(os.path.join(folder, name))]
+    names = _folders_in(folder)
     empty = sorted(set(names) - set(classes))
     if empty:
         raise UserError(f"the class folder{'s' * (len(empty) > 1)} {', '.join(empty)} in {folder!r} hold no images.")

@@ -1,0 +1,135 @@
+"""Files of every kind are read as a viewer shows them, and never end the process."""
+
+import io
+
+import numpy as np
+from PIL import Image
+from PIL import ImageOps
+import pytest
+
+from simclr_jax.augment import image_files
+from simclr_jax.augment import tf_crops
+from simclr_jax.runtime.tensorflow import tf
+
+
+def picture(height=32, width=48, seed=0):
+    coarse = np.random.default_rng(seed).integers(0, 255, (6, 9, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.BICUBIC)
+
+
+def with_alpha():
+    image = picture()
+    image.putalpha(Image.fromarray(np.random.default_rng(1).integers(0, 255, (32, 48), dtype=np.uint8)))
+    return image
+
+
+def encoded(image, form, **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[image_files.ORIENTATION_TAG] = orientation
+    return exif
+
+
+def bmp_565():
+    """16 bits a pixel, 5 for red, 6 for green, 5 for blue."""
+    import struct
+
+    pixels = np.asarray(picture()).astype(np.uint16)[::-1]
+    packed = (pixels[..., 0] >> 3 << 11) | (pixels[..., 1] >> 2 << 5) | (pixels[..., 2] >> 3)
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    header = struct.pack("<2sIII", b"BM", 66 + packed.size * 2, 0, 66)
+    return header + struct.pack("<IiiHHIIiiII", 40, 48, 32, 1, 16, 3, 0, 0, 0, 0, 0) + masks + packed.tobytes()
+
+
+frames = {"save_all": True, "append_images": [ImageOps.invert(picture())] * 3}
+FILES = {
+    "jpg": encoded(picture(), "JPEG"),
+    "grey jpg": encoded(picture().convert("L"), "JPEG"),
+    "cmyk jpg": encoded(picture().convert("CMYK"), "JPEG"),
+    "png": encoded(picture(), "PNG"),
+    "palette png": encoded(picture().quantize(64), "PNG"),
+    "png alpha": encoded(with_alpha(), "PNG"),
+    "gif": encoded(picture().quantize(64), "GIF"),
+    "animated gif": encoded(picture().quantize(64), "GIF", **frames),
+    "apng": encoded(picture(), "PNG", **frames),
+    "webp": encoded(picture(), "WEBP"),
+    "lossless webp": encoded(picture(), "WEBP", lossless=True),
+    "webp alpha": encoded(with_alpha(), "WEBP"),
+    "animated webp": encoded(picture(), "WEBP", **frames),
+    "bmp": encoded(picture(), "BMP"),
+    "palette bmp": encoded(picture().quantize(64), "BMP"),
+    "1-bit bmp": encoded(picture().convert("1"), "BMP"),
+    "grey bmp": encoded(picture().convert("L"), "BMP"),
+    "bmp alpha": encoded(with_alpha(), "BMP"),
+    "565 bmp": bmp_565(),
+    "tiff": encoded(picture(), "TIFF"),
+    "cmyk tiff": encoded(picture().convert("CMYK"), "TIFF"),
+    "avif": encoded(picture(), "AVIF"),
+    "jpeg 2000": encoded(picture(), "JPEG2000"),
+    "1x1": encoded(picture(1, 1), "JPEG"),
+    "1x500": encoded(picture(1, 500), "PNG"),
+}
+
+
+def as_shown(content):
+    return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_is_read_as_it_is_shown(kind):
+    pixels = image_files.decode(tf.constant(FILES[kind])).numpy()
+    assert pixels.dtype == np.uint8
+    shown = as_shown(FILES[kind])
+    assert pixels.shape == shown.shape
+    assert np.abs(pixels - shown).max() <= 5, "but for the rounding of another decoder of JPEG"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_the_orientation_of_a_photograph_is_followed(form, orientation):
+    content = encoded(picture(), form, exif=turned(orientation))
+    shown = as_shown(content)
+    assert shown.shape == ((48, 32, 3) if orientation >= 5 else (32, 48, 3))
+    assert np.abs(image_files.decode(tf.constant(content)).numpy() - shown).max() <= 5
+    # Also where one op would decode and crop a JPEG.
+    (crop,) = tf_crops.open_cropped(tf.constant(content), [lambda shape: tf.stack([2, 3, shape[0] - 4, shape[1] - 5])])
+    assert np.abs(crop.numpy() - shown[2:-2, 3:-2]).max() <= 5
+
+
+def test_upright_photographs_keep_the_fast_decoder():
+    assert image_files.is_surely_plain(tf.constant(FILES["jpg"]))
+    with_metadata = encoded(picture(), "JPEG", exif=turned(1))
+    assert not image_files.is_surely_plain(tf.constant(with_metadata))
+    assert image_files.is_plain(with_metadata)
+    damaged = with_metadata.replace(b"MM\0*", b"XX\0*").replace(b"II*\0", b"XX*\0")
+    assert damaged != with_metadata
+    assert image_files.is_plain(damaged), "as in viewers"
+
+
+@pytest.mark.parametrize("bits", ["png", "tiff"])
+def test_sixteen_bits_become_eight(bits):
+    grey = np.asarray(picture().convert("L")).astype(np.uint16) * 257
+    pixels = image_files.decode(tf.constant(encoded(Image.fromarray(grey), bits.upper())))
+    np.testing.assert_array_equal(pixels, np.repeat((grey // 257)[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"hello world", "not an image"),
+        (encoded(picture(300, 300), "JPEG")[:-2000], "truncated"),
+        (encoded(with_alpha(), "WEBP")[:80], ""),
+        (b"RIFF\0\0\0\0WEBPVP8 ", ""),
+    ],
+)
+def test_what_cannot_be_read_fails_with_a_reason(content, reason):
+    data = tf.data.Dataset.from_tensors(content).map(image_files.decode)
+    with pytest.raises(tf.errors.OpError):
+        list(data)
+    assert reason in image_files.problem(content)
