@@ -24,8 +24,8 @@ KEEP_MEMORY := GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:g
 
 help:
 	@echo "make quickstart   pretrain, probe and fine-tune on handwritten digits; 6 to 15 minutes on 2 cores"
-	@echo "make test         the tests in parallel, without those marked heavy; 15 minutes on 2 cores"
-	@echo "make test-fast    the unit tests only; 4 minutes on 2 cores"
+	@echo "make test         the tests in parallel, without those marked heavy; 11 minutes on 2 cores"
+	@echo "make test-fast    the unit tests only; 2 minutes on 2 cores"
 	@echo "make test-heavy   the rest: real jobs of several processes, interrupted runs, large compilations"
 	@echo "make test-interop imports and exports beside PyTorch and ONNX Runtime, in an environment of its own"
 	@echo "make coverage     make test, and which lines it ran: a table, and htmlcov/index.html"

@@ -45,6 +45,7 @@ setup(
         "numpy>=1.26",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",
+        "pillow>=11.3",
         "pyyaml",
         "scikit-learn>=1.4",
         "tensorboardX>=2.6",
@@ -55,6 +56,8 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        # HEIC and JPEG XL
+        "formats": ["pillow-heif>=0.20", "pillow-jxl-plugin>=1.3"],
         # Parquet files of simclr_jax.embed and simclr_jax.predict
         "embed": ["pyarrow>=15"],
         # `make test`. setuptools builds the wheel that tests/test_wheel.py installs.
@@ -70,7 +73,8 @@ setup(
             "onnx>=1.16",
             "onnxruntime>=1.18",
             "orbax-export>=0.0.8",
-            "pillow",
+            "pillow-heif>=0.20",
+            "pillow-jxl-plugin>=1.3",
             "pyarrow>=17",
             "pytest>=8",
             "pytest-cov>=6",

@@ -78,6 +78,6 @@ def run_saved_model(path: epath.Path, images: np.ndarray) -> dict[str, np.ndarra
         if "deserialize" not in str(error):
             raise
         raise UserError(
-            f"TensorFlow {tf.__version__} cannot read the programs that JAX {jax.__version__} writes: install a newer TensorFlow, "
-            "or jax 0.10; or export to stablehlo or onnx."
+            f"TensorFlow {tf.__version__} cannot read the programs that JAX {jax.__version__} writes: install a newer "
+            "TensorFlow, or jax 0.10; or export to stablehlo or onnx."
         ) from error

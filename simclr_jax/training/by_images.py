@@ -24,8 +24,8 @@ WARMUP_SHARE, MOST_WARMUP_EPOCHS = 0.1, 10.0
 
 
 def batch_size(num_images: int, device_count: int) -> int:
-    """An eighth of the images, as a power of two from 32 to 256; a multiple of the devices, and no more than all images."""
-    size = 2 ** int(math.log2(max(num_images * BATCH_SHARE, 1)))
+    """About an eighth of the images, a power of two from 32 to 256; a multiple of the devices, and no more than all images."""
+    size = 2 ** round(math.log2(max(num_images * BATCH_SHARE, 1)))
     size = min(max(size, SMALLEST_BATCH), LARGEST_BATCH)
     size = -(-size // device_count) * device_count
     return min(size, num_images // device_count * device_count) or device_count

@@ -47,6 +47,7 @@ def bmp_565():
 
 
 frames = {"save_all": True, "append_images": [ImageOps.invert(picture())] * 3}
+image_files.readable_extensions()  # lets Pillow write them too
 FILES = {
     "jpg": encoded(picture(), "JPEG"),
     "grey jpg": encoded(picture().convert("L"), "JPEG"),
@@ -71,6 +72,8 @@ FILES = {
     "cmyk tiff": encoded(picture().convert("CMYK"), "TIFF"),
     "avif": encoded(picture(), "AVIF"),
     "jpeg 2000": encoded(picture(), "JPEG2000"),
+    "heic": encoded(picture(), "HEIF"),
+    "jpeg xl": encoded(picture(), "JXL"),
     "1x1": encoded(picture(1, 1), "JPEG"),
     "1x500": encoded(picture(1, 500), "PNG"),
 }

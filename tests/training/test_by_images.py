@@ -21,7 +21,7 @@ def resolved(num_images, device_count=1, earlier=None, **given_values):
 
 @pytest.mark.parametrize(
     ("images", "batch", "epochs", "steps"),
-    [(200, 32, 480, 3001), (1000, 64, 192, 3001), (10_000, 256, 100, 3907), (100_000, 256, 100, 39_063)],
+    [(200, 32, 480, 3001), (1000, 128, 384, 3001), (10_000, 256, 100, 3907), (100_000, 256, 100, 39_063)],
 )
 def test_the_number_of_images_chooses_and_says_so(images, batch, epochs, steps, caplog):
     caplog.set_level("INFO", "simclr_jax")
