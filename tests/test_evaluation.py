@@ -292,7 +292,7 @@ def test_the_learning_rate_is_chosen_on_held_out_labels(tmp_path, pretrained, mo
     assert draw["held_out"]["1e+30"] == 0
     assert any(line.startswith("Learning rate 1e+30 is too large: ") for line in said), "and the run goes on"
     assert draw["held_out"][f"{draw['learning_rate']:g}"] == max(draw["held_out"].values())
-    assert "50 labels: 4 steps of 16 images." in said
+    assert any(line.startswith("50 labels: 4 steps of 16 images, by config.min_steps: ") for line in said)
     assert not (tmp_path / "draw_0" / "learning_rates" / "0.01" / "checkpoints").exists()
 
     def no_training(run):

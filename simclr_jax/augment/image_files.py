@@ -47,7 +47,10 @@ def decode(image: tf.Tensor) -> tf.Tensor:
         return tf.io.decode_image(image, channels=3, expand_animations=False)
 
     def by_pillow():
-        return tf.numpy_function(decode_with_pillow, [image], tf.uint8)
+        # TensorFlow would print the traceback of an exception in Python.
+        pixels = tf.numpy_function(_decode_or_nothing, [image], tf.uint8)
+        with tf.control_dependencies([tf.debugging.assert_positive(tf.size(pixels), "not an image")]):
+            return tf.identity(pixels)
 
     def by_either():
         return tf.cond(tf.numpy_function(is_plain, [image], tf.bool), by_tensorflow, by_pillow)
@@ -70,6 +73,14 @@ def decode_with_pillow(content: bytes | np.ndarray) -> np.ndarray:
         if image.mode == "P" and "transparency" in image.info:
             image = image.convert("RGBA")  # its colours, without a warning
         return np.asarray(image.convert("RGB"))
+
+
+def _decode_or_nothing(content: bytes | np.ndarray) -> np.ndarray:
+    """`decode_with_pillow`, or an array without pixels where that fails."""
+    try:
+        return decode_with_pillow(content)
+    except Exception:  # each decoder has errors of its own
+        return np.zeros([0, 0, 3], np.uint8)
 
 
 def _of_wide_grey(grey: np.ndarray) -> np.ndarray:

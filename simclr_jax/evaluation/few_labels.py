@@ -70,7 +70,7 @@ class FineTuning:
             recipe.total_steps,
             recipe.config.batch_size,
             f", by config.min_steps: config.epochs={self.setup.config.epochs:g} are fewer"
-            if recipe.total_steps == self.setup.config.min_steps
+            if recipe.total_steps == self.setup.config.min_steps > 0
             else "",
         )
         features = self._features(rows) if self.from_probe else None

@@ -233,7 +233,11 @@ def test_an_iterator_is_read_in_chunks(runs, monkeypatch):
         ("no_config", "the checkpoint .* cannot be read, it may be incomplete: "),
     ],
 )
-def test_what_cannot_be_loaded_is_one_line(runs, place, message):
+def test_what_cannot_be_loaded_is_one_line(runs, tmp_path, place, message):
+    (tmp_path / "finetuned").symlink_to(runs / "finetuned")
+    (tmp_path / "pretrained").symlink_to(runs / "pretrained")
+    (tmp_path / "probe").symlink_to(runs / "probe")
+    runs = tmp_path  # the folder of all tests stays as it is
     for name, fields in (("knn", {"kind": "knn"}), ("old", {"kind": "linear_probe", "protocol": "lbfgs"})):
         (runs / name / "draw_0").mkdir(parents=True, exist_ok=True)
         (runs / name / "config.json").write_text(json.dumps(fields | {"pretrained": "/some/1"}))
