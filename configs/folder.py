@@ -12,8 +12,7 @@ val) the images have labels, which only the online classifier and the evaluation
 Up to 32 px the paper's CIFAR-10 setting is taken (CIFAR stem, colour strength 0.5, no blur, temperature 0.5), above it
 the ImageNet one. The learning rate is 0.075 * sqrt(B), which the paper recommends for small batches. Without the arguments
 batch and epochs, the number of images decides, and the run says what it takes: a batch of 32 to 256, an eighth of the images if
-it can be; 3,000 steps or 100 epochs, whichever is more, but at most 800 epochs; a tenth of them, at most 10, of warm-up. These
-numbers come from runs in docs/results.md.
+it can be; 3,000 steps or 100 epochs, whichever is more, but at most 800 epochs; a tenth of them, at most 10, of warm-up.
 
 Costs on 2 CPU cores: docs/results.md; a run says how long it will take after ten steps. On a GPU, take the defaults, add
 bfloat16=true, and raise batch to what fits.

@@ -1,6 +1,6 @@
 """Batch size, epochs and warm-up by the number of images, where the config leaves them to `auto`.
 
-The numbers come from runs on 200, 1,000 and 10,000 images, which are in docs/results.md.
+A rule of thumb, so that a small data set gets enough steps and a large one enough epochs. It has not been tuned.
 """
 
 import logging
