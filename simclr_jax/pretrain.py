@@ -41,7 +41,6 @@ from simclr_jax.runtime.heartbeat import working
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import advice
 from simclr_jax.training import by_images
-from simclr_jax.training import checkpoint
 from simclr_jax.training import initial
 from simclr_jax.training import inputs
 from simclr_jax.training import loop
@@ -51,7 +50,6 @@ from simclr_jax.training.checkpoint import Checkpoints
 from simclr_jax.training.inputs import Batch
 from simclr_jax.training.recipe import PretrainRecipe
 from simclr_jax.training.state import TrainState
-from simclr_jax.workdir import files
 from simclr_jax.workdir import writers
 
 log = logging.getLogger("simclr_jax")
@@ -124,7 +122,8 @@ def _make_recipe(config: ConfigDict, source: sources.Source, workdir: epath.Path
     Raises:
       UserError: for a batch or a schedule that does not fit the images, or where nothing fits in the memory.
     """
-    config = by_images.resolve(config, source.num_examples, jax.device_count(), _earlier_config(workdir))
+    earlier = initial.config_of_run(workdir) if by_images.is_open(config) else None
+    config = by_images.resolve(config, source.num_examples, jax.device_count(), earlier)
     if config.batch_size > source.num_examples:
         raise UserError(
             f"config.batch_size is {config.batch_size}, but {source.name} has only {source.num_examples} images: an image "
@@ -133,12 +132,6 @@ def _make_recipe(config: ConfigDict, source: sources.Source, workdir: epath.Path
     recipe = PretrainRecipe(config, sharding.make_mesh(config.mesh), source.num_examples, _num_classes(config, source))
     _ = recipe.total_steps  # refuses a schedule that does not fit, before anything is compiled
     return memory.with_microbatches(recipe, workdir) if config.microbatches == "auto" else recipe
-
-
-def _earlier_config(workdir: epath.Path) -> ConfigDict | None:
-    """The config of the run that this one continues; None where it begins."""
-    latest = checkpoint.newest(files.absolute(workdir) / checkpoint.FOLDER)
-    return checkpoint.load_config(latest) if latest is not None else None
 
 
 def _open_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | None]:

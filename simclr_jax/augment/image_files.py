@@ -1,8 +1,7 @@
 """Decode image files as a viewer shows them: plain ones by TensorFlow, everything else by Pillow.
 
 TensorFlow's decoders are fast, but they refuse WebP with alpha, read palettes of BMP as grey, ignore the orientation of a
-photograph, and may abort the process on an animated WebP. So the first bytes of a file decide who reads it, which costs a
-plain file nothing.
+photograph, and may abort the process on an animated WebP. So the first bytes of a file decide who reads it.
 """
 
 import contextlib
@@ -79,7 +78,7 @@ def _decode_or_nothing(content: bytes | np.ndarray) -> np.ndarray:
     """`decode_with_pillow`, or an array without pixels where that fails."""
     try:
         return decode_with_pillow(content)
-    except Exception:  # each decoder has errors of its own
+    except Exception:  # each decoder raises different errors
         return np.zeros([0, 0, 3], np.uint8)
 
 
@@ -130,7 +129,7 @@ def problem(content: bytes) -> str:
         decode_with_pillow(content)
     except UnidentifiedImageError:
         return "it is not an image, or of a format that is not known here"
-    except Exception as error:  # each decoder has errors of its own
+    except Exception as error:  # each decoder raises different errors
         return str(error).strip().split("\n")[0] or type(error).__name__
     return "TensorFlow cannot decode it, although Pillow can"
 

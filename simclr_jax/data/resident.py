@@ -238,7 +238,7 @@ def _open(source: "RandomAccess", index: int) -> np.ndarray:
 
     try:
         return image_files.decode(source.fetch(tf.constant(index, tf.int64))).numpy()
-    except (tf.errors.OpError, OSError, ValueError, SyntaxError):  # of TensorFlow and of Pillow
+    except tf.errors.OpError:
         raise UserError(f"cannot read the image {source.describe(index)}, which config.data.resident needs.") from None
 
 

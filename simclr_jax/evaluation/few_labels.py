@@ -112,16 +112,14 @@ class FineTuning:
             return middle, {}
         fit_rows = np.delete(rows, held_out)
         classifier = self._probe(features, fit_rows, seed)
-        found = {}
+        found, trainings = {}, len(self.rates) + 1
         for number, rate in enumerate(sorted(self.rates), start=1):
-            log.info(
-                "Training %d of %d: learning rate %g, without the held-out labels.", number, len(self.rates) + 1, rate
-            )
+            log.info("Training %d of %d: learning rate %g, without the held-out labels.", number, trainings, rate)
             folder = workdir / "learning_rates" / f"{rate:g}"
             found[rate] = self._try(rate, fit_rows, rows[held_out], seed, folder, recipe, classifier)
             log.info("Learning rate %g: %.1f %% of %d held-out labels.", rate, 100 * found[rate], len(held_out))
         best = max(found, key=lambda rate: found[rate])  # the smallest among equals
-        log.info("Learning rate %g is taken. Training %d of %d: on all labels.", best, *[len(self.rates) + 1] * 2)
+        log.info("Learning rate %g is taken. Training %d of %d: on all labels.", best, trainings, trainings)
         return best, {f"{rate:g}": top1 for rate, top1 in found.items()}
 
     def _try(

@@ -124,7 +124,7 @@ def _read_csv(path: epath.Path) -> dict:
     places = [number for number, name in enumerate(head) if re.fullmatch(r"(v|vector_)\d+", name)]
     if not places:
         return dict.fromkeys(head)  # no column of vectors
-    rows = [row for row in rows if places and row[places[0]]]
+    rows = [row for row in rows if row[places[0]]]
     columns: dict = {name: [row[head.index(name)] for row in rows] for name in (PATH, LABEL) if name in head}
     return columns | {VECTOR: np.array([[float(row[place]) for place in places] for row in rows], np.float32)}
 

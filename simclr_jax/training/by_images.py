@@ -36,6 +36,11 @@ def epochs(num_images: int, batch: int) -> float:
     return float(min(max(math.ceil(STEPS * batch / num_images), LEAST_EPOCHS), MOST_EPOCHS))
 
 
+def is_open(config: ConfigDict) -> bool:
+    """Whether one of the three is left to "auto"."""
+    return AUTO in (config.batch_size, config.epochs, config.optimizer.warmup_epochs)
+
+
 def resolve(config: ConfigDict, num_images: int, device_count: int, earlier: ConfigDict | None = None) -> ConfigDict:
     """The config with numbers for `auto`; the same config where it has no `auto` of these.
 
@@ -53,7 +58,7 @@ def resolve(config: ConfigDict, num_images: int, device_count: int, earlier: Con
             f"{num_images} {'images are' if num_images != 1 else 'image is'} too few: {device_count} device(s) need at least "
             f"{max(2, device_count)}, because the other images of a batch are the negatives."
         )
-    if AUTO not in (config.batch_size, config.epochs, config.optimizer.warmup_epochs):
+    if not is_open(config):
         return config
     config = config.copy_and_resolve_references()
     optimizer = config.optimizer

@@ -12,6 +12,7 @@ from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
 from simclr_jax.training import checkpoint
 from simclr_jax.training.state import TrainState
+from simclr_jax.workdir import files
 
 log = logging.getLogger("simclr_jax")
 
@@ -22,6 +23,12 @@ class Start:
 
     path: epath.Path
     parts: tuple[str, ...]
+
+
+def config_of_run(workdir: epath.Path) -> ConfigDict | None:
+    """The config of the pretraining in this workdir that a run would continue; None where there is none."""
+    latest = checkpoint.newest(files.absolute(workdir) / checkpoint.FOLDER)
+    return checkpoint.load_config(latest) if latest is not None else None
 
 
 def find(init_from: str | None, config: ConfigDict, workdir: epath.Path, *, with_head: bool) -> Start | None:

@@ -21,10 +21,9 @@ from simclr_jax.runtime import distributed
 from simclr_jax.runtime import memory
 from simclr_jax.runtime.heartbeat import working
 from simclr_jax.runtime.memory import GIB
-from simclr_jax.training import checkpoint
+from simclr_jax.training import initial
 from simclr_jax.training.recipe import PretrainRecipe
 from simclr_jax.training.state import TrainState
-from simclr_jax.workdir import files
 
 log = logging.getLogger("simclr_jax")
 
@@ -258,9 +257,9 @@ def with_microbatches(recipe: PretrainRecipe, workdir: epath.Path) -> PretrainRe
             needs[parts] = need_of(one.step, one.abstract_state(), one.abstract_batch(), parts)
         return needs[parts]
 
-    latest = checkpoint.newest(files.absolute(workdir) / checkpoint.FOLDER)
-    if latest is not None:
-        return in_parts(checkpoint.load_config(latest).microbatches)
+    earlier = initial.config_of_run(workdir)
+    if earlier is not None:
+        return in_parts(earlier.microbatches)
     room = distributed.min_over_processes(KEPT_FREE * memory.available())
     found = smallest_parts(divisors(recipe.config, jax.device_count()), compiled, room)
     if found is None:

@@ -12,7 +12,7 @@ log = logging.getLogger("simclr_jax")
 
 # Seconds between two lines of progress where there is no terminal.
 LINE_EVERY_SECONDS = 20.0
-# After this many steps the time of the whole run is estimated, and said if it is longer than so many seconds.
+# After this many steps the run says how long it will take, unless that is less than this many seconds.
 STEPS_OF_ESTIMATE, SHORT_RUN = 10, 60.0
 
 

@@ -101,3 +101,11 @@ def test_test_images_among_all_are_said(tmp_path, caplog):
     with caplog.at_level("WARNING", "simclr_jax"):
         assert len(opened(tmp_path).ids) == 2
     assert "all images in it are used, also those in Test" in caplog.text
+
+
+def test_a_class_may_have_any_name_that_is_text(tmp_path):
+    for name in ("no\u00a0break", "狗", "$a_{$"):
+        write_image(tmp_path / "train" / name / "0.jpg")
+    source = opened(tmp_path)
+    assert source.class_names == sorted(["no\u00a0break", "狗", "$a_{$"])
+    assert sorted(source.labels) == [0, 1, 2]

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax.data.sources.base import RandomAccess
+from simclr_jax.data.sources.listing import folders_in
 from simclr_jax.data.sources.listing import has_image
 from simclr_jax.data.sources.listing import images_below
 from simclr_jax.errors import UserError
@@ -68,18 +69,11 @@ def _split_folder(data: ConfigDict, split: str) -> str:
     for name in names:
         if tf.io.gfile.isdir(os.path.join(root, name)):
             return os.path.join(root, name)
-    there = _folders_in(root)
+    there = folders_in(root)
     raise UserError(
         f"config.data.root={root!r} has no folder {' or '.join(names)} with test images; "
         f"it has {', '.join(there[:10]) or 'no folders'}. Name one with --config.data.test_split."
     )
-
-
-def _folders_in(root: str) -> list[str]:
-    """The names of the folders in a folder, but for hidden ones."""
-    names = [name.rstrip("/") for name in (tf.io.gfile.listdir if "://" in root else os.listdir)(root)]
-    names = [name for name in names if name[:1] != "." and name.isprintable()]  # a name that is not UTF-8 is not
-    return sorted(name for name in names if tf.io.gfile.isdir(os.path.join(root, name)))
 
 
 def _check_has_no_split(root: str, wanted: str) -> None:
@@ -87,9 +81,9 @@ def _check_has_no_split(root: str, wanted: str) -> None:
     if wanted != DEFAULT_SPLIT:
         raise UserError(
             f"config.data.train_split is {wanted!r}, but {root!r} has no such folder; it has "
-            f"{', '.join(_folders_in(root)[:10]) or 'no folders'}. Without config.data.train_split all images in it are used."
+            f"{', '.join(folders_in(root)[:10]) or 'no folders'}. Without config.data.train_split all images in it are used."
         )
-    by_case = {name.casefold(): name for name in _folders_in(root)}
+    by_case = {name.casefold(): name for name in folders_in(root)}
     if wanted in by_case:
         raise UserError(f"{root!r} has a folder {by_case[wanted]!r}: take --config.data.train_split={by_case[wanted]}.")
     for name in TEST_SPLITS:
@@ -101,7 +95,7 @@ def _check_is_a_split(root: str, split: str) -> None:
     """Refuses `root/{bus,car,train}`, where "train" may be a class."""
     if split != DEFAULT_SPLIT:
         return
-    rest = [name for name in _folders_in(root) if name != split]
+    rest = [name for name in folders_in(root) if name != split]
     if any(name.casefold() in (*TEST_SPLITS, *OTHER_SPLITS) for name in rest):
         return
     rest = [name for name in rest if has_image(os.path.join(root, name))]
@@ -126,7 +120,7 @@ def _labels(folder: str, paths: list[str]) -> tuple[np.ndarray | None, list[str]
                 os.path.basename(beside[0]),
             )
         return None, None
-    names = _folders_in(folder)
+    names = folders_in(folder)
     empty = sorted(set(names) - set(classes))
     if empty:
         raise UserError(f"the class folder{'s' * (len(empty) > 1)} {', '.join(empty)} in {folder!r} hold no images.")

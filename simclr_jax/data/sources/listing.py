@@ -57,6 +57,13 @@ def has_image(folder: str) -> bool:
     return any(name.lower().endswith(readable()) for _, names in _walk(folder) for name in names)
 
 
+def folders_in(folder: str) -> list[str]:
+    """The sorted names of the folders in a folder, but for those that `images_below` skips."""
+    names = [name.rstrip("/") for name in (tf.io.gfile.listdir if "://" in folder else os.listdir)(folder)]
+    names = [name for name in names if not name.startswith(".") and _is_text(name)]
+    return sorted(name for name in names if tf.io.gfile.isdir(os.path.join(folder, name)))
+
+
 def _left_out(others: collections.Counter[str]) -> str:
     """A sentence about the files that are not read, by extension, and what would read some of them."""
     if not others:
@@ -86,15 +93,17 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
             folders.clear()
             continue
         seen.add(place)
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and _is_text(parent, name))
-        yield parent, [name for name in names if _is_text(parent, name)]
+        for name in (*folders, *names):
+            if not _is_text(name):
+                log.warning("%s: the name %s is not UTF-8; it is skipped. Rename it.", parent, ascii(name))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and _is_text(name))
+        yield parent, [name for name in names if _is_text(name)]
 
 
-def _is_text(parent: str, name: str) -> bool:
-    """Whether a name is UTF-8, which TensorFlow needs to open a file; one that is not is named."""
+def _is_text(name: str) -> bool:
+    """Whether a name is UTF-8, which TensorFlow needs to open a file."""
     try:
         name.encode()
     except UnicodeEncodeError:
-        log.warning("%s: the name %s is not UTF-8; it is skipped. Rename it.", parent, ascii(name))
         return False
     return True
