@@ -105,7 +105,7 @@ def run(
                 monitor=monitor,
                 bad_images=bad_images,
                 evaluate=test,
-                watch=advice.ChanceWatch(config, total_steps),
+                watch=advice.LearningWatch(config, total_steps),
             )
         )
     results: dict[str, Any] = test(state) if test else {"top1": None, "top5": None, "n": 0}

@@ -10,6 +10,7 @@ import numpy as np
 
 from simclr_jax.diagnosis.augmentations import IN_THE_RUN
 from simclr_jax.diagnosis.augmentations import Row
+from simclr_jax.objectives.representations import COLLAPSED
 
 # Standard errors by which the trained network has to answer better than the untrained one. The best of four questions counts:
 # by chance, one of four is above 2.5 in 2.5 % of the cases.
@@ -20,8 +21,6 @@ _ASKED = {
     "crop_and_colour": "through a crop and other colours",
     "own": "from one view of the run to another",
 }
-# Of `deviation_h`, which is 1 on a full sphere: below, all representations are practically the same.
-COLLAPSED = 0.02
 # Of the untrained network's effective dimensions.
 FEW_DIMENSIONS = 0.5
 # Of the nearest neighbours by h, those that are nearest by colour too; and how much more that is than before training.

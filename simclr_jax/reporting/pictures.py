@@ -130,6 +130,7 @@ CURVES = {
     "loss": "loss",
     "contrastive_top1": "contrastive top-1",
     "contrastive_entropy": "contrastive entropy (nats)",
+    "dimensions_h": "dimensions in which h varies",
     "classifier_top1": "online linear classifier, top-1",
     "test_top1": "online classifier, test top-1",
     "top1": "top-1 of the batch",

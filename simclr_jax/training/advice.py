@@ -5,6 +5,7 @@ import logging
 from ml_collections import ConfigDict
 
 from simclr_jax.config import chance
+from simclr_jax.objectives.representations import COLLAPSED
 
 log = logging.getLogger("simclr_jax")
 
@@ -40,8 +41,8 @@ def warn_before(config: ConfigDict, total_steps: int) -> None:
         )
 
 
-class ChanceWatch:
-    """Warns once if the loss is still at chance after a tenth of the run.
+class LearningWatch:
+    """Looks at a run after a tenth of it, and warns once if the loss is still at chance or h has collapsed.
 
     Args:
       config: of the run.
@@ -54,10 +55,19 @@ class ChanceWatch:
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
         """Look at the metrics of a logged step."""
-        if self._chance is None or self._done or step < self._from_step:
+        if self._done or step < self._from_step:
             return
         self._done = True
-        if metrics["loss"] >= self._chance:
+        if metrics["deviation_h"] < COLLAPSED:
+            log.warning(
+                "After %d of %d steps all images have practically the same representation (deviation_h is %.1e, and 1 if they "
+                "are spread evenly): the network has collapsed. Start anew with a lower config.optimizer.learning_rate or a "
+                "longer warm-up.",
+                step,
+                self._total,
+                metrics["deviation_h"],
+            )
+        elif self._chance is not None and metrics["loss"] >= self._chance:
             log.warning(
                 "After %d of %d steps the loss is %.2f; guessing gives %.2f. The network has not begun to learn: lower "
                 "config.optimizer.learning_rate, warm up for longer, or look at views.png whether the views are too hard.",

@@ -18,6 +18,7 @@ import optax
 
 from simclr_jax import objectives
 from simclr_jax.objectives import metrics as contrastive_metrics
+from simclr_jax.objectives.representations import representation_metrics
 from simclr_jax.runtime import sharding
 from simclr_jax.training import inputs
 from simclr_jax.training import optim
@@ -108,7 +109,7 @@ def make_pretrain_step(
 
         def loss_fn(z: Float[Array, "batch 2 dim"], params: Any, h: Float[Array, "batch 2 features"]):
             total = objective(z)
-            metrics = {"loss": total, **metrics_of(z)}
+            metrics = {"loss": total, **metrics_of(z), **representation_metrics(h, z, mesh)}
             model = merge(graph, params, state.batch_stats)
             if hasattr(model, "classifier"):
                 # Trained beside the encoder, on features without gradient, so it changes nothing in the encoder.

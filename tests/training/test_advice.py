@@ -47,14 +47,24 @@ def test_a_run_that_cannot_learn_is_named_before_it_starts(caplog, config, steps
 
 def test_a_loss_at_chance_is_named_once_after_a_tenth_of_the_run(caplog):
     caplog.set_level(logging.WARNING, "simclr_jax")
-    watch = advice.ChanceWatch(config_of(256), 1000)
-    watch(50, {"loss": 13.0})
+    spread = {"deviation_h": 0.4}
+    watch = advice.LearningWatch(config_of(256), 1000)
+    watch(50, spread | {"loss": 13.0})
     assert not caplog.text, "too early to say"
-    watch(100, {"loss": 13.09})
-    watch(150, {"loss": 13.0})
+    watch(100, spread | {"loss": 13.09})
+    watch(150, spread | {"loss": 13.0})
     assert caplog.text.count("the loss is 13.09; guessing gives 12.47") == 1
     caplog.clear()
-    watch = advice.ChanceWatch(config_of(256), 1000)
-    watch(100, {"loss": 12.0})
-    watch(200, {"loss": 12.6})
+    watch = advice.LearningWatch(config_of(256), 1000)
+    watch(100, spread | {"loss": 12.0})
+    watch(200, spread | {"loss": 12.6})
     assert not caplog.text
+
+
+@pytest.mark.parametrize("loss", ["nt_xent", "nt_logistic"])
+def test_a_collapse_is_named_whatever_the_loss(caplog, loss):
+    caplog.set_level(logging.WARNING, "simclr_jax")
+    watch = advice.LearningWatch(config_of(256, loss=loss), 1000)
+    for step in (100, 200):
+        watch(step, {"loss": 12.47, "deviation_h": 1e-4})
+    assert caplog.text.count("the network has collapsed") == 1
