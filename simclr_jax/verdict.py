@@ -6,7 +6,8 @@
 Takes 1,000 of the images that the run was pretrained on, or of `--images`. It measures the representations (RankMe, LiDAR,
 alignment, uniformity, neighbours of views) and asks questions such as "which image is this crop of?", each also of the same
 network untrained and of colour histograms. It shows through which augmentation, at which strength, images are still
-recognised. It ends in plain sentences and a score from 0 to 1, and writes verdict.json to the run's workdir, or to `--workdir`.
+recognised. It ends in plain sentences and a score from 0 to 1. Writes verdict.json to the run's workdir, or to `--workdir`,
+and pictures of the images that the network finds alike: similar_pairs.png and clusters.png.
 docs/verdict.md says what each number is, and what is known of how far the score can be trusted.
 """
 
@@ -22,19 +23,24 @@ from typing import Any
 
 from absl import flags
 from etils import epath
+import numpy as np
 
 from simclr_jax.data import sources
 from simclr_jax.data.sources.base import Source
+from simclr_jax.diagnosis import alike
 from simclr_jax.diagnosis.examine import examine
+from simclr_jax.diagnosis.measures import changed
 from simclr_jax.diagnosis.representations import Images
 from simclr_jax.diagnosis.table import text_of
 from simclr_jax.errors import UserError
 from simclr_jax.inference.encoder import Encoder
 from simclr_jax.inference.encoder import load
 from simclr_jax.inference.named_images import open_images
+from simclr_jax.reporting import pictures
 from simclr_jax.reporting.summary import VERDICT
 from simclr_jax.runtime import run_monitor
 from simclr_jax.runtime import sharding
+from simclr_jax.runtime.heartbeat import working
 from simclr_jax.training import checkpoint
 from simclr_jax.workdir import files
 from simclr_jax.workdir import writers
@@ -43,6 +49,7 @@ log = logging.getLogger("simclr_jax")
 
 LEAST_IMAGES = 20
 EARLIER = 3  # checkpoints besides the newest one
+PAIRS, TYPICAL = 10, 8  # that are drawn: pairs, and images of a cluster
 
 
 def run(values: flags.FlagValues) -> dict[str, Any]:
@@ -69,13 +76,27 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
     log.info("Examining %s on %d images of %s.", encoder, count, source.name)
     metrics = of_run / "metrics.jsonl" if of_run else None
     lines = writers.read_metrics(metrics) if metrics is not None and metrics.exists() else []
-    verdict = examine(encoder, _earlier(place) if of_run else [], images, lines, op_images=values.op_images)
+    verdict, h = examine(encoder, _earlier(place) if of_run else [], images, lines, op_images=values.op_images)
     verdict |= {"pretrained": str(place)}
     folder.mkdir(parents=True, exist_ok=True)
+    _draw(h, images, folder)
     files.write_atomically(folder / VERDICT, (json.dumps(verdict, indent=1) + "\n").encode())
     print(text_of(verdict), flush=True)
-    log.info("%s has all numbers.", folder / VERDICT)
+    log.info(
+        "%s has all numbers; similar_pairs.png and clusters.png beside it show what the network finds alike.",
+        folder / VERDICT,
+    )
     return verdict
+
+
+def _draw(h: np.ndarray, images: Images, folder: epath.Path) -> None:
+    """Pictures of the most similar pairs, and of clusters."""
+    with working("drawing which images are alike"):
+        shown = np.concatenate(list(images.views(changed({}), 1)))[:, 0]
+        pairs = alike.pictures_of(alike.similar_pairs(h, PAIRS), shown, 2)
+        pictures.groups(pairs, f"The {len(pairs)} most similar pairs", folder / "similar_pairs.png")
+        clusters = alike.pictures_of(alike.clusters(h), shown, TYPICAL)
+        pictures.groups(clusters, "Clusters, the most typical images first", folder / "clusters.png")
 
 
 def _open(encoder: Encoder, values: flags.FlagValues) -> Source:

@@ -35,8 +35,8 @@ def examine(
     lines: Sequence[dict[str, Any]],
     *,
     op_images: int,
-) -> dict[str, Any]:
-    """The content of verdict.json: the score, all measures, and statements about them.
+) -> tuple[dict[str, Any], np.ndarray]:
+    """The content of verdict.json: the score, all measures, and statements about them; and h of the images, `[count, d]`.
 
     Args:
       encoder: of a pretraining run, or an import.
@@ -67,7 +67,7 @@ def examine(
     with working("trying each augmentation alone"):
         rows = augmentations.table(pair, some, config.augment) if some.count > 1 else []
     said = _statements(seen, measured, doubling, checkpoints, rows)
-    return {
+    verdict = {
         "score": scores[PRETRAINED],
         "score_untrained": scores[UNTRAINED],
         "parts": score_lib.parts(measured[PRETRAINED], features),
@@ -81,6 +81,7 @@ def examine(
         "checkpoints": checkpoints,
         "augmentations": [dataclasses.asdict(row) for row in rows],
     }
+    return verdict, seen.images[PRETRAINED]["h"][:, 0]
 
 
 def _statements(

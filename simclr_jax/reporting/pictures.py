@@ -102,6 +102,30 @@ def neighbours(
     save(figure, path)
 
 
+def groups(rows: Sequence[tuple[str, np.ndarray]], heading: str, path: epath.Path) -> None:
+    """Groups of images: a row for each, with its title on the left.
+
+    Args:
+      rows: titles, and uint8 `[m, size, size, 3]`; m may differ.
+      heading: of the picture.
+      path: of the PNG file.
+    """
+    columns = max(len(images) for _, images in rows)
+    figure = new_figure(max(1.1 * columns + 1, 6), 1.15 * len(rows) + 0.5)
+    figure.suptitle(heading, fontsize=10)
+    for row, (title, images) in enumerate(rows):
+        for column in range(columns):
+            axes = figure.add_subplot(len(rows), columns, row * columns + column + 1)
+            if column < len(images):
+                axes.imshow(images[column], interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.set_frame_on(False)
+            if column == 0:
+                axes.set_ylabel(title, fontsize=8, rotation=0, ha="right", va="center")
+    save(figure, path)
+
+
 def histograms(plain: np.ndarray, coloured: np.ndarray, path: epath.Path) -> None:
     """Crops of some images and their pixel values over all channels: left without colour distortion, right with it.
 

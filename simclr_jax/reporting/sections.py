@@ -39,6 +39,16 @@ PICTURES = {
         "Test images in two dimensions (t-SNE): images with similar representations are near each other. Colours are classes; "
         "images without labels are drawn themselves.",
     ),
+    "similar_pairs.png": (
+        "Most similar pairs",
+        "The pairs of images that the network finds most alike, with their similarity (1: the same direction from the mean). "
+        "Duplicates are among the first.",
+    ),
+    "clusters.png": (
+        "Clusters",
+        "Groups of images that the network finds alike, the largest first, each with its most typical images. What the images "
+        "of a group share is what the network has learned to see.",
+    ),
 }
 
 

@@ -6,6 +6,7 @@ import shutil
 
 from ml_collections import ConfigDict
 import numpy as np
+from PIL import Image
 import pytest
 
 from configs import digits
@@ -69,6 +70,9 @@ def test_the_verdict_of_a_run(tmp_path, digits_run, capsys):
     assert verdict["checkpoints"][-1] == {"step": verdict["step"], "score": verdict["score"]}
     printed = capsys.readouterr().out
     assert all(statement["text"] in printed for statement in verdict["statements"])
+    for name in ("similar_pairs.png", "clusters.png"):
+        with Image.open(tmp_path / "run" / name) as picture:
+            assert min(picture.size) > 200
     again = cli.call(*command, "--images=digits:test", f"--workdir={tmp_path}/other")
     assert (tmp_path / "other" / "verdict.json").exists()
     assert again["images"] == {"name": "digits, split test", "count": 60}
