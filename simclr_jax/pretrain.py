@@ -41,12 +41,12 @@ from simclr_jax.runtime.heartbeat import working
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import advice
 from simclr_jax.training import by_images
+from simclr_jax.training import checkpoint
 from simclr_jax.training import initial
 from simclr_jax.training import inputs
 from simclr_jax.training import loop
 from simclr_jax.training import memory
 from simclr_jax.training import steps
-from simclr_jax.training.checkpoint import Checkpoints
 from simclr_jax.training.inputs import Batch
 from simclr_jax.training.recipe import PretrainRecipe
 from simclr_jax.training.state import TrainState
@@ -74,12 +74,13 @@ def run(
     """
     began = time.monotonic()
     source, test_source = _open_data(config)
+    checkpoint.set_aside_damaged(workdir)
     start = initial.find(init_from, config, workdir, with_head=init_head)
     distributed.check_agreement(config=saved_config.to_json(config), training_set=sources.identity(source))
     distributed.check_shared(workdir)
     recipe = _make_recipe(config, source, workdir)
     config, mesh, total_steps = recipe.config, recipe.mesh, recipe.total_steps
-    with Checkpoints(workdir, config) as checkpoints:
+    with checkpoint.Checkpoints(workdir, config) as checkpoints:
         state = checkpoints.restore(initial.load(start, recipe.init_state()))
         start_step = int(state.step)
         distributed.check_agreement(step=str(start_step))

@@ -13,7 +13,6 @@ from ml_collections import ConfigDict
 from simclr_jax.errors import UserError
 from simclr_jax.evaluation.setup import output_layer
 from simclr_jax.inference.saved import Saved
-from simclr_jax.inference.saved import readable
 from simclr_jax.models.heads import LinearClassifier
 from simclr_jax.models.init_rngs import InitRngs
 from simclr_jax.models.networks import make_encoder
@@ -113,9 +112,7 @@ def read_variables(saved: Saved, config: ConfigDict, mesh: Mesh) -> tuple[Any, A
             )
         del params["classifier"]
     if saved.checkpoint is not None:
-        params, stats = readable(
-            saved.checkpoint, saved.name, lambda path, _: checkpoint.load_parts(path, params, stats)
-        )
+        params, stats = checkpoint.load_parts(saved.checkpoint, params, stats)
     if saved.probe is not None:
         probe = {"kernel": saved.probe.kernel, "bias": saved.probe.bias}
         params = params | {"classifier": jax.device_put(probe, sharding.replicated(mesh))}

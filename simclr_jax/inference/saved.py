@@ -1,10 +1,8 @@
 """Find what a workdir holds for use: an encoder, perhaps its projection head, perhaps a classifier."""
 
-from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import json
-from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -71,7 +69,7 @@ def find(path: epath.PathLike, pretrained: epath.PathLike | None = None, flag: s
         raise UserError(f"{name} is a file, but has to be the workdir of a run, or one checkpoint in it.")
     newest = checkpoint.newest(place)
     if newest is not None:
-        return readable(newest, name, _of_checkpoint)
+        return _of_checkpoint(newest, name)
     if (place / classifiers.NAME).exists():
         return _of_probe(place, name, pretrained)
     if (place / "chosen").is_dir():  # of simclr_jax.transfer with protocol=finetune
@@ -104,17 +102,6 @@ def _refuse_without_weights(place: epath.Path, name: str) -> None:
                 f"{name} is a linear probe without the weights of its classifier, as versions until 0.1.0 wrote it: the same "
                 "command of simclr_jax.linear_probe again writes them."
             )
-
-
-def readable(path: epath.Path, name: str, read: Callable[[epath.Path, str], Any]) -> Any:
-    """`read(path, name)`, with a line instead of the errors that a damaged checkpoint has."""
-    try:
-        return read(path, name)
-    except UserError:
-        raise
-    except Exception as error:  # Orbax and TensorStore raise many types
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__).partition(". See full")[0]
-        raise UserError(f"{name}: the checkpoint {path} cannot be read, it may be incomplete: {first[:200]}") from error
 
 
 def _of_checkpoint(path: epath.Path, name: str) -> Saved:
@@ -171,7 +158,7 @@ def _of_probe(draw: epath.Path, name: str, pretrained: epath.PathLike | None) ->
                 f"{name} is a probe of the encoder in {place}, where no checkpoint is now: say where it is, with "
                 "simclr_jax.load(PATH, pretrained=DIR)."
             )
-        of_encoder = readable(found, name, _of_checkpoint) if found else None
+        of_encoder = _of_checkpoint(found, name) if found else None
     untrained = config.init == "random"
     return Saved(
         name=name,

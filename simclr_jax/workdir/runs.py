@@ -17,7 +17,7 @@ from simclr_jax.workdir import writers
 # An evaluation and its untrained baseline may differ in these fields.
 OF_THE_BASELINE = ("init", "pretrained", "optimizer.learning_rate")
 # Folders of a workdir that contain no other workdir.
-NOT_RUNS = ("checkpoints", "compilation_cache", "tensorboard", "profile")
+NOT_RUNS = ("checkpoints", "damaged_checkpoints", "compilation_cache", "tensorboard", "profile")
 
 
 @dataclasses.dataclass(frozen=True)

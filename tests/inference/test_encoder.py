@@ -229,8 +229,8 @@ def test_an_iterator_is_read_in_chunks(runs, monkeypatch):
         ("probe/config.json", "is a file, but has to be the workdir"),
         ("knn", r"is a run of simclr_jax.knn, which keeps no weights. Load the encoder that it evaluated: /some/1\."),
         ("old", "a linear probe without the weights .* the same command of simclr_jax.linear_probe again writes them"),
-        ("broken", "the checkpoint .* cannot be read, it may be incomplete: "),
-        ("no_config", "the checkpoint .* cannot be read, it may be incomplete: "),
+        ("broken", "the checkpoint .*/9 is damaged: its file encoder/.* is not as it was written"),
+        ("no_config", "the checkpoint .*/9 is damaged: it has no config"),
     ],
 )
 def test_what_cannot_be_loaded_is_one_line(runs, tmp_path, place, message):
