@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
+import ctypes
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -140,6 +142,16 @@ def _call(command: list[str], **options) -> subprocess.CompletedProcess:
         return subprocess.run(command, **options)
     except FileNotFoundError:
         raise UserError(f"{command[0]!r} is not installed on this machine; --dry_run prints the commands.") from None
+
+
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def end_with_launcher() -> None:
+    """Called in a new process: SIGTERM when the launcher dies, even by SIGKILL. Otherwise it would go on unseen. Linux only."""
+    if _LIBC is not None:
+        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def job_code(codes: Sequence[int]) -> int:

@@ -59,9 +59,9 @@ from simclr_jax.interchange.exported import NEVER
 from simclr_jax.interchange.exported import ExportedNetwork
 from simclr_jax.interchange.exported import example_images
 from simclr_jax.interchange.infer import flatten
+from simclr_jax.runtime import files
 from simclr_jax.runtime import hub
 from simclr_jax.training import state as state_lib
-from simclr_jax.workdir import files
 
 log = logging.getLogger("simclr_jax")
 

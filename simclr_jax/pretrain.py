@@ -9,6 +9,7 @@ batch; look at it before a long run), metrics.jsonl, tensorboard/, checkpoints/,
 """
 
 from simclr_jax.runtime import cli
+from simclr_jax.workdir import metrics_file
 
 if __name__ == "__main__":
     cli.main("pretrain")  # answers --help and mistakes before the imports below; does not return
@@ -237,7 +238,7 @@ def _online_test(
 
 def _conclude(results: dict, workdir: epath.Path, config: ConfigDict) -> dict:
     """Draws the curves, writes results.json and says how it went."""
-    lines = writers.read_metrics(workdir / "metrics.jsonl")
+    lines = metrics_file.read(workdir / "metrics.jsonl")
     pictures.curves(lines, workdir / "curves.png", advice.chance_levels(config))
     results |= {key: lines[-1][key] for key in ("loss", "contrastive_top1", "contrastive_top5", "contrastive_entropy")}
     writers.write_results(workdir, results)

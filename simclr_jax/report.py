@@ -21,8 +21,8 @@ from etils import epath
 
 from simclr_jax.errors import UserError
 from simclr_jax.reporting import page
+from simclr_jax.runtime import files
 from simclr_jax.runtime.heartbeat import working
-from simclr_jax.workdir import files
 from simclr_jax.workdir import runs as saved_runs
 from simclr_jax.workdir.runs import SavedRun
 

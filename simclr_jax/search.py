@@ -29,7 +29,7 @@ from simclr_jax.retrieval.groups import Group
 from simclr_jax.retrieval.index import Index
 from simclr_jax.retrieval.index import import_faiss
 from simclr_jax.retrieval.tables import Embeddings
-from simclr_jax.workdir import files
+from simclr_jax.runtime import files
 
 log = logging.getLogger("simclr_jax")
 

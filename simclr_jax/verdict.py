@@ -12,6 +12,7 @@ docs/verdict.md says what each number is, and what is known of how far the score
 """
 
 from simclr_jax.runtime import cli
+from simclr_jax.workdir import metrics_file
 
 if __name__ == "__main__":
     cli.main("verdict")  # answers --help and mistakes before the imports below; does not return
@@ -38,12 +39,11 @@ from simclr_jax.inference.encoder import load
 from simclr_jax.inference.named_images import open_images
 from simclr_jax.reporting import pictures
 from simclr_jax.reporting.summary import VERDICT
+from simclr_jax.runtime import files
 from simclr_jax.runtime import run_monitor
 from simclr_jax.runtime import sharding
 from simclr_jax.runtime.heartbeat import working
 from simclr_jax.training import checkpoint
-from simclr_jax.workdir import files
-from simclr_jax.workdir import writers
 
 log = logging.getLogger("simclr_jax")
 
@@ -75,7 +75,7 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
     images = Images(source, count, encoder.config.data, sharding.rounded_up(values.batch_size, encoder.mesh))
     log.info("Examining %s on %d images of %s.", encoder, count, source.name)
     metrics = of_run / "metrics.jsonl" if of_run else None
-    lines = writers.read_metrics(metrics) if metrics is not None and metrics.exists() else []
+    lines = metrics_file.read(metrics) if metrics is not None and metrics.exists() else []
     verdict, h = examine(encoder, _earlier(place) if of_run else [], images, lines, op_images=values.op_images)
     verdict |= {"pretrained": str(place)}
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ from PIL import Image
 from simclr_jax.runtime import cli
 from simclr_jax.runtime import sharding
 from simclr_jax.training import state as state_lib
-from simclr_jax.workdir import writers
+from simclr_jax.workdir import metrics_file
 
 # For hypothesis: few examples, the same ones in every run.
 LAWS = settings(max_examples=20, deadline=None, derandomize=True, database=None)
@@ -127,7 +127,7 @@ TIMED = (
 
 def last_step(workdir):
     path = epath.Path(workdir / "metrics.jsonl")
-    lines = writers.read_metrics(path) if path.exists() else []
+    lines = metrics_file.read(path) if path.exists() else []
     return lines[-1]["step"] if lines else 0
 
 
@@ -135,7 +135,7 @@ def outcome(workdir):
     """All numbers of all steps but the timings, and every array of the last checkpoint."""
     lines = [
         {key: value for key, value in line.items() if key not in TIMED}
-        for line in writers.read_metrics(epath.Path(workdir / "metrics.jsonl"))
+        for line in metrics_file.read(epath.Path(workdir / "metrics.jsonl"))
     ]
     newest = max((workdir / "checkpoints").iterdir(), key=lambda path: int(path.name))
     parts = {}

@@ -8,7 +8,7 @@ import pytest
 
 from simclr_jax import errors
 from simclr_jax.runtime import cli
-from simclr_jax.workdir import writers
+from simclr_jax.workdir import metrics_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("at_repository")]
 
@@ -51,7 +51,7 @@ def test_a_student_learns_its_teachers_answers_without_labels(tmp_path, teacher)
     results = call(tmp_path, folder, "--config.init=random")
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert results["teacher_top1"] == pytest.approx(accuracy)
-    lines = writers.read_metrics(epath.Path(tmp_path / "metrics.jsonl"))
+    lines = metrics_file.read(epath.Path(tmp_path / "metrics.jsonl"))
     agreement = [line["teacher_agreement"] for line in lines]
     assert agreement[-1] > max(0.4, agreement[0] + 0.2)
     assert results["top1"] > 0.4

@@ -24,8 +24,8 @@ from simclr_jax.reporting import pictures
 from simclr_jax.runtime import cli
 from simclr_jax.runtime import run_monitor
 from simclr_jax.training import checkpoint
+from simclr_jax.workdir import metrics_file
 from simclr_jax.workdir import predictions
-from simclr_jax.workdir import writers
 
 FEW_L2 = ("--config.lbfgs.l2_values=4", "--config.lbfgs.max_iterations=50")
 
@@ -97,7 +97,7 @@ def test_lbfgs_probe(tmp_path, pretrained):
     written = json.loads((tmp_path / "config.json").read_text())
     assert written["data"]["source"] == "digits"
     assert written["pretrained"].endswith("checkpoints/9")
-    (line,) = writers.read_metrics(epath.Path(tmp_path / "metrics.jsonl"))
+    (line,) = metrics_file.read(epath.Path(tmp_path / "metrics.jsonl"))
     assert (line["step"], line["top1"]) == (9, results["top1"])
     assert list((tmp_path / "tensorboard").iterdir())
 
@@ -112,7 +112,7 @@ def test_sgd_probe_trains_the_classifier_only(tmp_path, pretrained, features):
         f"--config.features={features}",
     )
     assert results["step"] == 1437 // 64 + 1
-    lines = writers.read_metrics(epath.Path(tmp_path / "draw_0" / "metrics.jsonl"))
+    lines = metrics_file.read(epath.Path(tmp_path / "draw_0" / "metrics.jsonl"))
     assert lines[-1]["grad_norm"] > 0
     setup = setup_of(tmp_path / "other", pretrained, features=features)
     assert set(setup.params) == ({"encoder"} if features == "h" else {"encoder", "head"})

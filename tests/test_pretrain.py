@@ -23,7 +23,7 @@ import pytest
 from simclr_jax import errors
 from simclr_jax.runtime import cli
 from simclr_jax.training import steps
-from simclr_jax.workdir import writers
+from simclr_jax.workdir import metrics_file
 
 pytestmark = pytest.mark.slow
 
@@ -143,7 +143,7 @@ def test_a_run_leaves_all_that_is_promised(tmp_path):
     assert {"top1", "top5", "n", "seconds", "step"} <= results.keys()
     assert (results["n"], results["step"]) == (360, 9)
     assert json.loads((tmp_path / "config.json").read_text())["batch_size"] == 64
-    steps = [line["step"] for line in writers.read_metrics(epath.Path(tmp_path / "metrics.jsonl"))]
+    steps = [line["step"] for line in metrics_file.read(epath.Path(tmp_path / "metrics.jsonl"))]
     assert steps == list(range(1, 10))
     # A finished run is not trained again, and says the same.
     again = call(tmp_path, "--config.epochs=0.4", "--config.checkpoint.every_steps=4")

@@ -8,7 +8,7 @@ import sys
 from helpers import REPOSITORY
 import pytest
 
-from simclr_jax.workdir import writers
+from simclr_jax.workdir import metrics_file
 
 # What a wheel is built from.
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "simclr_jax", "configs")
@@ -71,6 +71,6 @@ def test_commands_run_from_another_folder_and_find_their_configs(installed, tmp_
     )
     three_steps = ("--config.epochs=0.1", "--config.optimizer.warmup_epochs=0", "--config.log_every_steps=1")
     call("-m", "simclr_jax.pretrain", "--config=digits", "--workdir=run", *small, *three_steps)
-    assert [line["step"] for line in writers.read_metrics(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
+    assert [line["step"] for line in metrics_file.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
     call("-m", "simclr_jax.knn", "--pretrained=run", "--workdir=run_knn")  # with its default config
     assert (tmp_path / "run_knn" / "results.json").exists()

@@ -27,12 +27,12 @@ from simclr_jax.models.networks import make_encoder
 from simclr_jax.models.networks import make_head
 from simclr_jax.models.resnet import ResNet
 from simclr_jax.runtime import distributed
+from simclr_jax.runtime import files
 from simclr_jax.runtime import sharding
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import checkpoint
 from simclr_jax.training import state as state_lib
 from simclr_jax.training import steps
-from simclr_jax.workdir import files
 from simclr_jax.workdir import predictions
 from simclr_jax.workdir import writers
 

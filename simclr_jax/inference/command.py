@@ -13,9 +13,9 @@ from simclr_jax.inference.encoder import load
 from simclr_jax.inference.named_images import open_images
 from simclr_jax.inference.network import PROBABILITIES
 from simclr_jax.runtime import distributed
+from simclr_jax.runtime import files
 from simclr_jax.runtime import sharding
 from simclr_jax.runtime.run_monitor import RunMonitor
-from simclr_jax.workdir import files
 
 log = logging.getLogger("simclr_jax")
 

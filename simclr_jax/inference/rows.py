@@ -15,7 +15,7 @@ from etils import epath
 import numpy as np
 
 from simclr_jax.errors import UserError
-from simclr_jax.workdir import files
+from simclr_jax.runtime import files
 
 
 @dataclasses.dataclass(frozen=True)

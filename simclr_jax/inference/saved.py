@@ -10,10 +10,10 @@ from ml_collections import ConfigDict
 from simclr_jax import config as config_lib
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
+from simclr_jax.runtime import files
 from simclr_jax.runtime import hub
 from simclr_jax.training import checkpoint
 from simclr_jax.workdir import classifiers
-from simclr_jax.workdir import files
 from simclr_jax.workdir import predictions
 
 # Runs that keep no weights of their own.

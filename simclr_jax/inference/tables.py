@@ -16,7 +16,7 @@ from etils import epath
 import numpy as np
 
 from simclr_jax.inference.rows import Rows
-from simclr_jax.workdir import files
+from simclr_jax.runtime import files
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ from simclr_jax import config as config_lib
 from simclr_jax.errors import UserError
 from simclr_jax.interchange.base import Weights
 from simclr_jax.interchange.infer import unflatten
+from simclr_jax.runtime import files
 from simclr_jax.training import checkpoint
-from simclr_jax.workdir import files
 from simclr_jax.workdir import writers
 
 RECORD = "import.json"

@@ -11,7 +11,7 @@ from simclr_jax.interchange import state_dicts
 from simclr_jax.interchange import tf1_names
 from simclr_jax.interchange import tf2_names
 from simclr_jax.interchange.base import WeightSource
-from simclr_jax.workdir import files
+from simclr_jax.runtime import files
 
 # Kinds of files by the ends of their names.
 SAFETENSORS = (".safetensors",)

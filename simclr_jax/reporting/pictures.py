@@ -10,7 +10,7 @@ from etils import epath
 import numpy as np
 
 from simclr_jax.reporting import names as names_lib
-from simclr_jax.workdir import files
+from simclr_jax.runtime import files
 
 # Images that a map without labels shows.
 THUMBNAILS = 400

@@ -15,9 +15,9 @@ from simclr_jax.reporting.parts import Matrix
 from simclr_jax.reporting.parts import Part
 from simclr_jax.reporting.parts import Section
 from simclr_jax.reporting.parts import Table
+from simclr_jax.workdir import metrics_file
 from simclr_jax.workdir import predictions
 from simclr_jax.workdir import runs as saved_runs
-from simclr_jax.workdir import writers
 from simclr_jax.workdir.runs import SavedRun
 
 # Kinds with their own section.
@@ -173,7 +173,7 @@ def curves(runs: list[SavedRun]) -> Section:
         lines = {}
         for run in (run for run in runs if run.kind == kind):
             files = (path / "metrics.jsonl" for path in (run.path, *run.draws()[:1]))
-            read = [writers.read_metrics(file) for file in files if file.exists()]
+            read = [metrics_file.read(file) for file in files if file.exists()]
             longest = max(read, key=len, default=[])
             if len(longest) > 1:
                 lines[run.name] = longest

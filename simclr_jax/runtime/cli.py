@@ -11,6 +11,7 @@ before its other imports, so that --help and mistakes are answered before JAX an
 import ast
 from collections.abc import Callable
 from collections.abc import Sequence
+import contextlib
 import importlib
 import logging
 import os
@@ -44,7 +45,7 @@ def main(command: str) -> None:
     """Runs a command as a program. Ends the process.
 
     Exit codes: 0 done, 2 the user's mistake, 3 the loss became non-finite, 69 the other processes did not come, 70 the TPU
-    compiler crashed, 75 preempted: run the same command again.
+    compiler crashed, 74 a file cannot be written, 75 preempted: run the same command again.
     """
     values = flags.FlagValues()
     set_up_logging()
@@ -110,6 +111,7 @@ def work(command: str, values: flags.FlagValues) -> Any:
     if command in TOOLS:
         return module.run(values)
     from simclr_jax.runtime import distributed
+    from simclr_jax.runtime import lock
     from simclr_jax.runtime.run_monitor import RunMonitor
 
     names = trackers.parse_names(values.tracker) if distributed.is_primary() else []
@@ -128,7 +130,8 @@ def work(command: str, values: flags.FlagValues) -> Any:
     code: int | None = 1
     monitor.arm()
     try:
-        results, code = module.run(*arguments, monitor=monitor, **weights), 0
+        with lock.held(epath.Path(values.workdir)):
+            results, code = module.run(*arguments, monitor=monitor, **weights), 0
         return results
     except (errors.UserError, errors.NonFiniteLoss, errors.Preempted) as error:
         code = error.exit_code
@@ -171,6 +174,8 @@ def exit_at_once(work: Callable[[], object]) -> None:
     Everything that has to be kept is on disk by then.
     """
     from simclr_jax.runtime import distributed
+    from simclr_jax.runtime import run_monitor
+    from simclr_jax.runtime import storage
 
     code = 0
     try:
@@ -182,12 +187,19 @@ def exit_at_once(work: Callable[[], object]) -> None:
     except (errors.NonFiniteLoss, errors.Preempted, errors.CompilerCrashed) as error:  # on all processes alike
         code = _fail(error)
         distributed.shutdown()
+    except errors.StorageError as error:
+        code = _fail(error)
     except KeyboardInterrupt:
         print("interrupted; the same command continues from what is saved", file=sys.stderr)
         code = 130
-    except Exception:
-        traceback.print_exc()
-        code = 1
+    except Exception as error:
+        if (problem := storage.problem(error)) is not None:
+            code = _fail(errors.StorageError(problem))
+        else:
+            traceback.print_exc()
+            code = 1
+    with contextlib.suppress(OSError):
+        run_monitor.seal_compilation_cache()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import os
 import pathlib
+import re
 import traceback
 
 from absl import flags
@@ -34,6 +35,10 @@ PLACES = (
     *("finetuned", "images", "data_dir", "embeddings"),
     *("config.data.root", "config.teacher"),
 )
+
+
+# Characters of the patterns of `glob`.
+_PATTERN = re.compile(r"[\[\]*?]")
 
 
 def define_config(argv: Sequence[str], values: flags.FlagValues, default: str | None = None) -> None:
@@ -131,6 +136,7 @@ def parse(
 
 def normalise(argv: Sequence[str]) -> list[str]:
     """Joins `--config FILE` to one word and puts it first, finds the file, and expands `~` in flags that are places."""
+    _check_encoding(argv)
     config: list[str] = []
     words: list[str] = []
     rest = iter(argv[1:])
@@ -156,6 +162,19 @@ def normalise(argv: Sequence[str]) -> list[str]:
         else:
             words.append(f"--{name}={value}" if name else word)
     return [argv[0], *config, *words]
+
+
+def _check_encoding(argv: Sequence[str]) -> None:
+    """Refuses words that this terminal's locale cannot represent: the libraries below would fail on them much later."""
+    for word in argv:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            shown = word.encode(errors="surrogateescape").decode(errors="replace")
+            raise UserError(
+                f"{shown}: the locale of this terminal has no such letters. Set one that has, as in LC_ALL=C.UTF-8, or "
+                "PYTHONUTF8=1."
+            ) from None
 
 
 def _no_value(name: str) -> UserError:
@@ -246,6 +265,11 @@ def check_folder(name: str, folder: str) -> None:
         raise UserError(f"--{name}={folder}: a run cannot write there; simclr_jax.export --push_to_hub uploads one.")
     if "://" in folder:
         return
+    if _PATTERN.search(os.path.abspath(folder)):
+        raise UserError(
+            f"--{name}={folder}: take a folder without [ ] * ? in its path ({os.path.abspath(folder)}). Libraries that write "
+            "checkpoints take these for patterns."
+        )
     path = pathlib.Path(folder)
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():

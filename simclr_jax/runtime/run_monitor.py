@@ -11,6 +11,7 @@ import time
 from etils import epath
 import jax
 
+from simclr_jax.runtime import compiled_programs
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime.trackers import Trackers
 
@@ -18,6 +19,8 @@ log = logging.getLogger("simclr_jax")
 
 # Programs that compile faster than this are not cached.
 MIN_COMPILE_SECONDS = 0.5
+# The folder that this process uses for them and looks after, if it does.
+_cache: epath.Path | None = None
 
 
 class RunMonitor:
@@ -114,7 +117,17 @@ def use_compilation_cache(folder: str) -> None:
     Args:
       folder: may be in a bucket; empty for no cache. JAX_COMPILATION_CACHE_DIR in the environment overrides it.
     """
+    global _cache
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # set by JAX_COMPILATION_CACHE_DIR
         return
+    _cache = epath.Path(folder) if folder and distributed.is_primary() else None
+    if _cache is not None:
+        compiled_programs.verify(_cache)
     jax.config.update("jax_compilation_cache_dir", folder or None)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
+
+
+def seal_compilation_cache() -> None:
+    """At the end of a command: so that the next one can tell whether the programs in the cache are as they were written."""
+    if _cache is not None:
+        compiled_programs.seal(_cache)

@@ -10,9 +10,9 @@ from ml_collections import ConfigDict
 
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
+from simclr_jax.runtime import files
 from simclr_jax.training import checkpoint
 from simclr_jax.training.state import TrainState
-from simclr_jax.workdir import files
 
 log = logging.getLogger("simclr_jax")
 

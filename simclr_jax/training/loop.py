@@ -16,6 +16,7 @@ import numpy as np
 from simclr_jax.data.pipeline import BadImages
 from simclr_jax.errors import NonFiniteLoss
 from simclr_jax.errors import Preempted
+from simclr_jax.runtime import distributed
 from simclr_jax.runtime.heartbeat import working
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import memory
@@ -87,10 +88,13 @@ def fit(run: TrainingRun) -> TrainState:
 
     Raises:
       UserError: where the step needs more memory than there is.
+      StorageError: where the disk has no room for the checkpoints, or the workdir is gone.
       NonFiniteLoss: names the first step whose loss or gradient was not finite. That step is not saved.
       Preempted: after the state was saved.
     """
     start_step = int(run.state.step)
+    if start_step < run.total_steps and distributed.is_primary():
+        run.checkpoints.check_room(run.state)
     try:
         with (
             MetricsWriter(run.workdir, start_step, run.monitor.trackers) as writer,

@@ -8,7 +8,7 @@ from etils import epath
 import numpy as np
 
 from simclr_jax.runtime import distributed
-from simclr_jax.workdir import files
+from simclr_jax.runtime import files
 
 NAME = "classifier.npz"
 

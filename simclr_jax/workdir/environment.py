@@ -17,7 +17,7 @@ import jax
 
 import simclr_jax
 from simclr_jax.runtime import distributed
-from simclr_jax.workdir import files
+from simclr_jax.runtime import files
 
 FILE = "environment.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow")

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from simclr_jax.config import KINDS
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
-from simclr_jax.workdir import files
-from simclr_jax.workdir import writers
+from simclr_jax.runtime import files
+from simclr_jax.workdir import metrics_file
 
 # An evaluation and its untrained baseline may differ in these fields.
 OF_THE_BASELINE = ("init", "pretrained", "optimizer.learning_rate")
@@ -41,7 +41,7 @@ class SavedRun:
     @functools.cached_property
     def metrics(self) -> list[dict[str, Any]]:
         path = self.path / "metrics.jsonl"
-        return writers.read_metrics(path) if path.exists() else []
+        return metrics_file.read(path) if path.exists() else []
 
     def draws(self) -> list[epath.Path]:
         """The folders of its label subsets."""

@@ -7,6 +7,7 @@ import datetime
 import json
 import math
 import struct
+import time
 from typing import Any
 
 from etils import epath
@@ -15,10 +16,13 @@ from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
 from simclr_jax.config import saved as saved_config
+from simclr_jax.errors import StorageError
 from simclr_jax.runtime import distributed
+from simclr_jax.runtime import files
 from simclr_jax.runtime.trackers import Trackers
 from simclr_jax.workdir import environment
-from simclr_jax.workdir import files
+from simclr_jax.workdir import event_files
+from simclr_jax.workdir import metrics_file
 
 
 class MetricsWriter:
@@ -26,8 +30,8 @@ class MetricsWriter:
 
     Args:
       workdir: the workdir of the run.
-      step: the step of the checkpoint that the run continues from. Lines of later steps are removed, because the continued
-        run writes them again: each step has one line.
+      step: the step of the checkpoint that the run continues from. Later steps are removed from both, because the continued
+        run writes them again: each step is there once.
       trackers: get the same metrics.
     """
 
@@ -36,17 +40,23 @@ class MetricsWriter:
         self._active = distributed.is_primary()
         if not self._active:
             return
-        path = workdir / "metrics.jsonl"
-        lines = read_metrics(path) if path.exists() else []
-        write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines if line["step"] <= step))
-        self._file = files.Appending(path)
+        self._path = workdir / "metrics.jsonl"
+        metrics_file.mend(self._path, step)
+        event_files.cut_back(workdir / "tensorboard", step)
+        self._file = files.Appending(self._path)
         files.let_tensorboardx_write(workdir)
-        self._summaries = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else None)
+        # A suffix: the name has the second in it, and a file of that name would be overwritten.
+        self._summaries = SummaryWriter(str(workdir / "tensorboard"), filename_suffix=f".{time.time_ns()}")
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Append a line `{"step": ..., ...}`. It is on disk at once; in a bucket within a minute and before a checkpoint."""
         if not self._active:
             return
+        if not files.is_remote(self._path) and not self._path.exists():
+            raise StorageError(
+                f"{self._path} is gone: somebody removed or moved it, or the workdir, while the run was writing there. "
+                "The same command continues from the newest checkpoint that is there."
+            )
         self._file.write((json.dumps({"step": step, **metrics}) + "\n").encode())
         self._file.flush()
         for name, value in metrics.items():
@@ -85,17 +95,6 @@ def show_picture(workdir: epath.Path, name: str, step: int, trackers: Trackers) 
     with SummaryWriter(str(workdir / "tensorboard"), filename_suffix=f".{name}") as summaries:
         summaries.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
     trackers.picture(name, content, step)
-
-
-def read_metrics(path: epath.Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`, without a last line that was only half written."""
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
-    return lines
 
 
 def write_atomically(path: epath.Path, text: str) -> None:

@@ -12,7 +12,7 @@ from helpers import TINY
 import pytest
 
 from simclr_jax.runtime import cli
-from simclr_jax.workdir import writers
+from simclr_jax.workdir import metrics_file
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ def test_a_profile_of_some_steps(tmp_path, monkeypatch):
     traces = list((tmp_path / "profile").rglob("*.xplane.pb"))
     assert len(traces) == 1
     assert traces[0].stat().st_size > 10_000
-    lines = writers.read_metrics(epath.Path(tmp_path / "metrics.jsonl"))
+    lines = metrics_file.read(epath.Path(tmp_path / "metrics.jsonl"))
     tested = {line["step"]: line["test_top1"] for line in lines if "test_top1" in line}
     assert tested.keys() == {3, 6}
     evaluating = {line["step"] for line in lines if line["ms_evaluation"] > 0}

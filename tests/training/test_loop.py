@@ -14,7 +14,7 @@ import pytest
 
 from simclr_jax.training import loop
 from simclr_jax.training.state import TrainState
-from simclr_jax.workdir import writers
+from simclr_jax.workdir import metrics_file
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def test_the_loop_fetches_at_logging_steps_only_and_compiles_once(tmp_path):
     assert compiled == ["small_step"]
     assert fetch.call_count == 3, "logged at 3 and 6, saved at 4 and 6"
     assert [call.args[0] for call in run.checkpoints.save.call_args_list] == [4, 6]
-    assert [line["step"] for line in writers.read_metrics(run.workdir / "metrics.jsonl")] == [3, 6]
+    assert [line["step"] for line in metrics_file.read(run.workdir / "metrics.jsonl")] == [3, 6]
 
 
 def test_a_batch_in_host_memory_is_refused(tmp_path):
@@ -72,4 +72,4 @@ def test_metrics_before_a_failure_are_kept(tmp_path):
     run = run_of(tmp_path, [good] * 4)  # and no fifth batch
     with pytest.raises(StopIteration):
         loop.fit(run)
-    assert [line["step"] for line in writers.read_metrics(run.workdir / "metrics.jsonl")] == [3]
+    assert [line["step"] for line in metrics_file.read(run.workdir / "metrics.jsonl")] == [3]

@@ -16,7 +16,7 @@ from simclr_jax.evaluation.setup import set_up
 from simclr_jax.runtime import cli
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import checkpoint
-from simclr_jax.workdir import writers
+from simclr_jax.workdir import metrics_file
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,7 @@ def test_its_features_are_the_same(tmp_path, features):
 def test_it_continues(old_run):
     results = cli.call("pretrain", *SETTINGS, "--config.augment.noise_std=0.2", f"--workdir={old_run}")
     assert results["step"] == 4
-    assert [line["step"] for line in writers.read_metrics(epath.Path(old_run / "metrics.jsonl"))] == [1, 2, 3, 4]
+    assert [line["step"] for line in metrics_file.read(epath.Path(old_run / "metrics.jsonl"))] == [1, 2, 3, 4]
 
 
 def test_another_value_of_the_renamed_field_is_another_run(old_run):

@@ -9,6 +9,7 @@ from simclr_jax.evaluation import metrics
 from simclr_jax.reporting import pictures
 from simclr_jax.runtime.tensorflow import tf
 from simclr_jax.runtime.trackers import Trackers
+from simclr_jax.workdir import metrics_file
 from simclr_jax.workdir import writers
 
 
@@ -23,7 +24,7 @@ def test_a_continued_run_writes_every_step_once(tmp_path):
     writer = writers.MetricsWriter(workdir, step=20)
     writer.write(30, {"loss": 3.5})
     writer.close()
-    lines = writers.read_metrics(workdir / "metrics.jsonl")
+    lines = metrics_file.read(workdir / "metrics.jsonl")
     assert [(line["step"], line["loss"]) for line in lines] == [(10, 1.0), (20, 2.0), (30, 3.5)]
     assert list((tmp_path / "tensorboard").iterdir())
 

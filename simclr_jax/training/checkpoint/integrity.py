@@ -20,9 +20,9 @@ from etils import epath
 
 from simclr_jax.errors import UserError
 from simclr_jax.runtime import distributed
+from simclr_jax.runtime import files
 from simclr_jax.training.checkpoint.places import FOLDER
 from simclr_jax.training.checkpoint.places import all_of
-from simclr_jax.workdir import files
 
 log = logging.getLogger("simclr_jax")
 

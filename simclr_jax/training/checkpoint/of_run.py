@@ -10,15 +10,18 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from simclr_jax.config import saved as saved_config
+from simclr_jax.errors import StorageError
 from simclr_jax.runtime import distributed
+from simclr_jax.runtime import files
 from simclr_jax.runtime import quiet
+from simclr_jax.runtime import storage
 from simclr_jax.training.checkpoint.integrity import seal
 from simclr_jax.training.checkpoint.integrity import set_aside_damaged
 from simclr_jax.training.checkpoint.integrity import unreadable
 from simclr_jax.training.checkpoint.places import FOLDER
+from simclr_jax.training.checkpoint.places import all_of
 from simclr_jax.training.checkpoint.reading import saved_fields
 from simclr_jax.training.state import TrainState
-from simclr_jax.workdir import files
 
 
 def _save_small_arrays_whole() -> None:
@@ -89,6 +92,11 @@ class Checkpoints:
         latest = self.latest()
         if latest is not None and latest >= step:
             return
+        if not files.is_remote(self.directory) and not self.directory.is_dir():
+            raise StorageError(
+                f"{self.directory} is gone: somebody removed or moved it while the run was writing there. Put it back, and "
+                "the same command continues."
+            )
         items = {name: ocp.args.StandardSave(item) for name, item in _to_items(state).items()}
         items["config"] = ocp.args.JsonSave(self._config.to_dict())
         if self._class_names is not None:
@@ -96,6 +104,15 @@ class Checkpoints:
         self._manager.wait_until_finished()  # one at a time, as Orbax has it: `_seal` has to know which one
         self._saving = step
         self._manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+    def check_room(self, state: TrainState) -> None:
+        """Refuses a disk without room for the checkpoints that will be there at the same time.
+
+        Raises:
+          StorageError: says what is needed.
+        """
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(_to_items(state)))
+        storage.check_room(self.directory, size, self._config.checkpoint.keep, len(all_of(self.directory)))
 
     def _seal(self) -> None:
         """Called by Orbax in its thread when all files are written, before the folder gets its final name."""

@@ -3,8 +3,8 @@
 from etils import epath
 
 from simclr_jax.errors import UserError
+from simclr_jax.runtime import files
 from simclr_jax.runtime import hub
-from simclr_jax.workdir import files
 
 FOLDER = "checkpoints"
 # Orbax writes it last. In a bucket, where folders cannot be renamed, a checkpoint without it is still being written.

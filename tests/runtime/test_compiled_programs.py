@@ -1,0 +1,65 @@
+"""The cache of compiled programs: a damaged one is compiled again, and written again."""
+
+import logging
+import zlib
+
+from etils import epath
+import pytest
+
+from simclr_jax.runtime import compiled_programs
+
+PROGRAM = zlib.compress(bytes(range(256)) * 200)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    for number in range(3):
+        (tmp_path / f"jit_step-{number}-cache").write_bytes(PROGRAM)
+    return epath.Path(tmp_path)
+
+
+def names(cache):
+    return [path.name for path in sorted(cache.iterdir()) if path.name.endswith("-cache")]
+
+
+def test_sound_programs_stay(cache, caplog):
+    compiled_programs.verify(cache)
+    compiled_programs.seal(cache)
+    compiled_programs.verify(cache)
+    assert len(names(cache)) == 3
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b"", lambda b: bytes(len(b)), lambda b: b"x" + b])
+def test_damaged_programs_are_removed(cache, caplog, sealed, damage):
+    if sealed:
+        compiled_programs.seal(cache)
+    caplog.set_level(logging.WARNING, "simclr_jax")
+    (cache / "jit_step-1-cache").write_bytes(damage(PROGRAM))
+    compiled_programs.verify(cache)
+    assert names(cache) == ["jit_step-0-cache", "jit_step-2-cache"]
+    assert "jit_step-1-cache was damaged and is compiled again" in caplog.text
+    (cache / "jit_step-1-cache").write_bytes(zlib.compress(b"another program with this key"))
+    compiled_programs.seal(cache)
+    caplog.clear()
+    compiled_programs.verify(cache)
+    assert len(names(cache)) == 3
+    assert not caplog.text
+
+
+def test_a_flipped_bit_is_found_by_the_checksum(cache):
+    compiled_programs.seal(cache)
+    changed = bytearray(PROGRAM)
+    changed[5] ^= 1
+    (cache / "jit_step-2-cache").write_bytes(bytes(changed))
+    compiled_programs.verify(cache)
+    assert len(names(cache)) == 2
+
+
+def test_damaged_checksums_are_no_checksums(cache):
+    (cache / compiled_programs.CHECKSUMS).write_text("[")
+    compiled_programs.verify(cache)
+    assert len(names(cache)) == 3
+    compiled_programs.verify(epath.Path(cache / "none"))
+    compiled_programs.seal(epath.Path(cache / "none"))
