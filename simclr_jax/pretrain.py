@@ -51,6 +51,7 @@ from simclr_jax.training import steps
 from simclr_jax.training.inputs import Batch
 from simclr_jax.training.recipe import PretrainRecipe
 from simclr_jax.training.state import TrainState
+from simclr_jax.workdir import data_record
 from simclr_jax.workdir import writers
 
 log = logging.getLogger("simclr_jax")
@@ -75,9 +76,8 @@ def run(
     """
     began = time.monotonic()
     source, test_source = _open_data(config)
-    checkpoint.set_aside_damaged(workdir)
+    data = _check_workdir(config, workdir, source, monitor)
     start = initial.find(init_from, config, workdir, with_head=init_head)
-    distributed.check_agreement(config=saved_config.to_json(config), training_set=sources.identity(source))
     distributed.check_shared(workdir)
     recipe = _make_recipe(config, source, workdir)
     config, mesh, total_steps = recipe.config, recipe.mesh, recipe.total_steps
@@ -86,8 +86,8 @@ def run(
         start_step = int(state.step)
         distributed.check_agreement(step=str(start_step))
         writers.write_config(workdir, config, monitor.started)
-        monitor.trackers.start(workdir, saved_config.flatten(config))
-        _announce(recipe, source, start_step)
+        data_record.write(workdir, data)
+        _announce(recipe, source, start_step, monitor, workdir)
         bad_images = BadImages(source, config.data.max_bad_fraction)
         batches = inputs.open_batches(config, source, mesh, start_step, bad_images)
         if start_step == 0:
@@ -116,6 +116,23 @@ def run(
     results["checkpoint"] = str(checkpoints.directory / str(total_steps))
     monitor.disarm()
     return _conclude(results, workdir, config) if distributed.is_primary() else results
+
+
+def _check_workdir(
+    config: ConfigDict, workdir: epath.Path, source: sources.Source, monitor: RunMonitor
+) -> dict[str, Any]:
+    """What `data.json` will say of the images. Moves damaged checkpoints away.
+
+    Raises:
+      UserError: for a workdir among the images, or of a run on other images.
+    """
+    distributed.check_agreement(config=saved_config.to_json(config), training_set=sources.identity(source))
+    sources.check_outside(workdir, config.data, source)
+    checkpoint.set_aside_damaged(workdir)
+    data = {"training images": sources.fingerprint(source)}
+    if not checkpoint.begun(workdir):
+        return data
+    return data_record.check(workdir, data, accept=monitor.accept_new_data)
 
 
 def _make_recipe(config: ConfigDict, source: sources.Source, workdir: epath.Path) -> PretrainRecipe:
@@ -175,8 +192,11 @@ def _open_test(config: ConfigDict, source: sources.Source) -> sources.Source | N
     return test_source
 
 
-def _announce(recipe: PretrainRecipe, source: sources.Source, start_step: int) -> None:
+def _announce(
+    recipe: PretrainRecipe, source: sources.Source, start_step: int, monitor: RunMonitor, workdir: epath.Path
+) -> None:
     config = recipe.config
+    monitor.trackers.start(workdir, saved_config.flatten(config))
     log.info(
         "Pretraining a ResNet-%d (%gx) on %d images of %s: %d steps of %d images on %d %s device(s)%s.",
         config.model.depth,

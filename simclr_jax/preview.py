@@ -41,20 +41,20 @@ class Looker:
 
     def __init__(self, config: ConfigDict):
         self._config = config
-        self._source = sources.open_source(config.data, "train")
+        self.source = sources.open_source(config.data, "train")
 
     def views(self, fields: dict, images: int, num_views: int) -> np.ndarray:
         """uint8 `[images, num_views, size, size, 3]`, made with these changes to `config.augment`."""
         augment = self._config.augment.copy_and_resolve_references()
         augment.update(fields | {"where": "host"})
         batches = pipeline.train_batches(
-            self._source,
+            self.source,
             augment,
             num_views=num_views,
             size=self._config.data.image_size,
-            shard=HostShard(min(images, self._source.num_examples)),
+            shard=HostShard(min(images, self.source.num_examples)),
             seed=self._config.seed,
-            bad_images=pipeline.BadImages(self._source, 1.0),
+            bad_images=pipeline.BadImages(self.source, 1.0),
         )
         return next(batches)["views"]
 
@@ -78,6 +78,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
     )
     config_checks.check_values(config, 1)
     looker = Looker(config)
+    sources.check_outside(workdir, config.data, looker.source)
     workdir.mkdir(parents=True, exist_ok=True)
     written = {}
 

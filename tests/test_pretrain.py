@@ -130,9 +130,11 @@ def test_a_run_leaves_all_that_is_promised(tmp_path):
     results = call(tmp_path, "--config.epochs=0.4", "--config.checkpoint.every_steps=4")
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
+        ".lock",
         "checkpoints",
         "config.json",
         "curves.png",
+        "data.json",
         "environment.json",
         "metrics.jsonl",
         "results.json",

@@ -101,7 +101,12 @@ class Field:
             return None
         if self.choices:
             return None if value in self.choices else f"one of {', '.join(map(str, self.choices))}"
-        return None if self.bound is None or self.bound.holds(value) else self.bound.text
+        if self.bound is None:
+            return None
+        try:
+            return None if self.bound.holds(value) else self.bound.text
+        except TypeError:  # such as a word among numbers
+            return self.bound.text
 
 
 # A block of a config: fields and further blocks by name.

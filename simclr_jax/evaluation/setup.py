@@ -20,6 +20,7 @@ from simclr_jax.config.field import NETWORK_OF_THE_REFERENCE
 from simclr_jax.data import sources
 from simclr_jax.errors import UserError
 from simclr_jax.evaluation import metrics
+from simclr_jax.evaluation import on_which_data
 from simclr_jax.evaluation.forward import Outputs
 from simclr_jax.evaluation.forward import run_over
 from simclr_jax.models.heads import ProjectionHead
@@ -33,6 +34,7 @@ from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import checkpoint
 from simclr_jax.training import state as state_lib
 from simclr_jax.training import steps
+from simclr_jax.workdir import data_record
 from simclr_jax.workdir import predictions
 from simclr_jax.workdir import writers
 
@@ -57,6 +59,7 @@ class Setup:
     params: dict[str, Any]
     batch_stats: dict[str, Any]
     began: float  # time.monotonic()
+    data: dict[str, Any]  # see `workdir.data_record`
 
     @property
     def num_classes(self) -> int:
@@ -68,6 +71,7 @@ class Setup:
         A training does so once it knows that the checkpoints in the workdir are of this config.
         """
         writers.write_config(self.workdir, self.config, self.monitor.started)
+        data_record.write(self.workdir, self.data)
 
     def make_parts(self, rngs: nnx.Rngs) -> tuple[ResNet, ProjectionHead | None]:
         return make_parts(self.config, self.pretrain_config, rngs)
@@ -184,6 +188,8 @@ def set_up(
     distributed.check_agreement(
         config=saved_config.to_json(config), training_set=sources.identity(train), test_set=sources.identity(test)
     )
+    sources.check_outside(workdir, config.data, train, test)
+    data = on_which_data.check(config, workdir, train, test, path, monitor.accept_new_data)
     workdir.mkdir(parents=True, exist_ok=True)
     distributed.check_shared(workdir)
     monitor.trackers.start(workdir, saved_config.flatten(config))
@@ -202,6 +208,7 @@ def set_up(
         params=params,
         batch_stats=batch_stats,
         began=began,
+        data=data,
     )
 
 

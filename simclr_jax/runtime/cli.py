@@ -120,6 +120,7 @@ def work(command: str, values: flags.FlagValues) -> Any:
         hang_timeout=values.hang_timeout,
         hang_exit=values.hang_exit,
         memory_check=values.memory_check,
+        accept_new_data=values.accept_new_data,
         trackers=trackers.Trackers(names),
     )
     arguments = [values.config, epath.Path(values.workdir)]

@@ -85,6 +85,8 @@ def define_run(values: flags.FlagValues, pretrained: bool) -> None:
     flags.DEFINE_bool("hang_exit", False, text, flag_values=values)
     text = "Refuse a training step that needs more memory than is free, before the first one; --nomemory_check: try it."
     flags.DEFINE_bool("memory_check", True, text, flag_values=values)
+    text = "Continue a run in --workdir though its images, labels or encoder are other ones; the results say so."
+    flags.DEFINE_bool("accept_new_data", False, text, flag_values=values)
     text = "Send metrics, config and pictures to wandb or mlflow as well; once for each, or separated by commas."
     flags.DEFINE_multi_string("tracker", [], text, flag_values=values)
     define_processes(values)

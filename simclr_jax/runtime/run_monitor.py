@@ -30,6 +30,7 @@ class RunMonitor:
       profile_steps: (first, last) training step to trace, or None.
       hang_timeout: seconds without a poll after which the stacks of all threads are printed, repeatedly; 0 for never.
       hang_exit: then end the process (exit code 1), so that its launcher restarts the job.
+      accept_new_data: whether a run may be continued with other data than it had.
       memory_check: whether a training refuses a step that needs more memory than there is.
       trackers: where the metrics are sent as well; None: nowhere.
     """
@@ -41,11 +42,12 @@ class RunMonitor:
         hang_timeout: float = 0.0,
         hang_exit: bool = False,
         memory_check: bool = True,
+        accept_new_data: bool = False,
         trackers: Trackers | None = None,
     ):
         self.trackers = trackers or Trackers()
         self.started = datetime.datetime.now(datetime.UTC)
-        self.memory_check = memory_check
+        self.memory_check, self.accept_new_data = memory_check, accept_new_data
         self._profile_steps, self._hang_timeout, self._hang_exit = profile_steps, hang_timeout, hang_exit
         self._preempted = distributed.Preemption()
         self._armed = 0.0

@@ -20,6 +20,7 @@ from simclr_jax.errors import StorageError
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime import files
 from simclr_jax.runtime.trackers import Trackers
+from simclr_jax.workdir import data_record
 from simclr_jax.workdir import environment
 from simclr_jax.workdir import event_files
 from simclr_jax.workdir import metrics_file
@@ -110,7 +111,10 @@ def write_config(workdir: epath.Path, config: ConfigDict, started: datetime.date
 
 
 def write_results(workdir: epath.Path, results: dict[str, Any]) -> None:
-    """Write `results.json`. JSON has no infinity and no NaN: they become null."""
+    """Write `results.json`, and add to `results` on which data they are. JSON has no infinity and no NaN: they become null."""
+    record = data_record.read(workdir)
+    if record is not None:
+        results["data"] = record
 
     def clean(value):
         if isinstance(value, dict):

@@ -1,8 +1,12 @@
 """Open the source that a config names."""
 
+import os
+import pathlib
+
 from ml_collections import ConfigDict
 
 from simclr_jax.data.sources.base import Source
+from simclr_jax.errors import UserError
 from simclr_jax.runtime.heartbeat import working
 
 
@@ -25,3 +29,24 @@ def open_source(data: ConfigDict, split: str) -> Source:
 
     with working(f"opening {data.name}"):
         return open_tfds(data, split)
+
+
+def check_outside(workdir: os.PathLike | str, data: ConfigDict, *opened: Source) -> None:
+    """Refuses a workdir within a folder of images: its pictures would be images of the next run.
+
+    Raises:
+      UserError: with both folders.
+    """
+    if data.source != "folder" or "://" in str(workdir):
+        return
+    place = pathlib.Path(workdir).resolve()
+    for source in opened:
+        folder = pathlib.Path(source.name).resolve()
+        if place.is_relative_to(folder) and not any(
+            part.startswith(".")
+            for part in place.relative_to(folder).parts  # images in such folders are not used
+        ):
+            raise UserError(
+                f"--workdir={workdir} is within the images, {source.name}: the pictures in it would become images of the next "
+                "run. Take a folder outside."
+            )

@@ -6,6 +6,7 @@ only the encoder, and a checkpoint explains itself when it is moved. `checksums.
 writes into a temporary folder and renames it at the end: a folder with its final name is complete.
 """
 
+from simclr_jax.training.checkpoint.integrity import identity
 from simclr_jax.training.checkpoint.integrity import set_aside_damaged
 from simclr_jax.training.checkpoint.of_run import Checkpoints
 from simclr_jax.training.checkpoint.of_run import write
@@ -29,6 +30,7 @@ __all__ = [
     "begun",
     "class_names",
     "find",
+    "identity",
     "load_classifier",
     "load_config",
     "load_own_config",
