@@ -16,8 +16,8 @@ UNTRAINED = "untrained"  # the name of the folder with the probe of the untraine
 RESAMPLES = 2000  # of the bootstrap
 FEWEST_RUNS = 3  # of a data set; fewer have no meaningful rank correlation
 SCORE = "score"
-# Between these marks, docs/verdict.md has the results.
-BEGIN, END = "<!-- results: written by python -m benchmarks.verdict -->", "<!-- end of results -->"
+# Between these marks, a page of docs/ has the results of a benchmark.
+BEGIN, END = "<!-- results: written by python -m benchmarks.{} -->", "<!-- end of results -->"
 
 Row = dict[str, Any]
 
@@ -140,9 +140,9 @@ def write(output: pathlib.Path, runs: Sequence[Run], docs: pathlib.Path | None =
     return text
 
 
-def filled(page: str, text: str) -> str:
+def filled(page: str, text: str, benchmark: str = "verdict") -> str:
     """The page with the text between the two marks."""
-    before, begin, rest = page.partition(BEGIN)
+    before, begin, rest = page.partition(BEGIN.format(benchmark))
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"the page has no {BEGIN!r} ... {END!r}")

@@ -110,7 +110,7 @@ def test_the_results_replace_the_earlier_ones_in_the_documentation():
     once = verdict_table.filled(page, "| new |")
     assert verdict_table.filled(once, "| new |") == once
     assert "| new |" in once
-    assert once.startswith(page.partition(verdict_table.BEGIN)[0])
+    assert once.startswith(page.partition(verdict_table.BEGIN.format("verdict"))[0])
     with pytest.raises(ValueError, match="has no"):
         verdict_table.filled("nothing", "| new |")
 

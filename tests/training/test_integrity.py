@@ -3,14 +3,14 @@
 import logging
 import shutil
 
-from damage import KINDS
-from damage import damaged_copies
 from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.damage import KINDS
+from benchmarks.damage import damaged_copies
 from simclr_jax import config as config_lib
 from simclr_jax.errors import UserError
 from simclr_jax.training import checkpoint
