@@ -11,7 +11,8 @@ The memory is what the compiler has planned. The step time is the sum of the com
 the entry computation) divided by the chip's clock: a model, good for comparing configs and slices; see docs/scale.md. The
 compiler has no estimate for collectives, so they have their own column, a lower bound: bytes sent over the published rate of
 the chip's links. Images/s, utilisation and hours are for the sum of both, as if no collective overlapped with
-computation. Input, checkpoints and evaluation are not included.
+computation. Checkpoints and evaluation are not included. Below the table it says what each host has to deliver, and how many of
+its cores that takes, from the rates of `simclr_jax.input_rate`.
 """
 
 from simclr_jax.runtime import cli
@@ -34,6 +35,7 @@ from simclr_jax.errors import CompilerCrashed
 from simclr_jax.errors import UserError
 from simclr_jax.runtime import sharding
 from simclr_jax.tpu import compiler as tpu_compiler
+from simclr_jax.tpu import input_need
 from simclr_jax.tpu import isolation
 from simclr_jax.tpu import plan_table
 from simclr_jax.tpu import planning
@@ -64,7 +66,7 @@ def run(values: flags.FlagValues) -> list[dict]:
         for name, one in zip(names, configs, strict=True)
     ]
 
-    entries, hints, crashed = [], [], []
+    entries, hints, crashed, needs = [], [], [], []
     for name, one in zip(names, configs, strict=True):
         try:
             entry, advice = _compile(one, name, *sizes)
@@ -73,6 +75,11 @@ def run(values: flags.FlagValues) -> list[dict]:
             print(f"\n{text}", file=sys.stderr, flush=True)
             crashed.append(name)
             continue
+        if entry["images_per_s"] is not None:
+            rates, origin = _input_rates(config, values.input_rate)
+            entry["input"] = input_need.need(name, entry["images_per_s"], rates)
+            if not config.data.resident:
+                needs.append(input_need.sentence(name, entry["input"], origin))
         entries.append(entry)
         hints += [advice] if advice else []
         if as_json:
@@ -80,12 +87,21 @@ def run(values: flags.FlagValues) -> list[dict]:
     if entries and not as_json:
         model = f"ResNet-{config.model.depth} ({config.model.width:g}x), {config.data.image_size} px"
         print(f"{model}, {config.compute_dtype}, {configs[0].epochs:g} epochs of {sizes[0]} images:\n")
-        print(plan_table.table(entries))
+        print("\n".join([plan_table.table(entries), *([""] * bool(needs)), *needs]))
     for hint in hints:
         print(f"\n{hint}", file=sys.stderr)
     if crashed:
         raise CompilerCrashed(f"crashed for {', '.join(crashed)}")
     return entries
+
+
+def _input_rates(config: ConfigDict, given: list[str]) -> tuple[tuple[float, ...] | None, str]:
+    """Views/s of one core with the augmentation on the host and on the device, and where they are from."""
+    if given:
+        return tuple(map(float, given)), "--input_rate"
+    if config.data.image_size == input_need.MEASURED_SIZE:
+        return input_need.MEASURED, "rates of docs/benchmarks.md; measure yours with simclr_jax.input_rate"
+    return None, ""
 
 
 def _config_for(config: ConfigDict, name: str, batch_per_chip: int | None) -> ConfigDict:

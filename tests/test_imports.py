@@ -26,7 +26,7 @@ LAYERS = (
         *("simclr_jax.distill", "simclr_jax.transfer", "simclr_jax.transform_probe"),
         *("simclr_jax.preview", "simclr_jax.report", "simclr_jax.plan", "simclr_jax.quickstart"),
         *("simclr_jax.search", "simclr_jax.import_weights", "simclr_jax.embed", "simclr_jax.predict"),
-        *("simclr_jax.export", "simclr_jax.verdict"),
+        *("simclr_jax.export", "simclr_jax.verdict", "simclr_jax.input_rate"),
     },
     {"launch", "configs", "benchmarks"},
 )

@@ -18,9 +18,9 @@ from simclr_jax.config.choices import WEIGHT_FORMATS
 from simclr_jax.errors import UserError
 from simclr_jax.runtime import extras
 from simclr_jax.runtime import hub
+from simclr_jax.runtime import planning_flags
 from simclr_jax.runtime.flags import check_exists
 from simclr_jax.runtime.flags import check_folder
-from simclr_jax.runtime.flags import define_config
 from simclr_jax.runtime.flags import define_processes
 from simclr_jax.runtime.flags import parse
 
@@ -44,19 +44,6 @@ class Tool:
     positional: str | None = None
     check: Callable[[flags.FlagValues], None] | None = None
     processes: bool = False
-
-
-def _define_plan(argv: Sequence[str], values: flags.FlagValues) -> None:
-    define_config(argv, values)
-    text = "Slices, as in v5e:4x4,v4:4x4x4: chip version and how many chips in each dimension."
-    flags.DEFINE_list("topology", [], text, flag_values=values)
-    flags.DEFINE_bool("json", False, "Print a JSON object in a line for each topology.", flag_values=values)
-    text = "Images on each chip, instead of config.batch_size: to compare slices of different sizes."
-    flags.DEFINE_integer("batch_per_chip", None, text, lower_bound=1, flag_values=values)
-    text = "Number of training images, for data that is not on this machine."
-    flags.DEFINE_integer("num_examples", None, text, lower_bound=1, flag_values=values)
-    text = "Number of classes of the online classifier then; 0: no labels."
-    flags.DEFINE_integer("num_classes", 0, text, lower_bound=0, flag_values=values)
 
 
 def _define_report(argv: Sequence[str], values: flags.FlagValues) -> None:
@@ -260,7 +247,10 @@ def _check_push(values: flags.FlagValues) -> None:
 
 _PHOTOS = {"images": "PHOTOS", "output": "photos.parquet"}
 TOOLS = {
-    "plan": Tool(_define_plan, {"topology": "v5e:4x4,v4:2x2x4"}, config=True),
+    "plan": Tool(
+        planning_flags.define_plan, {"topology": "v5e:4x4,v4:2x2x4"}, config=True, check=planning_flags.check_plan
+    ),
+    "input_rate": Tool(planning_flags.define_input_rate, {}, config=True),
     "report": Tool(_define_report, {"workdirs": "runs/quickstart"}),
     "search": Tool(_define_search, {"embeddings": "x.parquet", "output": "groups.html"}, check=_check_search),
     "import_weights": Tool(

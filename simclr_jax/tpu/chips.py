@@ -18,6 +18,8 @@ class Chip:
       link_gb_per_s: bandwidth of one link to a neighbour, in one direction, in GB/s.
       ring: a dimension wraps around to a ring if its size is a multiple of this number of chips.
       example: shape of a slice, for messages.
+      host_chips: chips of one host of a slice of several hosts.
+      host_cores: vCPUs of such a host.
       config_name: libtpu's name for the mode with one device for both cores; "default" where there is no such mode.
     """
 
@@ -29,6 +31,8 @@ class Chip:
     link_gb_per_s: float
     ring: int
     example: str
+    host_chips: int
+    host_cores: int
     config_name: str = "default"
 
 
@@ -36,14 +40,15 @@ class Chip:
 # With these clocks, the cycles that the compiler estimates for a large bfloat16 matmul correspond to 100, 97, 93, 88, 90
 # and 70 % of the peak. Links: v2 from Jouppi et al. 2020, "A domain-specific supercomputer for training deep neural
 # networks"; v3 from Jouppi et al. 2023, "TPU v4", table 4; all later versions, and which dimensions are rings, from Austin
-# et al. 2025, "How to scale your model", chapter on TPUs.
+# et al. 2025, "How to scale your model", chapter on TPUs. vCPUs: 96 of hosts of v2 and v3; the machine types ct4p,
+# ct5lp-hightpu-4t, ct5p-hightpu-4t and ct6e-standard-4t of the same documentation.
 CHIPS = {
-    "v2": Chip(2, 2, 14.96, 0.7, 45, 62, 16, "4x4"),
-    "v3": Chip(2, 2, 30.96, 0.94, 123, 70, 32, "4x4"),
-    "v4": Chip(3, 1, 30.75, 1.05, 275, 45, 4, "2x2x4", "megacore"),
-    "v5e": Chip(2, 1, 15.75, 1.5, 197, 45, 16, "4x4"),
-    "v5p": Chip(3, 1, 95.74, 1.75, 459, 90, 4, "2x2x4", "megacore"),
-    "v6e": Chip(2, 1, 31.25, 1.75, 918, 90, 16, "4x4"),
+    "v2": Chip(2, 2, 14.96, 0.7, 45, 62, 16, "4x4", 4, 96),
+    "v3": Chip(2, 2, 30.96, 0.94, 123, 70, 32, "4x4", 4, 96),
+    "v4": Chip(3, 1, 30.75, 1.05, 275, 45, 4, "2x2x4", 4, 240, "megacore"),
+    "v5e": Chip(2, 1, 15.75, 1.5, 197, 45, 16, "4x4", 4, 112),
+    "v5p": Chip(3, 1, 95.74, 1.75, 459, 90, 4, "2x2x4", 4, 208, "megacore"),
+    "v6e": Chip(2, 1, 31.25, 1.75, 918, 90, 16, "4x4", 4, 180),
 }
 
 

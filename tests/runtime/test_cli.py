@@ -81,7 +81,7 @@ def test_help_lists_the_flags_and_the_fields(command):
     text = cli.help_of(command)
     assert f"python -m simclr_jax.{command} " in text
     assert "flagfile" not in text, "a flag of absl"
-    kind = {"preview": "pretrain", "plan": "pretrain"}.get(command, command)
+    kind = {"preview": "pretrain", "plan": "pretrain", "input_rate": "pretrain"}.get(command, command)
     fields = config.fields_of(kind) if kind in config.KINDS else {}
     for name, field in fields.items():
         (line,) = (line for line in text.splitlines() if line.startswith(f"  --config.{name} "))
