@@ -39,7 +39,7 @@ from simclr_jax.tpu import input_need
 from simclr_jax.tpu import isolation
 from simclr_jax.tpu import plan_table
 from simclr_jax.tpu import planning
-from simclr_jax.training import by_images
+from simclr_jax.training import auto
 
 
 def run(values: flags.FlagValues) -> list[dict]:
@@ -62,7 +62,7 @@ def run(values: flags.FlagValues) -> list[dict]:
     configs = [_config_for(config, name, values.batch_per_chip) for name in names]
     sizes = planning.training_set(config, values.num_examples, values.num_classes)
     configs = [
-        by_images.resolve(one, sizes[0], len(tpu_compiler.topology(name).devices))
+        auto.resolve(one, sizes[0], len(tpu_compiler.topology(name).devices), "tpu")
         for name, one in zip(names, configs, strict=True)
     ]
 

@@ -41,7 +41,7 @@ from simclr_jax.runtime import sharding
 from simclr_jax.runtime.heartbeat import working
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import advice
-from simclr_jax.training import by_images
+from simclr_jax.training import auto
 from simclr_jax.training import checkpoint
 from simclr_jax.training import initial
 from simclr_jax.training import inputs
@@ -141,8 +141,8 @@ def _make_recipe(config: ConfigDict, source: sources.Source, workdir: epath.Path
     Raises:
       UserError: for a batch or a schedule that does not fit the images, or where nothing fits in the memory.
     """
-    earlier = initial.config_of_run(workdir) if by_images.is_open(config) else None
-    config = by_images.resolve(config, source.num_examples, jax.device_count(), earlier)
+    earlier = initial.config_of_run(workdir) if auto.is_open(config) else None
+    config = auto.resolve(config, source.num_examples, jax.device_count(), jax.default_backend(), earlier)
     if config.batch_size > source.num_examples:
         raise UserError(
             f"config.batch_size is {config.batch_size}, but {source.name} has only {source.num_examples} images: an image "

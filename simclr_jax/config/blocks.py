@@ -161,8 +161,9 @@ def augment() -> Block:
         "where": Field(
             "host",
             "Where everything after the crop runs: TensorFlow on the host, or the training step on the device, so that the "
-            "host only opens, crops and resizes. The same family with different random numbers.",
-            choices=choices.PLACES,
+            "host only opens, crops and resizes. The same family with different random numbers. auto: on the device, unless it "
+            "is a CPU.",
+            choices=choices.PLACES_OR_AUTO,
         ),
         "one_branch": Field(
             False,
