@@ -1,6 +1,6 @@
 """Submits a job to a SLURM cluster: writes its batch script and gives it to sbatch.
 
-    python -m launch.slurm --nodes=2 --gpus_per_node=8 --time=24:00:00 --output=runs/slurm -- \
+    python -m launch.slurm --nodes=2 --gpus_per_node=8 --cpus_per_task=12 --time=24:00:00 --output=runs/slurm -- \
         python -m simclr_jax.pretrain --config=configs/imagenet.py --workdir=/shared/run1
     python -m launch.slurm ... --dry_run -- COMMAND            # only prints the script
     python -m launch.slurm ... --option=--partition=gpu --option=--account=NAME -- COMMAND
@@ -30,8 +30,8 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags of this launcher."""
     flags.DEFINE_string("name", "simclr", "Name of the job.", flag_values=values)
     flags.DEFINE_integer("nodes", 1, "Number of nodes.", lower_bound=1, flag_values=values)
-    text = "GPUs on each node, with one process for each; 0: one process on each node, on its CPU."
-    flags.DEFINE_integer("gpus_per_node", 1, text, lower_bound=0, flag_values=values)
+    text = "GPUs to ask for on each node, with one process for each; 0: none, and one process on each node."
+    flags.DEFINE_integer("gpus_per_node", 0, text, lower_bound=0, flag_values=values)
     flags.DEFINE_integer("cpus_per_task", None, "CPU cores for each process.", lower_bound=1, flag_values=values)
     flags.DEFINE_string("time", "24:00:00", "Time limit of one start, in the format of sbatch.", flag_values=values)
     flags.DEFINE_string("output", "runs/slurm", "Folder for the script and the job's output.", flag_values=values)
