@@ -64,7 +64,7 @@ def running(folder: pathlib.Path) -> Iterator[dict[str, str]]:
     """Runs the cluster inside the `with` block; yields the environment in which its commands find it."""
     ports = _free_ports(1 + len(NODES))
     nodes = [
-        f"NodeName={node} NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=1000 State=UNKNOWN"
+        f"NodeName={node} NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=1000"
         for node, port in zip(NODES, ports[1:], strict=True)
     ]
     host = socket.gethostname()
