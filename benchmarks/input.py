@@ -21,6 +21,8 @@ ImageNet's. The contenders:
 - `lightly`: `SimCLRTransform` with torchvision's ImageFolder and PyTorch's DataLoader, with one worker for each core and
   the default collation, as lightly's documentation shows; float32, normalised. It shuffles one long epoch, so that
   starting epochs costs no time.
+- `plain`: the paper's augmentation as TensorFlow offers it, on one image at a time: what the reference implementation does on
+  the host, written again in `benchmarks.plain_input`.
 - `ceiling`: the rate that tf.data alone reaches on this machine: read, `decode_and_crop_jpeg` of two random boxes, bicubic
   resize, uint8, batch. It has no reproducible order, no check for broken files, and no augmentation but the crop.
 
@@ -129,6 +131,15 @@ def lightly(options: dict) -> dict:
     return views_per_second(loader, options)
 
 
+def plain(options: dict) -> dict:
+    from benchmarks import plain_input
+
+    size = options["size"]
+    small = size <= 32
+    found = plain_input.batches(options["folder"], size, BATCH[size], strength=0.5 if small else 1.0, blur=not small)
+    return views_per_second(found.as_numpy_iterator(), options)
+
+
 def ceiling(options: dict) -> dict:
     from simclr_jax.runtime.tensorflow import tf
 
@@ -165,14 +176,16 @@ BENCHMARK = harness.Benchmark(
         "ours_memory": harness.Contender(ours_memory),
         "ours_device": harness.Contender(ours_device),
         "lightly": harness.Contender(lightly, peer=True),
+        "plain": harness.Contender(plain),
         "ceiling": harness.Contender(ceiling),
     },
     value="views_per_s",
     more_is_better=True,
-    baselines=("lightly", "ceiling"),
+    baselines=("lightly", "plain", "ceiling"),
     columns={
         "views/s": harness.shown("{:,.0f}", "views_per_s"),
         "times as fast as lightly": harness.times_as_fast_as("lightly"),
+        "as plain TensorFlow": harness.times_as_fast_as("plain"),
         "as the ceiling": harness.times_as_fast_as("ceiling"),
         "images": lambda entry: entry["images"],
     },
