@@ -12,6 +12,7 @@ import pytest
 from benchmarks.damage import KINDS
 from benchmarks.damage import damaged_copies
 from simclr_jax import config as config_lib
+from simclr_jax.errors import StorageError
 from simclr_jax.errors import UserError
 from simclr_jax.training import checkpoint
 from simclr_jax.training.checkpoint import integrity
@@ -159,6 +160,13 @@ def test_a_stray_folder_stays_where_it_is(workdir, caplog):
     assert int(restored(workdir).step) == 20
     assert (workdir / "checkpoints" / "notes").exists()
     assert not caplog.text
+
+
+def test_a_folder_that_is_gone_under_the_run_is_a_line(workdir):
+    with checkpoint.Checkpoints(epath.Path(workdir), config_lib.pretrain()) as checkpoints:
+        shutil.rmtree(workdir / "checkpoints")
+        with pytest.raises(StorageError, match="checkpoints is gone: somebody removed or moved it while the run"):
+            checkpoints.save(30, state_at(30))
 
 
 def test_nothing_is_deleted_however_often_it_happens(workdir, caplog):
