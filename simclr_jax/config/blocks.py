@@ -19,7 +19,18 @@ def data() -> Block:
     return {
         "source": Field(None, "Where the images come from; digits are embedded.", str, choices.SOURCES),
         "name": Field(None, "TFDS name, also with config and version: cifar10, imagenet2012_subset/1pct.", str),
-        "root": Field(None, "Folder: the folder. TFDS: its data_dir; unset is TFDS's own default.", str),
+        "root": Field(
+            None,
+            "Folder: the folder, or a text file with the path of an image in each line, perhaps with its label after a tab. "
+            "TFDS: its data_dir; unset is TFDS's own default.",
+            str,
+        ),
+        "labels": Field(
+            None,
+            "Folder: a CSV or Parquet table with the columns path (in the folder, or absolute), class and perhaps split. Only "
+            "images in it are used. Without the column split all of them are training images.",
+            str,
+        ),
         "train_split": Field(
             "train", "TFDS: a split expression, as train[:90%]. Folder: the sub-folder of root with training images."
         ),

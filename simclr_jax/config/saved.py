@@ -106,6 +106,8 @@ def differences(config: ml_collections.ConfigDict, saved: ml_collections.ConfigD
     for key in sorted(new.keys() | old.keys()):
         if key.startswith(MAY_CHANGE) or new.get(key) == old.get(key):
             continue
+        if key == "data.labels" and new.get(key) and old.get(key):  # the table may have moved with the folder
+            continue
         lines.append(f"config.{key} is {new.get(key)!r}, but the checkpoint was written with {old.get(key)!r}")
     return lines
 
@@ -127,10 +129,13 @@ def inherit(config: ml_collections.ConfigDict, pretrained: ml_collections.Config
     other_source = config.data.source is not None and (
         pretrained is None or config.data.source != pretrained.data.source or config.data.name != pretrained.data.name
     )
+    other_folder = config.data.root is not None and (pretrained is None or config.data.root != pretrained.data.root)
     for block in ("model", "data"):
         for key, value in config[block].items():
-            # The splits and the folder of another data set do not apply to this one.
+            # The splits and the folder of another data set do not apply to this one, nor labels to another folder.
             if other_source and block == "data" and key not in ("image_size", "eval_crop"):
+                continue
+            if other_folder and block == "data" and key == "labels":
                 continue
             if value is None and pretrained is not None:
                 config[block][key] = pretrained[block][key]

@@ -307,7 +307,7 @@ def test_empty_and_missing_folders_are_refused(tmp_path, image_folder):
     def opened(root, split="train"):
         return sources.open_source(data_config(source="folder", root=str(root)), split)
 
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(UserError, match="does not exist"):
         opened(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "readme.md").write_text("")
