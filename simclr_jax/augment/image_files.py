@@ -5,9 +5,11 @@ photograph, and may abort the process on an animated WebP. So the first bytes of
 """
 
 import contextlib
+import dataclasses
 import functools
 import io
 
+from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax.runtime.tensorflow import tf
@@ -15,18 +17,49 @@ from simclr_jax.runtime.tensorflow import tf
 # How much of a file is searched for metadata.
 HEAD = 4096
 UPRIGHT, ORIENTATION_TAG = 1, 0x0112
+JPEG, END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How files are decoded; see the fields of `config.data` with these names."""
+
+    truncated_jpeg: str = "skip"
+
+    @classmethod
+    def of(cls, data: ConfigDict) -> "Decoding":
+        """That of `config.data`."""
+        return cls(truncated_jpeg=data.get("truncated_jpeg") or cls.truncated_jpeg)
+
+    def completed(self, image: tf.Tensor) -> tf.Tensor:
+        """A file as the decoders get it: where truncated JPEG files are read, with the marker that their end lacks.
+
+        With that marker, libjpeg fills what is missing with grey, as viewers show it, in TensorFlow and in Pillow alike. Their
+        own settings differ: TensorFlow's `try_recover_truncated` fails where a single byte is missing and ignores
+        `acceptable_fraction`; Pillow's `LOAD_TRUNCATED_IMAGES` is for the whole process.
+
+        Args:
+          image: bytes (scalar string); pixels, which are uint8, are returned unchanged.
+        """
+        if self.truncated_jpeg == "skip" or image.dtype != tf.string:
+            return image
+        truncated = tf.io.is_jpeg(image) & (tf.strings.substr(image, -2, 2) != END_OF_JPEG)
+        return tf.cond(truncated, lambda: tf.strings.join([image, END_OF_JPEG]), lambda: image)
+
+
+DEFAULT_DECODING = Decoding()
 
 
 def is_surely_plain(image: tf.Tensor) -> tf.Tensor:
     """Whether a file (bytes, scalar string) is a JPEG, PNG or GIF without metadata, which may turn it. Few ops, for speed."""
-    known = tf.reduce_any(tf.strings.substr(image, 0, 3) == tf.constant([b"\xff\xd8\xff", b"\x89PN", b"GIF"]))
+    known = tf.reduce_any(tf.strings.substr(image, 0, 3) == tf.constant([JPEG, b"\x89PN", b"GIF"]))
     return known & ~tf.strings.regex_full_match(tf.strings.substr(image, 0, HEAD), r"\C*(Exif|eXIf)\C*")  # \C: any byte
 
 
 def is_plain(content: bytes | np.ndarray) -> np.bool_:
     """Whether TensorFlow decodes a file as a viewer shows it."""
     content = _bytes(content)
-    if content[:3] in (b"\xff\xd8\xff", b"\x89PN", b"GIF"):
+    if content[:3] in (JPEG, b"\x89PN", b"GIF"):
         return np.bool_(_is_upright(content))
     if content[:2] == b"BM":
         return np.bool_(content[28:34] == b"\x18\0\0\0\0\0")  # 24 bits a pixel, not compressed
@@ -130,7 +163,10 @@ def problem(content: bytes) -> str:
     except UnidentifiedImageError:
         return "it is not an image, or of a format that is not known here"
     except Exception as error:  # each decoder raises different errors
-        return str(error).strip().split("\n")[0] or type(error).__name__
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if content[:3] == JPEG and _decode_or_nothing(content + END_OF_JPEG).size:
+            reason += "; --config.data.truncated_jpeg=read would read what there is of it"
+        return reason
     return "TensorFlow cannot decode it, although Pillow can"
 
 

@@ -61,6 +61,11 @@ def data() -> Block:
             "run stops. 0: at the first one.",
             bound=field.SHARE_OR_0,
         ),
+        "truncated_jpeg": Field(
+            "skip",
+            "JPEG files that lack their last bytes: skip as unreadable, or read as viewers do, with grey for what is missing.",
+            choices=choices.TRUNCATED,
+        ),
     }
 
 
@@ -221,7 +226,11 @@ def run(kind: str) -> Block:
 
 
 def evaluation(kind: str) -> Block:
-    unset_split = Field(None, data()["train_split"].doc + " Unset: as in pretraining.", str)
+    unset = {
+        name: dataclasses.replace(field, default=None, given_type=str, doc=f"{field.doc} Unset: as in pretraining.")
+        for name, field in data().items()
+        if name in ("train_split", "truncated_jpeg")
+    }
     return run(kind) | {
         "features": Field(
             "h",
@@ -231,7 +240,7 @@ def evaluation(kind: str) -> Block:
         ),
         "init": Field("pretrained", "random: the same network, untrained (from scratch).", choices=choices.INITS),
         "pretrained": Field(None, "The checkpoint that is evaluated; filled in from --pretrained.", str),
-        "data": data() | {"train_split": unset_split},
+        "data": data() | unset,
         "model": model(),
         "label_fraction": Field(1.0, "Share of the labels to use: 0.01 for 1 %. Class-balanced.", bound=field.SHARE),
         "labels_per_class": Field(0, "Labels of each class to use; 0: by the share.", bound=field.NOT_NEGATIVE),

@@ -86,6 +86,9 @@ def _update(config: ml_collections.ConfigDict, values: dict) -> None:
             config[key] = tuple(value) if isinstance(value, list) else value
 
 
+# Fields of `config.data` that say how images are prepared. An evaluation takes them from pretraining, also for other data.
+OF_THE_PREPARATION = ("image_size", "eval_crop", "truncated_jpeg")
+
 # Fields that may change when a run is continued: they change neither the data order nor the numbers.
 MAY_CHANGE = (
     "data.root",
@@ -133,11 +136,11 @@ def inherit(config: ml_collections.ConfigDict, pretrained: ml_collections.Config
     for block in ("model", "data"):
         for key, value in config[block].items():
             # The splits and the folder of another data set do not apply to this one, nor labels to another folder.
-            if other_source and block == "data" and key not in ("image_size", "eval_crop"):
+            if other_source and block == "data" and key not in OF_THE_PREPARATION:
                 continue
             if other_folder and block == "data" and key == "labels":
                 continue
             if value is None and pretrained is not None:
                 config[block][key] = pretrained[block][key]
-    if config.data.train_split is None:
-        config.data.train_split = "train"
+    config.data.train_split = config.data.train_split or "train"
+    config.data.truncated_jpeg = config.data.truncated_jpeg or "skip"

@@ -190,6 +190,21 @@ def test_a_list_is_training_data(photos, tmp_path, monkeypatch):
     assert opened("list.txt").labels.tolist() == [1, 0]
 
 
+def test_an_evaluation_reads_truncated_files_as_pretraining_does():
+    pretrained = config_lib.pretrain()
+    pretrained.data.update(source="folder", root="photos", truncated_jpeg="read")
+    for fields, encoder, expected in (
+        ({}, pretrained, "read"),
+        ({"source": "tfds", "name": "cifar10"}, pretrained, "read"),
+        ({"truncated_jpeg": "skip"}, pretrained, "skip"),
+        ({}, None, "skip"),
+    ):
+        config = config_lib.finetune()
+        config.data.update(fields)
+        saved.inherit(config, encoder)
+        assert config.data.truncated_jpeg == expected
+
+
 def test_an_evaluation_inherits_the_table_with_the_folder_only():
     pretrained = config_lib.pretrain()
     pretrained.data.update(source="folder", root="photos", labels="labels.csv")

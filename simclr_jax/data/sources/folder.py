@@ -49,7 +49,7 @@ def open_folder(data: ConfigDict, split: str) -> RandomAccess:
         raise UserError(
             f"config.data.root={root!r} does not exist: give a folder, or a text file with paths of images."
         )
-    if data.labels:
+    if data.get("labels"):
         return _of_table(data, root, split)
     if not is_folder:
         return _of_list(data, root, split)
