@@ -21,6 +21,7 @@ from simclr_jax.data import pipeline
 from simclr_jax.data import sources
 from simclr_jax.data import subsets
 from simclr_jax.data.sources import tfds as tfds_source
+from simclr_jax.data.sources import tfds_builder
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.tensorflow import tf
 from simclr_jax.runtime.tensorflow import tfds
@@ -368,6 +369,7 @@ def test_tfds_mistakes_are_explained(tfds_dir, monkeypatch):
         raise ConnectionError("Failed to resolve host")
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_network)
+    monkeypatch.setattr(tfds_builder, "_connection_problem", lambda url: None)
     with pytest.raises(
         UserError, match=r"cifar10 is not prepared in .* could not be downloaded: Failed to resolve host"
     ):
