@@ -123,8 +123,9 @@ def _make_recipe(config: ConfigDict, source: sources.Source, workdir: epath.Path
     Raises:
       UserError: for a batch or a schedule that does not fit the images, or where nothing fits in the memory.
     """
-    earlier = initial.config_of_run(workdir) if by_images.is_open(config) else None
-    config = by_images.resolve(config, source.num_examples, jax.device_count(), earlier)
+    earlier = initial.config_of_run(workdir)
+    config = by_images.resolve(config, source.num_examples, jax.device_count(), earlier).copy_and_resolve_references()
+    saved_config.settle_decoding(config, earlier)
     if config.batch_size > source.num_examples:
         raise UserError(
             f"config.batch_size is {config.batch_size}, but {source.name} has only {source.num_examples} images: an image "

@@ -66,6 +66,12 @@ def data() -> Block:
             "JPEG files that lack their last bytes: skip as unreadable, or read as viewers do, with grey for what is missing.",
             choices=choices.TRUNCATED,
         ),
+        "reduced_decode": Field(
+            None,
+            "Decode a JPEG at 1/2, 1/4 or 1/8 of its size where its crops keep as many pixels as the view has: faster for "
+            "large photographs. Unset: true; false where a run, or the pretraining that it evaluates, began without it.",
+            bool,
+        ),
     }
 
 

@@ -46,7 +46,16 @@ def upgrade(values: dict[str, Any]) -> dict[str, Any]:
             key: list(value) if isinstance(value, tuple) else value for key, value in NETWORK_OF_THE_REFERENCE.items()
         }
         values["model"] = newer | values["model"]
+    if isinstance(values.get("data"), dict):
+        # Runs without this field decoded every image at its full size.
+        values["data"] = {"reduced_decode": False} | values["data"]
     return values
+
+
+def settle_decoding(config: ml_collections.ConfigDict, earlier: ml_collections.ConfigDict | None) -> None:
+    """Sets `data.reduced_decode` where it is unset, in place: as the run has it that this one continues, or True."""
+    if config.data.reduced_decode is None:
+        config.data.reduced_decode = earlier is None or earlier.data.reduced_decode is not False
 
 
 def flatten(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -87,7 +96,7 @@ def _update(config: ml_collections.ConfigDict, values: dict) -> None:
 
 
 # Fields of `config.data` that say how images are prepared. An evaluation takes them from pretraining, also for other data.
-OF_THE_PREPARATION = ("image_size", "eval_crop", "truncated_jpeg")
+OF_THE_PREPARATION = ("image_size", "eval_crop", "truncated_jpeg", "reduced_decode")
 
 # Fields that may change when a run is continued: they change neither the data order nor the numbers.
 MAY_CHANGE = (

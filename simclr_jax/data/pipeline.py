@@ -87,7 +87,8 @@ def train_batches(
     """
 
     def crop(image: tf.Tensor, position: tf.Tensor) -> list[tf.Tensor]:
-        return tf_crops.random_crops(decoding.completed(image), augment, seed, position, num_views)
+        reduce_to = size if decoding.reduced_decode else None
+        return tf_crops.random_crops(decoding.completed(image), augment, seed, position, num_views, reduce_to)
 
     def augmented(crops: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
         draws = [tf_random.uniforms(seed, positions, view, family.NUM_DRAWS) for view in range(num_views)]
@@ -140,10 +141,11 @@ def eval_batches(
     Raises:
       UserError: from `bad_images`.
     """
+    reduce_to = size if decoding.reduced_decode else None
     stages = _Stages(
         records=source.ordered,
         read=source.read,
-        crop=lambda image, position: [tf_crops.central_crop(decoding.completed(image), crop)],
+        crop=lambda image, position: [tf_crops.central_crop(decoding.completed(image), crop, reduce_to)],
         size=size,
         make_views=_without_augmentation,
     )

@@ -49,7 +49,7 @@ def test_a_listing_costs_a_request_for_each_page(bucket):
         "gs://lab/photos/train/dog/2.JPG",
         "gs://lab/photos/train/v1.0/a_b#?.png",
     ]
-    # photos, train, cat (3 pages), dog and v1.0, and whether each of the five exists. `tf.io.gfile.walk` asks twice about each image too.
+    # photos, train, cat (3 pages), dog and v1.0, and whether each of the five exists. A walk asks twice about each image too.
     assert len(requests) == 7 + 5
 
 
