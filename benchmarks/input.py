@@ -71,6 +71,7 @@ def our_config(options: dict):
 
 
 def our_batches(config, source, options: dict) -> Iterable:
+    from simclr_jax.augment.image_files import Decoding
     from simclr_jax.data import pipeline
     from simclr_jax.data.order import HostShard
 
@@ -82,6 +83,7 @@ def our_batches(config, source, options: dict) -> Iterable:
         shard=HostShard(BATCH[options["size"]]),
         seed=0,
         bad_images=pipeline.BadImages(source, config.data.max_bad_fraction),
+        decoding=Decoding.of(config.data),
     )
 
 

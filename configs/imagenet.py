@@ -24,6 +24,7 @@ def get_config(arg=None):
     args = config_lib.parse_arg(arg, depth=50, width=1.0, epochs=100, batch=4096, scaling="linear", bfloat16=True)
     config = config_lib.pretrain()
     config.data.update(source="tfds", name="imagenet2012", test_split="validation", image_size=224, eval_crop=0.875)
+    config.data.reduced_decode = False  # as the reference
     config.model.update(depth=args.depth, width=args.width, stem="imagenet")
     config.optimizer.update(scaling=args.scaling, learning_rate=learning_rate(args.scaling))
     config.batch_size = args.batch

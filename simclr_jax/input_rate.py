@@ -24,6 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from simclr_jax import config as config_lib
+from simclr_jax.augment.image_files import Decoding
 from simclr_jax.config import checks as config_checks
 from simclr_jax.config.choices import PLACES
 from simclr_jax.data import pipeline
@@ -86,6 +87,7 @@ def views_per_second(config: ConfigDict, source: sources.Source, where: str, sec
         shard=HostShard(min(size, BATCH)),
         seed=config.seed,
         bad_images=pipeline.BadImages(source, config.data.max_bad_fraction),
+        decoding=Decoding.of(config.data),
     )
     for _ in range(WARM_UP):
         next(batches)

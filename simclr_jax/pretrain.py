@@ -141,8 +141,11 @@ def _make_recipe(config: ConfigDict, source: sources.Source, workdir: epath.Path
     Raises:
       UserError: for a batch or a schedule that does not fit the images, or where nothing fits in the memory.
     """
-    earlier = initial.config_of_run(workdir) if auto.is_open(config) else None
-    config = auto.resolve(config, source.num_examples, jax.device_count(), jax.default_backend(), earlier)
+    earlier = initial.config_of_run(workdir)
+    config = auto.resolve(
+        config, source.num_examples, jax.device_count(), jax.default_backend(), earlier
+    ).copy_and_resolve_references()
+    saved_config.settle_decoding(config, earlier)
     if config.batch_size > source.num_examples:
         raise UserError(
             f"config.batch_size is {config.batch_size}, but {source.name} has only {source.num_examples} images: an image "

@@ -22,6 +22,7 @@ import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax.augment import alone
+from simclr_jax.augment.image_files import Decoding
 from simclr_jax.config import checks as config_checks
 from simclr_jax.data import pipeline
 from simclr_jax.data import sources
@@ -55,6 +56,7 @@ class Looker:
             shard=HostShard(min(images, self.source.num_examples)),
             seed=self._config.seed,
             bad_images=pipeline.BadImages(self.source, 1.0),
+            decoding=Decoding.of(self._config.data),
         )
         return next(batches)["views"]
 

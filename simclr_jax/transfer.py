@@ -32,6 +32,7 @@ import numpy as np
 
 from simclr_jax import config as config_lib
 from simclr_jax.data import sources
+from simclr_jax.data.sources.files import expanded
 from simclr_jax.errors import UserError
 from simclr_jax.evaluation import logistic_regression
 from simclr_jax.evaluation import metrics
@@ -113,7 +114,8 @@ def _split(setup: Setup) -> Parts:
                 "name validation images with --config.data.val_split."
             )
         return Parts(train, np.setdiff1d(np.arange(train.num_examples), held_out), held_out)
-    if config.data.source == "folder" and not tf.io.gfile.isdir(os.path.join(config.data.root, config.data.val_split)):
+    of_folders = config.data.source == "folder" and not config.data.labels
+    if of_folders and not tf.io.gfile.isdir(os.path.join(expanded(config.data.root), config.data.val_split)):
         raise UserError(
             f"config.data.val_split is {config.data.val_split!r}, but {config.data.root} has no such folder."
         )

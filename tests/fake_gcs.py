@@ -4,7 +4,12 @@ from email import message_from_bytes
 from http import server
 import itertools
 import json
+import pathlib
 import re
+import socket
+import socketserver
+import ssl
+import subprocess
 import threading
 from urllib import parse
 
@@ -17,6 +22,7 @@ class Store:
         self.lock = threading.RLock()
         self.generations = itertools.count(1)
         self.uploads: dict[str, tuple[str, dict, bytearray]] = {}
+        self.requests: list[str] = []  # the path of each
 
     def put(self, key: str, content: bytes, query: dict) -> tuple[int, dict]:
         with self.lock:
@@ -80,6 +86,7 @@ class Handler(server.BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def handle_any(self):
+        self.store.requests.append(self.path)
         url = parse.urlsplit(self.path)
         self.query = dict(parse.parse_qsl(url.query, keep_blank_values=True))
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -191,3 +198,51 @@ def variables(running: server.ThreadingHTTPServer) -> dict[str, str]:
         "GCE_METADATA_HOST": "localhost:1",
         "GCE_METADATA_ROOT": "localhost:1",
     }
+
+
+class Tunnel(socketserver.StreamRequestHandler):
+    """A proxy that answers for every server itself: it decrypts what comes, and passes it to the bucket server."""
+
+    context: ssl.SSLContext
+    port: int
+
+    def handle(self):
+        while self.rfile.readline().strip():
+            pass
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        with (
+            self.context.wrap_socket(self.connection, server_side=True) as client,
+            socket.create_connection(("localhost", self.port)) as there,
+        ):
+            back = threading.Thread(target=self.copy, args=(there, client), daemon=True)
+            back.start()
+            self.copy(client, there)
+            back.join()
+
+    def copy(self, source, target):
+        try:
+            while content := source.recv(2**16):
+                target.sendall(content)
+            target.shutdown(socket.SHUT_WR)
+        except OSError:  # the other side has gone
+            pass
+
+
+def for_tensorflow(running: server.ThreadingHTTPServer, folder: pathlib.Path) -> dict[str, str]:
+    """The environment in which gs:// is this server for TensorFlow's own client, which knows only Google's address.
+
+    `folder` is for a certificate in the name of that address; openssl makes it.
+    """
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate]
+    name = ["-subj", "/CN=www.googleapis.com", "-addext", "subjectAltName=DNS:www.googleapis.com"]
+    subprocess.run([*command, *name], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    handler = type("TunnelToStore", (Tunnel,), {"context": context, "port": running.server_port})
+    proxy = socketserver.ThreadingTCPServer(("localhost", 0), handler)
+    proxy.daemon_threads = True
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    address = f"http://localhost:{proxy.server_address[1]}"
+    names = {"https_proxy": address, "HTTPS_PROXY": address, "no_proxy": "", "NO_PROXY": ""}
+    return names | {"CURL_CA_BUNDLE": str(certificate), "NO_GCE_CHECK": "true", "GCE_METADATA_HOST": "localhost:1"}

@@ -203,7 +203,7 @@ def test_any_folder_without_labels_can_be_pretrained_on(tmp_path):
     [
         (("--config.batch_size=2048",), "batch_size is 2048, but digits, split train has only 1437 images"),
         (("--config.batch_size=100",), "8 devices cannot share equally: take 96 or 104"),
-        (("--config.data.source=folder", "--config.data.root=/nowhere"), "'/nowhere' is not a folder"),
+        (("--config.data.source=folder", "--config.data.root=/nowhere"), "'/nowhere' does not exist"),
         (("--config.data.source=folder",), "config.data.root is not set"),
         (("--config.optimizer.warmup_epochs=70.0",), "warm up for fewer"),
         (("--config.modle.depth=34",), "did you mean 'model.depth'"),

@@ -4,10 +4,13 @@ TensorFlow's decoders are fast, but they refuse WebP with alpha, read palettes o
 photograph, and may abort the process on an animated WebP. So the first bytes of a file decide who reads it.
 """
 
+from collections.abc import Callable
 import contextlib
+import dataclasses
 import functools
 import io
 
+from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax.runtime.tensorflow import tf
@@ -15,18 +18,55 @@ from simclr_jax.runtime.tensorflow import tf
 # How much of a file is searched for metadata.
 HEAD = 4096
 UPRIGHT, ORIENTATION_TAG = 1, 0x0112
+# By how much a JPEG can be reduced while it is decoded.
+RATIOS = (2, 4, 8)
+JPEG, END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoding:
+    """How files are decoded; see the fields of `config.data` with these names."""
+
+    truncated_jpeg: str = "skip"
+    reduced_decode: bool = False
+
+    @classmethod
+    def of(cls, data: ConfigDict) -> "Decoding":
+        """That of `config.data`."""
+        return cls(
+            truncated_jpeg=data.get("truncated_jpeg") or cls.truncated_jpeg,
+            reduced_decode=data.get("reduced_decode") is not False,  # unset: true
+        )
+
+    def completed(self, image: tf.Tensor) -> tf.Tensor:
+        """A file as the decoders get it: where truncated JPEG files are read, with the marker that their end lacks.
+
+        With that marker, libjpeg fills what is missing with grey, as viewers show it, in TensorFlow and in Pillow alike. Their
+        own settings differ: TensorFlow's `try_recover_truncated` fails where a single byte is missing and ignores
+        `acceptable_fraction`; Pillow's `LOAD_TRUNCATED_IMAGES` is for the whole process.
+
+        Args:
+          image: bytes (scalar string); pixels, which are uint8, are returned unchanged.
+        """
+        if self.truncated_jpeg == "skip" or image.dtype != tf.string:
+            return image
+        truncated = tf.io.is_jpeg(image) & (tf.strings.substr(image, -2, 2) != END_OF_JPEG)
+        return tf.cond(truncated, lambda: tf.strings.join([image, END_OF_JPEG]), lambda: image)
+
+
+DEFAULT_DECODING = Decoding()
 
 
 def is_surely_plain(image: tf.Tensor) -> tf.Tensor:
     """Whether a file (bytes, scalar string) is a JPEG, PNG or GIF without metadata, which may turn it. Few ops, for speed."""
-    known = tf.reduce_any(tf.strings.substr(image, 0, 3) == tf.constant([b"\xff\xd8\xff", b"\x89PN", b"GIF"]))
+    known = tf.reduce_any(tf.strings.substr(image, 0, 3) == tf.constant([JPEG, b"\x89PN", b"GIF"]))
     return known & ~tf.strings.regex_full_match(tf.strings.substr(image, 0, HEAD), r"\C*(Exif|eXIf)\C*")  # \C: any byte
 
 
 def is_plain(content: bytes | np.ndarray) -> np.bool_:
     """Whether TensorFlow decodes a file as a viewer shows it."""
     content = _bytes(content)
-    if content[:3] in (b"\xff\xd8\xff", b"\x89PN", b"GIF"):
+    if content[:3] in (JPEG, b"\x89PN", b"GIF"):
         return np.bool_(_is_upright(content))
     if content[:2] == b"BM":
         return np.bool_(content[28:34] == b"\x18\0\0\0\0\0")  # 24 bits a pixel, not compressed
@@ -41,31 +81,73 @@ def decode(image: tf.Tensor) -> tf.Tensor:
     """
     if image.dtype != tf.string:
         return image
-
-    def by_tensorflow():
-        return tf.io.decode_image(image, channels=3, expand_animations=False)
-
-    def by_pillow():
-        # TensorFlow would print the traceback of an exception in Python.
-        pixels = tf.numpy_function(_decode_or_nothing, [image], tf.uint8)
-        with tf.control_dependencies([tf.debugging.assert_positive(tf.size(pixels), "not an image")]):
-            return tf.identity(pixels)
-
-    def by_either():
-        return tf.cond(tf.numpy_function(is_plain, [image], tf.bool), by_tensorflow, by_pillow)
-
-    pixels = tf.cond(is_surely_plain(image), by_tensorflow, by_either)
+    pixels = _by_tensorflow_or_pillow(
+        image,
+        lambda: tf.io.decode_image(image, channels=3, expand_animations=False),
+        lambda: tf.numpy_function(_decode_or_nothing, [image], tf.uint8),
+    )
     pixels.set_shape([None, None, 3])
     return pixels
 
 
-def decode_with_pillow(content: bytes | np.ndarray) -> np.ndarray:
-    """Decodes a file to uint8 `[height, width, 3]` by Pillow and the plugins that are installed."""
+def decode_reduced(image: tf.Tensor, box: tf.Tensor, ratio: tf.Tensor) -> tf.Tensor:
+    """Decodes a box of a JPEG at a part of its size, much faster: uint8 `[box height, box width, 3]`.
+
+    Args:
+      image: bytes (scalar string).
+      box: int32 `[top, left, height, width]`, upright, in pixels of the reduced image.
+      ratio: int32, one of `RATIOS`. Height and width of the image are divided by it, and rounded up.
+    """
+
+    def by_tensorflow():
+        decode = tf.io.decode_and_crop_jpeg
+        branches = {place: functools.partial(decode, image, box, 3, ratio) for place, ratio in enumerate(RATIOS)}
+        return tf.switch_case(tf.reduce_sum(tf.cast(ratio > RATIOS, tf.int32)), branches)
+
+    def by_pillow():
+        pixels = tf.numpy_function(_decode_or_nothing, [image, ratio], tf.uint8)
+        return pixels[box[0] : box[0] + box[2], box[1] : box[1] + box[3]]
+
+    pixels = _by_tensorflow_or_pillow(image, by_tensorflow, by_pillow)
+    pixels.set_shape([None, None, 3])
+    return pixels
+
+
+def _by_tensorflow_or_pillow(
+    image: tf.Tensor, by_tensorflow: Callable[[], tf.Tensor], by_pillow: Callable[[], tf.Tensor]
+) -> tf.Tensor:
+    """The pixels that one of two functions makes of a file; an error where there are none."""
+
+    def checked():
+        # TensorFlow would print the traceback of an exception in Python.
+        pixels = by_pillow()
+        with tf.control_dependencies([tf.debugging.assert_positive(tf.size(pixels), "not an image")]):
+            return tf.identity(pixels)
+
+    def by_either():
+        return tf.cond(tf.numpy_function(is_plain, [image], tf.bool), by_tensorflow, checked)
+
+    return tf.cond(is_surely_plain(image), by_tensorflow, by_either)
+
+
+def upright_jpeg_shape(image: tf.Tensor) -> tf.Tensor:
+    """Height, width and channels of a JPEG (bytes, scalar string) as `decode` shows it, int32 `[3]`. Does not decode it."""
+    shape = tf.io.extract_jpeg_shape(image)
+    on_its_side = tf.cond(
+        is_surely_plain(image), lambda: False, lambda: tf.numpy_function(_is_on_its_side, [image], tf.bool)
+    )
+    return tf.where(on_its_side, tf.gather(shape, [1, 0, 2]), shape)
+
+
+def decode_with_pillow(content: bytes | np.ndarray, ratio: int = 1) -> np.ndarray:
+    """Decodes a file to uint8 `[height, width, 3]` by Pillow and the plugins that are installed; a JPEG at 1 / `ratio`."""
     from PIL import Image
     from PIL import ImageOps
 
     readable_extensions()  # registers the plugins
     with Image.open(io.BytesIO(_bytes(content))) as opened:
+        if ratio > 1:
+            opened.draft(None, (opened.width // ratio, opened.height // ratio))
         image = ImageOps.exif_transpose(opened)
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
             return _of_wide_grey(np.asarray(image))
@@ -74,10 +156,10 @@ def decode_with_pillow(content: bytes | np.ndarray) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def _decode_or_nothing(content: bytes | np.ndarray) -> np.ndarray:
+def _decode_or_nothing(content: bytes | np.ndarray, ratio: np.ndarray | int = 1) -> np.ndarray:
     """`decode_with_pillow`, or an array without pixels where that fails."""
     try:
-        return decode_with_pillow(content)
+        return decode_with_pillow(content, int(ratio))
     except Exception:  # each decoder raises different errors
         return np.zeros([0, 0, 3], np.uint8)
 
@@ -103,7 +185,17 @@ def readable_extensions() -> frozenset[str]:
 
 
 def _is_upright(content: bytes) -> bool:
-    """Whether no metadata turns a JPEG or PNG. Damaged metadata turns nothing, as in viewers."""
+    """Whether no metadata turns a JPEG or PNG."""
+    return _orientation(content) not in range(2, 9)
+
+
+def _is_on_its_side(content: bytes | np.ndarray) -> np.bool_:
+    """Whether metadata turns a JPEG by a quarter, so that height and width change places."""
+    return np.bool_(_orientation(_bytes(content)) in range(5, 9))
+
+
+def _orientation(content: bytes) -> int:
+    """How metadata turns a JPEG or PNG: 1 to 8, see EXIF. Damaged metadata turns nothing, as in viewers."""
     from PIL import Image
 
     begin = content.find(b"Exif\0\0", 0, HEAD)
@@ -114,9 +206,9 @@ def _is_upright(content: bytes) -> bool:
         else:  # a PNG
             with Image.open(io.BytesIO(content)) as image:
                 exif = image.getexif()
-        return exif.get(ORIENTATION_TAG, UPRIGHT) not in range(2, 9)
+        return exif.get(ORIENTATION_TAG, UPRIGHT)
     except Exception:  # damage has errors of many types
-        return True
+        return UPRIGHT
 
 
 def problem(content: bytes) -> str:
@@ -130,7 +222,10 @@ def problem(content: bytes) -> str:
     except UnidentifiedImageError:
         return "it is not an image, or of a format that is not known here"
     except Exception as error:  # each decoder raises different errors
-        return str(error).strip().split("\n")[0] or type(error).__name__
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if content[:3] == JPEG and _decode_or_nothing(content + END_OF_JPEG).size:
+            reason += "; --config.data.truncated_jpeg=read would read what there is of it"
+        return reason
     return "TensorFlow cannot decode it, although Pillow can"
 
 

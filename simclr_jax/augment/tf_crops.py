@@ -9,8 +9,10 @@ from simclr_jax.augment import image_files
 from simclr_jax.augment import tf_random
 from simclr_jax.runtime.tensorflow import tf
 
+ChooseBox = Callable[[tf.Tensor], tf.Tensor]
 
-def open_cropped(image: tf.Tensor, choose_boxes: Sequence[Callable[[tf.Tensor], tf.Tensor]]) -> list[tf.Tensor]:
+
+def open_cropped(image: tf.Tensor, choose_boxes: Sequence[ChooseBox], reduce_to: int | None = None) -> list[tf.Tensor]:
     """Decodes some boxes of an image.
 
     A single box of a JPEG is decoded and cropped in one op, which skips most of the work. For two or more boxes the whole image
@@ -19,26 +21,64 @@ def open_cropped(image: tf.Tensor, choose_boxes: Sequence[Callable[[tf.Tensor], 
     Args:
       image: encoded bytes (scalar string) or uint8 pixels `[height, width, 3]`.
       choose_boxes: each maps an int32 shape `[height, width, channels]` to an int32 box `[top, left, height, width]`.
+      reduce_to: to how many pixels the sides of all boxes will be resized. A JPEG is then decoded at the smallest of 1/2, 1/4
+        and 1/8 of its size at which no side of a box has fewer pixels; where there is none, as with None. Edges of boxes are
+        rounded to pixels of the reduced image, and off by up to one where metadata turns an image whose sides are no multiples
+        of 8.
 
     Returns:
-      uint8 `[box height, box width, 3]` for each box.
+      uint8 `[box height, box width, 3]` for each box; smaller by the same ratio if the image is.
     """
+    if reduce_to is None or image.dtype != tf.string:
+        return _open_full(image, choose_boxes)
+    ratio = tf.cond(tf.io.is_jpeg(image), lambda: _ratio(image, choose_boxes, reduce_to), lambda: tf.constant(1))
+    return tf.cond(
+        ratio == 1, lambda: _open_full(image, choose_boxes), lambda: _open_reduced(image, choose_boxes, ratio)
+    )
 
+
+def _ratio(image: tf.Tensor, choose_boxes: Sequence[ChooseBox], size: int) -> tf.Tensor:
+    """By how much a JPEG can be reduced so that the boxes keep `size` pixels of each side: int32, 1, 2, 4 or 8."""
+
+    def of_boxes():
+        shape = image_files.upright_jpeg_shape(image)
+        least = tf.reduce_min([choose_box(shape)[2:] for choose_box in choose_boxes])
+        return tf.reduce_max(tf.where(least >= size * ratios, ratios, 1))
+
+    ratios = tf.constant(image_files.RATIOS)
+    # Most files are too small for any box of them, and drawing boxes costs time.
+    possible = tf.reduce_min(tf.io.extract_jpeg_shape(image)[:2]) >= size * image_files.RATIOS[0]
+    return tf.cond(possible, of_boxes, lambda: tf.constant(1))
+
+
+def _open_full(image: tf.Tensor, choose_boxes: Sequence[ChooseBox]) -> list[tf.Tensor]:
     def from_jpeg():
         box = choose_boxes[0](tf.io.extract_jpeg_shape(image))
         return tf.io.decode_and_crop_jpeg(image, box, channels=3)
 
     def from_pixels():
         pixels = image_files.decode(image)
-        parts = []
-        for choose_box in choose_boxes:
-            top, left, height, width = tf.unstack(choose_box(tf.shape(pixels)))
-            parts.append(pixels[top : top + height, left : left + width])
-        return parts
+        return [_cut(pixels, choose_box(tf.shape(pixels))) for choose_box in choose_boxes]
 
     if image.dtype != tf.string or len(choose_boxes) > 1:
         return from_pixels()
     return [tf.cond(tf.io.is_jpeg(image) & image_files.is_surely_plain(image), from_jpeg, lambda: from_pixels()[0])]
+
+
+def _open_reduced(image: tf.Tensor, choose_boxes: Sequence[ChooseBox], ratio: tf.Tensor) -> list[tf.Tensor]:
+    """Boxes of a JPEG that is decoded at 1 / `ratio` of its size. They are chosen at its full size."""
+    shape = image_files.upright_jpeg_shape(image)
+    boxes = tf.stack([choose_box(shape) for choose_box in choose_boxes])
+    corners = (tf.concat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1) + ratio // 2) // ratio
+    first, last = tf.reduce_min(corners[:, :2], axis=0), tf.reduce_max(corners[:, 2:], axis=0)
+    pixels = image_files.decode_reduced(image, tf.concat([first, last - first], axis=0), ratio)
+    boxes = tf.concat([corners[:, :2] - first, corners[:, 2:] - corners[:, :2]], axis=1)
+    return [_cut(pixels, box) for box in tf.unstack(boxes, len(choose_boxes))]
+
+
+def _cut(pixels: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    top, left, height, width = tf.unstack(box)
+    return pixels[top : top + height, left : left + width]
 
 
 def resize(image: tf.Tensor, size: int) -> tf.Tensor:
@@ -79,7 +119,12 @@ def center_box(shape: tf.Tensor, proportion: float) -> tf.Tensor:
 
 
 def random_crops(
-    image: tf.Tensor, augment: ConfigDict, seed: int, position: tf.Tensor, num_views: int
+    image: tf.Tensor,
+    augment: ConfigDict,
+    seed: int,
+    position: tf.Tensor,
+    num_views: int,
+    reduce_to: int | None = None,
 ) -> list[tf.Tensor]:
     """Decodes an image and crops it, once for each view. Where `augment.crop` is off, a view is the central square.
 
@@ -92,6 +137,7 @@ def random_crops(
       seed: of the run.
       position: global. The boxes are a function of (seed, position, view).
       num_views: how many.
+      reduce_to: see `open_cropped`.
 
     Returns:
       uint8 `[crop height, crop width, 3]` for each view.
@@ -115,9 +161,9 @@ def random_crops(
         within = box(tf.concat([shared[2:], [3]], axis=0), own[0])
         return tf.concat([shared[:2] + within[:2], within[2:]], axis=0)
 
-    return open_cropped(image, [box_of_view(view) for view in range(num_views)])
+    return open_cropped(image, [box_of_view(view) for view in range(num_views)], reduce_to)
 
 
-def central_crop(image: tf.Tensor, proportion: float) -> tf.Tensor:
+def central_crop(image: tf.Tensor, proportion: float, reduce_to: int | None = None) -> tf.Tensor:
     """The crop for evaluation, uint8: the central square whose side is `proportion` of the image's shorter side."""
-    return open_cropped(image, [lambda shape: center_box(shape, proportion)])[0]
+    return open_cropped(image, [lambda shape: center_box(shape, proportion)], reduce_to)[0]

@@ -19,7 +19,18 @@ def data() -> Block:
     return {
         "source": Field(None, "Where the images come from; digits are embedded.", str, choices.SOURCES),
         "name": Field(None, "TFDS name, also with config and version: cifar10, imagenet2012_subset/1pct.", str),
-        "root": Field(None, "Folder: the folder. TFDS: its data_dir; unset is TFDS's own default.", str),
+        "root": Field(
+            None,
+            "Folder: the folder, or a text file with the path of an image in each line, perhaps with its label after a tab. "
+            "TFDS: its data_dir; unset is TFDS's own default.",
+            str,
+        ),
+        "labels": Field(
+            None,
+            "Folder: a CSV or Parquet table with the columns path (in the folder, or absolute), class and perhaps split. Only "
+            "images in it are used. Without the column split all of them are training images.",
+            str,
+        ),
         "train_split": Field(
             "train", "TFDS: a split expression, as train[:90%]. Folder: the sub-folder of root with training images."
         ),
@@ -49,6 +60,17 @@ def data() -> Block:
             "Unreadable files are skipped and replaced up to this share of the data set, and ten in any case; beyond it the "
             "run stops. 0: at the first one.",
             bound=field.SHARE_OR_0,
+        ),
+        "truncated_jpeg": Field(
+            "skip",
+            "JPEG files that lack their last bytes: skip as unreadable, or read as viewers do, with grey for what is missing.",
+            choices=choices.TRUNCATED,
+        ),
+        "reduced_decode": Field(
+            None,
+            "Decode a JPEG at 1/2, 1/4 or 1/8 of its size where its crops keep as many pixels as the view has: faster for "
+            "large photographs. Unset: true; false where a run, or the pretraining that it evaluates, began without it.",
+            bool,
         ),
     }
 
@@ -211,7 +233,11 @@ def run(kind: str) -> Block:
 
 
 def evaluation(kind: str) -> Block:
-    unset_split = Field(None, data()["train_split"].doc + " Unset: as in pretraining.", str)
+    unset = {
+        name: dataclasses.replace(field, default=None, given_type=str, doc=f"{field.doc} Unset: as in pretraining.")
+        for name, field in data().items()
+        if name in ("train_split", "truncated_jpeg")
+    }
     return run(kind) | {
         "features": Field(
             "h",
@@ -221,7 +247,7 @@ def evaluation(kind: str) -> Block:
         ),
         "init": Field("pretrained", "random: the same network, untrained (from scratch).", choices=choices.INITS),
         "pretrained": Field(None, "The checkpoint that is evaluated; filled in from --pretrained.", str),
-        "data": data() | {"train_split": unset_split},
+        "data": data() | unset,
         "model": model(),
         "label_fraction": Field(1.0, "Share of the labels to use: 0.01 for 1 %. Class-balanced.", bound=field.SHARE),
         "labels_per_class": Field(0, "Labels of each class to use; 0: by the share.", bound=field.NOT_NEGATIVE),

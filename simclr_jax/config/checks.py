@@ -107,6 +107,12 @@ def _check_data(flat: dict[str, Any], device_count: int) -> None:
             f"config.data.root is {root!r}, but config.data.source is digits, which are no folder: add "
             "--config.data.source=folder."
         )
+    labels = flat.get("data.labels")
+    if labels and source not in (None, "folder"):
+        raise UserError(
+            f"config.data.labels is {labels!r}, but the images of config.data.source={source} have their own labels: leave it "
+            "unset, or take --config.data.source=folder."
+        )
 
 
 def _check_augment(flat: dict[str, Any], device_count: int) -> None:

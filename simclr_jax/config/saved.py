@@ -46,7 +46,16 @@ def upgrade(values: dict[str, Any]) -> dict[str, Any]:
             key: list(value) if isinstance(value, tuple) else value for key, value in NETWORK_OF_THE_REFERENCE.items()
         }
         values["model"] = newer | values["model"]
+    if isinstance(values.get("data"), dict):
+        # Runs without this field decoded every image at its full size.
+        values["data"] = {"reduced_decode": False} | values["data"]
     return values
+
+
+def settle_decoding(config: ml_collections.ConfigDict, earlier: ml_collections.ConfigDict | None) -> None:
+    """Sets `data.reduced_decode` where it is unset, in place: as the run has it that this one continues, or True."""
+    if config.data.reduced_decode is None:
+        config.data.reduced_decode = earlier is None or earlier.data.reduced_decode is not False
 
 
 def flatten(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -86,6 +95,9 @@ def _update(config: ml_collections.ConfigDict, values: dict) -> None:
             config[key] = tuple(value) if isinstance(value, list) else value
 
 
+# Fields of `config.data` that say how images are prepared. An evaluation takes them from pretraining, also for other data.
+OF_THE_PREPARATION = ("image_size", "eval_crop", "truncated_jpeg", "reduced_decode")
+
 # Fields that may change when a run is continued: they change neither the data order nor the numbers.
 MAY_CHANGE = (
     "data.root",
@@ -105,6 +117,8 @@ def differences(config: ml_collections.ConfigDict, saved: ml_collections.ConfigD
     lines = []
     for key in sorted(new.keys() | old.keys()):
         if key.startswith(MAY_CHANGE) or new.get(key) == old.get(key):
+            continue
+        if key == "data.labels" and new.get(key) and old.get(key):  # the table may have moved with the folder
             continue
         lines.append(f"config.{key} is {new.get(key)!r}, but the checkpoint was written with {old.get(key)!r}")
     return lines
@@ -127,12 +141,15 @@ def inherit(config: ml_collections.ConfigDict, pretrained: ml_collections.Config
     other_source = config.data.source is not None and (
         pretrained is None or config.data.source != pretrained.data.source or config.data.name != pretrained.data.name
     )
+    other_folder = config.data.root is not None and (pretrained is None or config.data.root != pretrained.data.root)
     for block in ("model", "data"):
         for key, value in config[block].items():
-            # The splits and the folder of another data set do not apply to this one.
-            if other_source and block == "data" and key not in ("image_size", "eval_crop"):
+            # The splits and the folder of another data set do not apply to this one, nor labels to another folder.
+            if other_source and block == "data" and key not in OF_THE_PREPARATION:
+                continue
+            if other_folder and block == "data" and key == "labels":
                 continue
             if value is None and pretrained is not None:
                 config[block][key] = pretrained[block][key]
-    if config.data.train_split is None:
-        config.data.train_split = "train"
+    config.data.train_split = config.data.train_split or "train"
+    config.data.truncated_jpeg = config.data.truncated_jpeg or "skip"

@@ -22,6 +22,8 @@ from simclr_jax.augment import family
 from simclr_jax.augment import tf_crops
 from simclr_jax.augment import tf_ops
 from simclr_jax.augment import tf_random
+from simclr_jax.augment.image_files import DEFAULT_DECODING
+from simclr_jax.augment.image_files import Decoding
 from simclr_jax.data.bad_images import BadImages
 from simclr_jax.data.order import HostShard
 from simclr_jax.data.sources.base import Source
@@ -59,6 +61,7 @@ def train_batches(
     shard: HostShard,
     seed: int,
     bad_images: BadImages,
+    decoding: Decoding = DEFAULT_DECODING,
 ) -> Iterator[dict[str, np.ndarray]]:
     """An endless stream of this host's training batches, from step `shard.start_step` on.
 
@@ -73,6 +76,7 @@ def train_batches(
       shard: which part of the global sequence this host reads.
       seed: of order and augmentation.
       bad_images: checks every batch.
+      decoding: how files are decoded.
 
     Yields:
       `views` uint8 `[local batch, num_views, size, size, 3]`, `label` int32 `[local batch]` (-1 for none) and `index`
@@ -83,7 +87,8 @@ def train_batches(
     """
 
     def crop(image: tf.Tensor, position: tf.Tensor) -> list[tf.Tensor]:
-        return tf_crops.random_crops(image, augment, seed, position, num_views)
+        reduce_to = size if decoding.reduced_decode else None
+        return tf_crops.random_crops(decoding.completed(image), augment, seed, position, num_views, reduce_to)
 
     def augmented(crops: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
         draws = [tf_random.uniforms(seed, positions, view, family.NUM_DRAWS) for view in range(num_views)]
@@ -116,6 +121,7 @@ def eval_batches(
     crop: float,
     shard: HostShard,
     bad_images: BadImages,
+    decoding: Decoding = DEFAULT_DECODING,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Every example of the source exactly once, in the source's order, without augmentation.
 
@@ -125,6 +131,7 @@ def eval_batches(
       crop: side of the central square that is resized, as a fraction of the image's shorter side.
       shard: which part this host reads: `shard.num_steps` global batches. Positions after the last example are padding.
       bad_images: checks every batch.
+      decoding: how files are decoded.
 
     Yields:
       `image` uint8 `[local batch, size, size, 3]`, `label` int32, `index` and `wanted` int64 and `mask` bool `[local batch]`.
@@ -134,10 +141,11 @@ def eval_batches(
     Raises:
       UserError: from `bad_images`.
     """
+    reduce_to = size if decoding.reduced_decode else None
     stages = _Stages(
         records=source.ordered,
         read=source.read,
-        crop=lambda image, position: [tf_crops.central_crop(image, crop)],
+        crop=lambda image, position: [tf_crops.central_crop(decoding.completed(image), crop, reduce_to)],
         size=size,
         make_views=_without_augmentation,
     )
@@ -164,6 +172,7 @@ def look_up(source: Source, indices: np.ndarray, data: ConfigDict) -> np.ndarray
         crop=data.eval_crop,
         shard=HostShard(len(wanted), num_steps=1),
         bad_images=BadImages(source, 1.0),
+        decoding=Decoding.of(data),
     )
     return next(batches)["image"][where.reshape(np.shape(indices))]
 

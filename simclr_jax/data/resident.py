@@ -25,6 +25,7 @@ from simclr_jax.errors import UserError
 from simclr_jax.runtime import sharding
 
 if TYPE_CHECKING:
+    from simclr_jax.augment.image_files import Decoding
     from simclr_jax.data.sources.base import RandomAccess
 
 # Separates the order from all other draws with a run's seed.
@@ -122,15 +123,17 @@ class Resident:
         return cls._place(lambda start, stop: images[start:stop], images.shape[1:], labels, mesh)
 
     @classmethod
-    def load(cls, source: "RandomAccess", mesh: Mesh) -> "Resident":
+    def load(cls, source: "RandomAccess", mesh: Mesh, decoding: "Decoding | None" = None) -> "Resident":
         """Decodes a source into device memory. Each process decodes only the rows of its devices, one part at a time.
 
         Raises:
           UserError: where the devices have no room for the images (after reading one image); and as `as_arrays`.
         """
-        shape = _first_shape(source)
+        shape = _first_shape(source, decoding)
         _check_room(source, shape, mesh)
-        return cls._place(lambda start, stop: _decode(source, start, stop, shape), shape, _labels(source), mesh)
+        return cls._place(
+            lambda start, stop: _decode(source, start, stop, shape, decoding), shape, _labels(source), mesh
+        )
 
     @classmethod
     def _place(cls, read: Callable[[int, int], np.ndarray], shape: tuple[int, ...], labels: np.ndarray, mesh: Mesh):
@@ -227,30 +230,35 @@ def _labels(source: "RandomAccess") -> np.ndarray:
     return np.asarray(source.all_labels, np.int32)
 
 
-def _first_shape(source: "RandomAccess") -> tuple[int, ...]:
-    return tuple(_open(source, 0).shape)
+def _first_shape(source: "RandomAccess", decoding: "Decoding | None" = None) -> tuple[int, ...]:
+    return tuple(_open(source, 0, decoding).shape)
 
 
-def _open(source: "RandomAccess", index: int) -> np.ndarray:
+def _open(source: "RandomAccess", index: int, decoding: "Decoding | None") -> np.ndarray:
     """One image, uint8 `[height, width, 3]`."""
     from simclr_jax.augment import image_files
     from simclr_jax.runtime.tensorflow import tf
 
     try:
-        return image_files.decode(source.fetch(tf.constant(index, tf.int64))).numpy()
+        content = (decoding or image_files.Decoding()).completed(source.fetch(tf.constant(index, tf.int64)))
+        return image_files.decode(content).numpy()
     except tf.errors.OpError:
         raise UserError(f"cannot read the image {source.describe(index)}, which config.data.resident needs.") from None
 
 
-def _decode(source: "RandomAccess", start: int, stop: int, shape: tuple[int, ...]) -> np.ndarray:
+def _decode(
+    source: "RandomAccess", start: int, stop: int, shape: tuple[int, ...], decoding: "Decoding | None" = None
+) -> np.ndarray:
     """The images [start, stop): uint8 `[stop - start, *shape]`."""
     from simclr_jax.augment import image_files
     from simclr_jax.runtime.tensorflow import tf
     from simclr_jax.runtime.tensorflow import without_autograph
 
+    decoding = decoding or image_files.Decoding()
+
     @without_autograph
     def load(index):
-        return tf.ensure_shape(image_files.decode(source.fetch(index)), shape)
+        return tf.ensure_shape(image_files.decode(decoding.completed(source.fetch(index))), shape)
 
     images = np.empty((stop - start, *shape), np.uint8)
     chunks = tf.data.Dataset.range(start, stop).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
@@ -262,7 +270,7 @@ def _decode(source: "RandomAccess", start: int, stop: int, shape: tuple[int, ...
     except tf.errors.OpError:
         # The error does not name the image.
         for index in range(start + done, stop):
-            actual = _open(source, index).shape
+            actual = _open(source, index, decoding).shape
             if actual != shape:
                 raise UserError(
                     f"config.data.resident needs images of one shape, but {source.describe(index)} is "

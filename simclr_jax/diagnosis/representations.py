@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
+from simclr_jax.augment.image_files import Decoding
 from simclr_jax.data import pipeline
 from simclr_jax.data.order import HostShard
 from simclr_jax.data.sources.base import Source
@@ -69,6 +70,7 @@ class Images:
             shard=shard,
             seed=SEED,
             bad_images=bad_images,
+            decoding=Decoding.of(self.data),
         )
         for batch in batches:
             yield batch["views"][:left]

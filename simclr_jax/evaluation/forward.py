@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 import numpy as np
 
+from simclr_jax.augment.image_files import Decoding
 from simclr_jax.data import pipeline
 from simclr_jax.data.sources.base import Source
 from simclr_jax.errors import Preempted
@@ -61,7 +62,12 @@ def batches_over(
         return
     shard = pipeline.local_shard(mesh, batch_size, start_step, steps - start_step)
     batches = pipeline.eval_batches(
-        source, size=data.image_size, crop=data.eval_crop, shard=shard, bad_images=bad_images
+        source,
+        size=data.image_size,
+        crop=data.eval_crop,
+        shard=shard,
+        bad_images=bad_images,
+        decoding=Decoding.of(data),
     )
     for batch in batches:
         yield jax.device_get(forward(params, batch_stats, sharding.to_global(batch, mesh)))

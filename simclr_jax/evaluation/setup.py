@@ -231,6 +231,9 @@ def _resolve(
         _check_same_network(config, pretrain_config, path)
     config = config.copy_and_resolve_references()
     saved_config.inherit(config, pretrain_config)
+    begun = workdir / "config.json"
+    from_scratch = pretrain_config is None and begun.exists()
+    saved_config.settle_decoding(config, saved_config.read(begun, schema) if from_scratch else None)
     config.pretrained = str(path) if path else None
     for field, value in ({"sk_ratio": 0.0} | NETWORK_OF_THE_REFERENCE).items():
         if config.model[field] is None:
@@ -286,7 +289,7 @@ def check_labels(source: sources.Source, *, multi_label: bool) -> None:
     if source.class_names is None:
         raise UserError(
             f"{source.name} has no labels, which an evaluation needs: point --config.data.root at a folder with "
-            "train/CLASS and test/CLASS (or choose another --config.data.source)."
+            "train/CLASS and test/CLASS, or name a table with --config.data.labels (or choose another --config.data.source)."
         )
 
 

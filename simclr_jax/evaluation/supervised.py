@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 import numpy as np
 import optax
 
+from simclr_jax.augment.image_files import Decoding
 from simclr_jax.data import pipeline
 from simclr_jax.data.sources import Source
 from simclr_jax.evaluation.forward import Outputs
@@ -229,6 +230,7 @@ class ClassifierTraining:
             shard=pipeline.local_shard(mesh, config.batch_size, start_step),
             seed=seed,
             bad_images=bad_images,
+            decoding=Decoding.of(config.data),
         )
         for batch in inputs.global_batches(host_batches, mesh):
             yield batch if self.teacher is None else (batch, self.teacher.variables)

@@ -13,6 +13,8 @@ import numpy as np
 from simclr_jax.data.bad_images import BadImages
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.data.sources.base import Source
+from simclr_jax.data.sources.files import expanded
+from simclr_jax.data.sources.files import of_files
 from simclr_jax.data.sources.listing import images_below
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.tensorflow import tf
@@ -42,8 +44,8 @@ def sources_of(images: Any) -> Iterator[Source]:
     Raises:
       UserError: for something that is no image, and for a path that does not exist.
     """
-    if _is_path(images) and tf.io.gfile.isdir(os.fspath(images)):
-        yield of_files(images_below(os.fspath(images)), name=os.fspath(images))
+    if _is_path(images) and tf.io.gfile.isdir(folder := expanded(os.fspath(images))):
+        yield of_files(images_below(folder), name=folder)
         return
     if _is_one_image(images):
         images = [images]
@@ -57,21 +59,6 @@ def sources_of(images: Any) -> Iterator[Source]:
         ids = [name or f"number {number + place}" for place, (_, name) in enumerate(chunk)]
         yield _of_bytes([content for content, _ in chunk], ids)
         number += len(chunk)
-
-
-def of_files(paths: list[str], name: str = "images", labels: list[str] | None = None) -> RandomAccess:
-    """A source of files; an unreadable one is found only when it is read. `labels`: the class of each, by name."""
-    path_tensor = tf.constant(paths)
-    class_names = sorted(set(labels)) if labels else None
-    number = {label: place for place, label in enumerate(class_names or [])}
-    return RandomAccess(
-        name=name,
-        num_examples=len(paths),
-        fetch=lambda index: tf.io.read_file(tf.gather(path_tensor, index)),
-        all_labels=np.array([number[label] for label in labels], np.int32) if labels else None,
-        class_names=class_names,
-        ids=paths,
-    )
 
 
 def _of_bytes(contents: list[bytes], ids: list[str]) -> RandomAccess:
@@ -132,7 +119,7 @@ def _is_one_image(images: Any) -> bool:
 
 
 def _existing(path: Any) -> str:
-    path = os.path.expanduser(os.fspath(path))
+    path = expanded(os.fspath(path))
     if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
         raise UserError(f"the image {path!r} does not exist{', it is a folder' * tf.io.gfile.exists(path)}.")
     return path

@@ -7,11 +7,13 @@ from simclr_jax import config as config_lib
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.data.sources.base import Source
 from simclr_jax.data.sources.base import join
+from simclr_jax.data.sources.files import expanded
+from simclr_jax.data.sources.files import of_files
+from simclr_jax.data.sources.files import read_list
 from simclr_jax.data.sources.folder import TEST_SPLITS
 from simclr_jax.data.sources.listing import images_below
 from simclr_jax.data.sources.listing import readable
 from simclr_jax.errors import UserError
-from simclr_jax.inference.images import of_files
 from simclr_jax.runtime.tensorflow import tf
 
 # A TFDS split up to this size is held in memory; a larger one is streamed.
@@ -33,6 +35,7 @@ def open_images(name: str, data_dir: str | None = None) -> Source:
         return _digits(name.partition(":")[2])
     if name.startswith("tfds:"):
         return _tfds(name, data_dir)
+    name = expanded(name)
     if tf.io.gfile.isdir(name):
         paths = images_below(name)
         return of_files(paths, name, _labels(name, paths))
@@ -42,7 +45,8 @@ def open_images(name: str, data_dir: str | None = None) -> Source:
         )
     if name.lower().endswith(readable()):
         return of_files([name], name)
-    return _listed(name)
+    paths, labels = read_list(name, f"--images={name!r}")
+    return of_files(paths, name, labels)
 
 
 def _labels(folder: str, paths: list[str]) -> list[str] | None:
@@ -51,27 +55,6 @@ def _labels(folder: str, paths: list[str]) -> list[str] | None:
     if all(part and part[0] in ("train", *TEST_SPLITS) for part in parts):
         parts = [part[1:] for part in parts]
     return [part[0] for part in parts] if all(parts) else None
-
-
-def _listed(name: str) -> RandomAccess:
-    try:
-        text = tf.io.gfile.GFile(name, "r").read()
-    except (UnicodeDecodeError, tf.errors.OpError) as error:
-        raise UserError(f"--images={name!r} is no image and no text file with a path in each line: {error}") from error
-    lines = [line.split("\t") for line in text.splitlines() if line.strip()]
-    if not lines:
-        raise UserError(f"--images={name!r} is an empty list: it has the path of an image in each line.")
-    labelled = [len(line) > 1 and line[1].strip() != "" for line in lines]
-    if any(labelled) and not all(labelled):
-        place = labelled.index(False)
-        raise UserError(f"--images={name!r} has labels, but not for all images: {lines[place][0]!r} has none.")
-    paths = [os.path.expanduser(line[0].strip()) for line in lines]
-    if not any(tf.io.gfile.exists(path) for path in paths[:100]):
-        raise UserError(
-            f"--images={name!r}: {paths[0]!r} does not exist, nor do the paths after it. They are relative to the current "
-            "folder."
-        )
-    return of_files(paths, name, [line[1].strip() for line in lines] if all(labelled) else None)
 
 
 def _digits(split: str) -> RandomAccess:

@@ -94,6 +94,7 @@ def _public(config: ConfigDict) -> ConfigDict:
         config.data.root = (
             epath.Path(config.data.root).name if config.data.root and config.data.source == "folder" else None
         )
+        config.data.labels = epath.Path(config.data.labels).name if config.data.get("labels") else None
         for field in ("pretrained", "teacher"):
             if config.get(field):
                 path = epath.Path(config[field])

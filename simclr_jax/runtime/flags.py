@@ -33,7 +33,7 @@ HELP = ("--help", "-help", "-h", "--helpfull", "--helpshort", "-?")
 PLACES = (
     *("workdir", "workdirs", "pretrained", "compilation_cache", "output", "sweep", "source", "init_from"),
     *("finetuned", "images", "data_dir", "embeddings"),
-    *("config.data.root", "config.teacher"),
+    *("config.data.root", "config.data.labels", "config.teacher"),
 )
 
 

@@ -37,10 +37,14 @@ def open_batches(
     config: ConfigDict, source: "Source", mesh: Mesh, start_step: int, bad_images: "BadImages"
 ) -> Iterator[Batch]:
     """The endless global batches of a pretraining run, from `start_step` on."""
+    # TensorFlow is imported only where there are files.
+    from simclr_jax.augment.image_files import Decoding
+    from simclr_jax.data import pipeline
+
+    decoding = Decoding.of(config.data)
     if config.data.resident:
         with working(f"decoding {source.name} into device memory"):
-            return itertools.repeat(Resident.load(source, mesh))  # type: ignore[arg-type]
-    from simclr_jax.data import pipeline  # TensorFlow is imported only where the host makes batches
+            return itertools.repeat(Resident.load(source, mesh, decoding))  # type: ignore[arg-type]
 
     host_batches = pipeline.train_batches(
         source,
@@ -50,6 +54,7 @@ def open_batches(
         shard=pipeline.local_shard(mesh, config.batch_size, start_step),
         seed=config.seed,
         bad_images=bad_images,
+        decoding=decoding,
     )
     return global_batches(host_batches, mesh)
 

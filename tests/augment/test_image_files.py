@@ -136,3 +136,50 @@ def test_what_cannot_be_read_fails_with_a_reason(content, reason):
     with pytest.raises(tf.errors.OpError):
         list(data)
     assert reason in image_files.problem(content)
+
+
+READ = image_files.Decoding(truncated_jpeg="read")
+
+
+@pytest.mark.parametrize("orientation", [None, 1, 6])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("missing", [1, 2, 50, 400])
+def test_a_truncated_jpeg_is_read_up_to_where_it_ends(orientation, progressive, missing):
+    exif = {} if orientation is None else {"exif": turned(orientation)}
+    whole = encoded(picture(96, 128), "JPEG", progressive=progressive, quality=90, **exif)
+    cut = whole[:-missing]
+    with pytest.raises(tf.errors.OpError):
+        image_files.decode(image_files.DEFAULT_DECODING.completed(tf.constant(cut)))
+    assert "truncated_jpeg=read would read what there is of it" in image_files.problem(cut)
+    pixels = image_files.decode(READ.completed(tf.constant(cut))).numpy().astype(int)
+    np.testing.assert_allclose(pixels, image_files.decode_with_pillow(cut + b"\xff\xd9"), atol=5)
+    full = image_files.decode(tf.constant(whole)).numpy().astype(int)
+    if orientation == 6:  # a quarter turn
+        pixels, full = np.rot90(pixels), np.rot90(full)
+    if missing <= 2:
+        np.testing.assert_array_equal(pixels, full)
+    elif not progressive:
+        np.testing.assert_array_equal(pixels[:32], full[:32])
+    assert np.abs(pixels - full).mean() < 40
+    (crop,) = tf_crops.open_cropped(READ.completed(tf.constant(cut)), [lambda shape: tf.constant([8, 8, 40, 40])])
+    # Colours at the edge of a crop are interpolated without those beside it, also in a whole file.
+    np.testing.assert_array_equal(crop[:, :-1], image_files.decode(READ.completed(tf.constant(cut)))[8:48, 8:47])
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_whole_files_are_the_same_where_truncated_ones_are_read(kind):
+    completed = READ.completed(tf.constant(FILES[kind])).numpy()
+    assert completed == FILES[kind]
+
+
+def test_a_jpeg_with_more_after_its_end_is_the_same():
+    more = FILES["jpg"] + b"\0" * 64
+    np.testing.assert_array_equal(
+        image_files.decode(READ.completed(tf.constant(more))), image_files.decode(tf.constant(FILES["jpg"]))
+    )
+
+
+def test_what_has_no_pixels_stays_unreadable():
+    for content in (b"", b"\xff\xd8\xff", encoded(picture(), "JPEG")[:100], FILES["png"][:-40]):
+        with pytest.raises(tf.errors.OpError):
+            image_files.decode(READ.completed(tf.constant(content)))

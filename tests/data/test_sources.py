@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 
 from simclr_jax import config as config_lib
+from simclr_jax.augment import image_files
 from simclr_jax.data import bad_images as bad_images_lib
 from simclr_jax.data import order
 from simclr_jax.data import pipeline
 from simclr_jax.data import sources
 from simclr_jax.data import subsets
 from simclr_jax.data.sources import tfds as tfds_source
+from simclr_jax.data.sources import tfds_builder
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.tensorflow import tf
 from simclr_jax.runtime.tensorflow import tfds
@@ -307,7 +309,7 @@ def test_empty_and_missing_folders_are_refused(tmp_path, image_folder):
     def opened(root, split="train"):
         return sources.open_source(data_config(source="folder", root=str(root)), split)
 
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(UserError, match="does not exist"):
         opened(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "readme.md").write_text("")
@@ -367,6 +369,7 @@ def test_tfds_mistakes_are_explained(tfds_dir, monkeypatch):
         raise ConnectionError("Failed to resolve host")
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", no_network)
+    monkeypatch.setattr(tfds_builder, "_connection_problem", lambda url: None)
     with pytest.raises(
         UserError, match=r"cifar10 is not prepared in .* could not be downloaded: Failed to resolve host"
     ):
@@ -434,6 +437,23 @@ def test_unreadable_images_are_replaced_counted_and_named_once(damaged, caplog):
     assert len(used) == 96
     assert all(np.array_equal(batch["label"], source.labels[batch["index"]]) for batch in read)
     assert_same(read[5:], batches(source, start_step=5, count=7, max_bad=0.1)[0])
+
+
+def test_truncated_files_are_read_where_the_config_says_so(image_folder):
+    path = image_folder / "train" / "cat" / "0.jpg"
+    path.write_bytes(path.read_bytes()[:-30])
+    data = data_config(source="folder", root=str(image_folder), truncated_jpeg="read")
+    source = sources.open_source(data, "train")
+    bad_images = pipeline.BadImages(source, 0.0)
+    options = {"size": SIZE, "shard": order.HostShard(24, num_steps=1), "bad_images": bad_images}
+    decoding = image_files.Decoding.of(data)
+    (batch,) = pipeline.eval_batches(source, crop=1.0, decoding=decoding, **options)
+    assert batch["mask"].all()
+    augment = config_lib.pretrain().augment
+    stream = pipeline.train_batches(source, augment, num_views=2, seed=0, decoding=decoding, **options)
+    assert sorted(next(stream)["index"]) == list(range(24))
+    shown = pipeline.look_up(source, np.arange(24), data)
+    np.testing.assert_array_equal(shown, batch["image"])
 
 
 @pytest.mark.slow

@@ -185,7 +185,7 @@ def test_mistakes_are_one_line_and_leave_nothing(runs, tmp_path, image_folder):
         ((runs, out, tmp_path / "empty.txt"), "is an empty list"),
         ((runs, out, tmp_path / "half.txt"), "'b.jpg' has none"),
         ((runs, out, tmp_path / "gone.txt"), "'gone.jpg' does not exist"),
-        ((runs, out, tmp_path / "binary"), "is no image and no text file"),
+        ((runs, out, tmp_path / "binary"), "is no text file with the path"),
         ((runs, out, "tfds:mnist"), "give tfds:NAME:SPLIT"),
         ((runs, out, tmp_path / "bad"), "none of the 2 images of .*bad can be read"),
         ((runs, out, image_folder, "--unreadable=no"), "--unreadable=no: should be one of skip, null"),

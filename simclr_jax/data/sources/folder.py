@@ -1,15 +1,19 @@
-"""A folder of image files: `root/SPLIT/CLASS/*.jpg`, or for pretraining any folder with images in it."""
+"""Image files: a folder `root/SPLIT/CLASS/*.jpg`, for pretraining any folder with images in it, a list, a table of labels."""
 
 import logging
 import os
 
 from ml_collections import ConfigDict
-import numpy as np
 
 from simclr_jax.data.sources.base import RandomAccess
+from simclr_jax.data.sources.files import expanded
+from simclr_jax.data.sources.files import of_files
+from simclr_jax.data.sources.files import read_list
+import simclr_jax.data.sources.label_table as label_table
 from simclr_jax.data.sources.listing import folders_in
 from simclr_jax.data.sources.listing import has_image
 from simclr_jax.data.sources.listing import images_below
+from simclr_jax.data.sources.listing import readable
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.tensorflow import tf
 
@@ -22,42 +26,83 @@ OTHER_SPLITS = ("dev", "unlabeled", "unlabelled", "extra")
 
 
 def open_folder(data: ConfigDict, split: str) -> RandomAccess:
-    """The image files of a folder as a source. Only their names are read here.
+    """The image files of a folder, or of a list, as a source. Only their names are read here.
 
-    Labels are the names of the class folders in `root/SPLIT`. If `root/SPLIT` does not exist, the training split is all images
-    anywhere below `root`, without labels.
+    Labels are those of the table `data.labels`. Without one they are the names of the class folders in `root/SPLIT`, or
+    those that a list has. If `root/SPLIT` does not exist, the training split is all images anywhere below `root`, without
+    labels.
 
     Args:
       data: `config.data`.
       split: "train" or "test".
 
     Raises:
-      UserError: where the folder is missing, or has no images.
+      UserError: where the folder is missing, or has no images; for a list or a table that cannot be used.
     """
-    root = data.root
+    root = expanded(data.root or "")
     if not root:
         raise UserError(
             'config.data.root is not set: give the folder of your images, as in "--config.data.root=photos".'
         )
-    if not tf.io.gfile.isdir(root):
-        raise UserError(f"config.data.root={root!r} is not a folder.")
-    folder = _split_folder(data, split)
+    is_folder = tf.io.gfile.isdir(root)
+    if not is_folder and not tf.io.gfile.exists(root):
+        raise UserError(
+            f"config.data.root={root!r} does not exist: give a folder, or a text file with paths of images."
+        )
+    if data.get("labels"):
+        return _of_table(data, root, split)
+    if not is_folder:
+        return _of_list(data, root, split)
+    folder = _split_folder(data, root, split)
     paths = images_below(folder)
-    labels, class_names = (None, None) if folder == root else _labels(folder, paths)
-    path_tensor = tf.constant(paths)
-    return RandomAccess(
-        name=folder,
-        num_examples=len(paths),
-        fetch=lambda index: tf.io.read_file(tf.gather(path_tensor, index)),
-        all_labels=labels,
-        class_names=class_names,
-        ids=paths,
+    return of_files(paths, folder, None if folder == root else _labels(folder, paths))
+
+
+def _of_list(data: ConfigDict, root: str, split: str) -> RandomAccess:
+    """The images of a text file with one path in each line: all of them are training images."""
+    paths, labels = _listed(root)
+    wanted = data.train_split if split == "train" else None
+    if wanted != DEFAULT_SPLIT:
+        which = f"split {wanted!r}" if wanted else "test images"
+        raise UserError(
+            f"config.data.root={root!r} is a list, which has no {which}: name a table with the columns path, class and split "
+            "with --config.data.labels, or give a folder."
+        )
+    return of_files(paths, root, labels)
+
+
+def _listed(root: str) -> tuple[list[str], list[str] | None]:
+    what = f"config.data.root={root!r}"
+    if root.lower().endswith(readable()):
+        raise UserError(f"{what} is one image: give a folder, or a text file with the path of an image in each line.")
+    return read_list(root, what)
+
+
+def _of_table(data: ConfigDict, root: str, split: str) -> RandomAccess:
+    """The images of a folder or list that the table `data.labels` names, with the labels that it has."""
+    table = label_table.read(data.labels)
+    given, names = (
+        ("train_split", (data.train_split,))
+        if split == "train"
+        else ("test_split", (data.test_split,) if data.test_split else TEST_SPLITS)
     )
+    name = next((name for name in names if name in table.splits()), None)
+    if name is None and (table.has_splits or names != (DEFAULT_SPLIT,)):
+        there = f"it has {', '.join(table.splits()[:10])}" if table.has_splits else "it has no column split"
+        raise UserError(
+            f"config.data.labels={table.file!r} has no split {' or '.join(names)}: {there}. The column split names the split "
+            f"of each image; --config.data.{given} chooses one."
+        )
+    is_folder = tf.io.gfile.isdir(root)
+    images = images_below(root) if is_folder else _listed(root)[0]
+    paths, classes = table.select(images, root if is_folder else "", name, say=split == "train")
+    if not paths:
+        raise UserError(f"config.data.labels={table.file!r}: no image of the split {name} is in {root}.")
+    return of_files(paths, root if name is None else f"{root}, split {name}", classes)
 
 
-def _split_folder(data: ConfigDict, split: str) -> str:
-    """The folder of a split; `data.root` itself if there is none for training."""
-    root = data.root
+def _split_folder(data: ConfigDict, root: str, split: str) -> str:
+    """The folder of a split; `root` itself if there is none for training."""
     if split == "train":
         folder = os.path.join(root, data.train_split)
         if tf.io.gfile.isdir(folder):
@@ -107,8 +152,8 @@ def _check_is_a_split(root: str, split: str) -> None:
         )
 
 
-def _labels(folder: str, paths: list[str]) -> tuple[np.ndarray | None, list[str] | None]:
-    """Class numbers and names from the folder names; None if there are images beside the class folders."""
+def _labels(folder: str, paths: list[str]) -> list[str] | None:
+    """The class of each image, from the folder names; None if there are images beside the class folders."""
     classes = [os.path.relpath(path, folder).split(os.sep)[0] for path in paths]
     beside = [path for name, path in zip(classes, paths, strict=True) if os.path.join(folder, name) == path]
     if beside:
@@ -119,10 +164,8 @@ def _labels(folder: str, paths: list[str]) -> tuple[np.ndarray | None, list[str]
                 len(beside),
                 os.path.basename(beside[0]),
             )
-        return None, None
-    names = folders_in(folder)
-    empty = sorted(set(names) - set(classes))
+        return None
+    empty = sorted(set(folders_in(folder)) - set(classes))
     if empty:
         raise UserError(f"the class folder{'s' * (len(empty) > 1)} {', '.join(empty)} in {folder!r} hold no images.")
-    number = {name: index for index, name in enumerate(names)}
-    return np.array([number[name] for name in classes], np.int32), names
+    return classes

@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Iterator
+import concurrent.futures
 import functools
 import logging
 import os
@@ -17,6 +18,9 @@ EXTENSIONS = (
     *(".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"),
     *(".tif", ".tiff", ".avif", ".jp2", ".heic", ".heif", ".jxl"),
 )
+
+# Folders of a bucket that are listed at once.
+LISTINGS = 16
 
 
 @functools.cache
@@ -59,9 +63,10 @@ def has_image(folder: str) -> bool:
 
 def folders_in(folder: str) -> list[str]:
     """The sorted names of the folders in a folder, but for those that `images_below` skips."""
-    names = [name.rstrip("/") for name in (tf.io.gfile.listdir if "://" in folder else os.listdir)(folder)]
-    names = [name for name in names if not name.startswith(".") and _is_text(name)]
-    return sorted(name for name in names if tf.io.gfile.isdir(os.path.join(folder, name)))
+    if "://" in folder:
+        return _in_bucket(folder)[0]
+    names = [name for name in os.listdir(folder) if not name.startswith(".") and _is_text(name)]
+    return sorted(name for name in names if os.path.isdir(os.path.join(folder, name)))
 
 
 def _left_out(others: collections.Counter[str]) -> str:
@@ -81,10 +86,8 @@ def _left_out(others: collections.Counter[str]) -> str:
 
 def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
     """Every folder below `folder`, once, with the names of its files; no folder whose name begins with a dot."""
-    if "://" in folder:  # a bucket, which has no links
-        for parent, _, names in tf.io.gfile.walk(folder):
-            if not any(part.startswith(".") for part in parent.removeprefix(folder).split("/")):
-                yield parent, names
+    if "://" in folder:
+        yield from _walk_bucket(folder)
         return
     seen = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
@@ -98,6 +101,37 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
                 log.warning("%s: the name %s is not UTF-8; it is skipped. Rename it.", parent, ascii(name))
         folders[:] = sorted(name for name in folders if not name.startswith(".") and _is_text(name))
         yield parent, [name for name in names if _is_text(name)]
+
+
+def _walk_bucket(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """`_walk` of a bucket, which has no links. Lists some folders at once, because each waits for its answers."""
+    with concurrent.futures.ThreadPoolExecutor(LISTINGS) as pool:
+        level = [folder]
+        while level:
+            some, level = level[:LISTINGS], level[LISTINGS:]
+            for parent, (folders, names) in zip(some, pool.map(_in_bucket, some), strict=True):
+                level += [os.path.join(parent, name) for name in folders]
+                yield parent, names
+
+
+def _in_bucket(folder: str) -> tuple[list[str], list[str]]:
+    """The sorted names of the folders, without those that begin with a dot, and of the files in a folder of a bucket.
+
+    A request for each page of the listing, and one that asks whether the folder exists; `tf.io.gfile.walk` would ask whether
+    each file is a folder, with two requests.
+    """
+    folders, names = [], []
+    for name in tf.io.gfile.listdir(folder):
+        if name.endswith("/"):
+            folders.append(name.rstrip("/"))
+        elif folder.startswith("gs://") or name.lower().endswith(EXTENSIONS):
+            names.append(name)
+        # Not all file systems of TensorFlow end the names of folders with a slash.
+        elif tf.io.gfile.isdir(os.path.join(folder, name)):
+            folders.append(name)
+        else:
+            names.append(name)
+    return sorted(name for name in folders if name and not name.startswith(".")), sorted(names)
 
 
 def _is_text(name: str) -> bool:

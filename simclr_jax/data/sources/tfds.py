@@ -8,7 +8,6 @@ piece of the epoch.
 
 import dataclasses
 import functools
-import logging
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -16,11 +15,10 @@ import numpy as np
 from simclr_jax.data import order
 from simclr_jax.data.order import HostShard
 from simclr_jax.data.sources.base import RandomAccess
+from simclr_jax.data.sources.tfds_builder import prepared_builder
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.tensorflow import tf
 from simclr_jax.runtime.tensorflow import tfds
-
-log = logging.getLogger("simclr_jax")
 
 
 def open_tfds(data: ConfigDict, split: str) -> "RandomAccess | Stream":
@@ -73,45 +71,6 @@ def open_tfds(data: ConfigDict, split: str) -> "RandomAccess | Stream":
             "tfrecord, or raise --config.data.memory_mib to hold it in memory."
         )
     return stream
-
-
-def find_builder(name: str | None, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """The builder of a data set that TFDS knows or that is on disk.
-
-    Raises:
-      UserError: where it is neither.
-    """
-    if not name:
-        raise UserError(
-            'config.data.name is not set: give the name of a TFDS data set, as in "--config.data.name=cifar10".'
-        )
-    where = data_dir or tfds.core.constants.DATA_DIR
-    try:
-        return tfds.builder(name, data_dir=data_dir)
-    except Exception as error:  # TFDS raises many types, some with its whole catalogue as the message
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"TFDS does not know the data set {name!r}, nor is it prepared in {where}: {first}") from error
-
-
-def prepared_builder(name: str | None, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """The builder of a data set that is on disk, after downloading and preparing it if necessary.
-
-    Raises:
-      UserError: where it cannot be prepared.
-    """
-    builder = find_builder(name, data_dir)
-    if builder.is_prepared():
-        return builder
-    where = data_dir or tfds.core.constants.DATA_DIR
-    log.warning("TFDS %s is not prepared in %s; downloading and preparing it there.", name, where)
-    try:
-        builder.download_and_prepare()
-    except Exception as error:
-        raise UserError(
-            f"TFDS {name} is not prepared in {where} and could not be downloaded: {error}\n"
-            f"Prepare it there with `tfds build {name}`, or say where it is with --config.data.root=DATA_DIR."
-        ) from error
-    return builder
 
 
 def feature_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str | None]:

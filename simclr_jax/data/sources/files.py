@@ -1,0 +1,60 @@
+"""Image files as a source, wherever their paths come from: a folder, a list, a table of labels."""
+
+from collections.abc import Sequence
+import os
+
+import numpy as np
+
+from simclr_jax.data.sources.base import RandomAccess
+from simclr_jax.errors import UserError
+from simclr_jax.runtime.tensorflow import tf
+
+
+def of_files(paths: list[str], name: str = "images", labels: Sequence[str] | None = None) -> RandomAccess:
+    """A source of files; an unreadable one is found only when it is read. `labels`: the class of each, by name."""
+    path_tensor = tf.constant(paths)
+    class_names = sorted(set(labels)) if labels else None
+    number = {label: place for place, label in enumerate(class_names or [])}
+    return RandomAccess(
+        name=name,
+        num_examples=len(paths),
+        fetch=lambda index: tf.io.read_file(tf.gather(path_tensor, index)),
+        all_labels=np.array([number[label] for label in labels], np.int32) if labels else None,
+        class_names=class_names,
+        ids=paths,
+    )
+
+
+def read_list(file: str, what: str) -> tuple[list[str], list[str] | None]:
+    """The paths in a text file with one in each line, `~` expanded, and their labels, if each line has one after a tab.
+
+    Args:
+      file: its path, also in a bucket.
+      what: names it in messages, as in "--images='list.txt'".
+
+    Raises:
+      UserError: where it is no such list, or none of its first 100 images exists.
+    """
+    try:
+        text = tf.io.gfile.GFile(file, "rb").read().decode("utf-8-sig")
+    except (UnicodeDecodeError, tf.errors.OpError) as error:
+        raise UserError(f"{what} is no text file with the path of an image in each line: {error}") from error
+    # Not `splitlines`, which ends lines at characters that names of files may have.
+    lines = [line.split("\t") for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
+    if not lines:
+        raise UserError(f"{what} is an empty list: it has the path of an image in each line.")
+    labelled = [len(line) > 1 and line[1].strip() != "" for line in lines]
+    if any(labelled) and not all(labelled):
+        place = labelled.index(False)
+        raise UserError(f"{what} has labels, but not for all images: {lines[place][0]!r} has none.")
+    paths = [expanded(line[0].strip()) for line in lines]
+    if not any(tf.io.gfile.exists(path) for path in paths[:100]):
+        raise UserError(
+            f"{what}: {paths[0]!r} does not exist, nor do the paths after it. They are relative to the current folder."
+        )
+    return paths, [line[1].strip() for line in lines] if all(labelled) else None
+
+
+def expanded(path: str) -> str:
+    """A path with `~` expanded; one in a bucket as it is."""
+    return path if "://" in path else os.path.expanduser(path)
