@@ -30,9 +30,9 @@ def training_set(config: ConfigDict, num_examples: int | None, num_classes: int)
         return KNOWN[config.data.name]
     try:
         if config.data.source == "tfds":
-            from simclr_jax.data.sources import tfds
+            from simclr_jax.data.sources import tfds_builder
 
-            if not tfds.find_builder(config.data.name, config.data.root).is_prepared():
+            if not tfds_builder.find_builder(config.data.name, config.data.root).is_prepared():
                 raise UserError(f"TFDS {config.data.name} is not prepared here.")  # no reason to download it
         source = sources.open_source(config.data, "train")
     except UserError as error:

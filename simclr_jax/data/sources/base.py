@@ -69,7 +69,7 @@ class Source(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class RandomAccess:
-    """A source that can read any example directly: arrays in memory, files in a folder. Its records are indices.
+    """A source that can read any example directly: arrays in memory, files in a folder or in records. Its records are indices.
 
     Every epoch is an exact permutation, and any position can be read without the positions before it.
 
