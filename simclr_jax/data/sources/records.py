@@ -4,7 +4,7 @@ A record is an image file. It is read alone: by its position, which the index kn
 any position can be read without the positions before it, as in a folder.
 """
 
-import bisect
+from collections.abc import Callable
 import functools
 import os
 from typing import Any
@@ -14,9 +14,8 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax.data.records import layout
-from simclr_jax.data.records.files import BucketFile
-from simclr_jax.data.records.files import LocalFile
 from simclr_jax.data.records.files import file_system
+from simclr_jax.data.records.files import map_of
 from simclr_jax.data.records.files import most_open_files
 from simclr_jax.data.records.files import open_file
 from simclr_jax.data.records.index import Index
@@ -54,10 +53,12 @@ def open_split(root: str, name: str, class_names: list[str] | None) -> RandomAcc
     index = Index.load(folder)
     paths = [os.path.join(folder, shard_name(number, len(index.file_ends))) for number in range(len(index.file_ends))]
     _check_files(paths, index)
+    fetch, fetch_many = fetchers(Reader(paths, index))
     return RandomAccess(
         name=folder,
         num_examples=len(index),
-        fetch=fetcher(Reader(paths, index)),
+        fetch=fetch,
+        fetch_many=fetch_many,
         all_labels=index.labels,
         class_names=class_names if index.labels is not None else None,
         ids=index.names,
@@ -65,31 +66,54 @@ def open_split(root: str, name: str, class_names: list[str] | None) -> RandomAcc
 
 
 class Reader:
-    """Reads single records. A call of an instance gives the content of an image file; empty bytes where it cannot be read."""
+    """Reads single records. A call of an instance gives the files of several images, int64 `[n]` to bytes `[n]`.
+
+    Where a record cannot be read, the bytes are empty: TensorFlow would print the traceback of an exception, and no image is
+    empty either.
+    """
 
     def __init__(self, paths: list[str], index: Index):
-        self._begins, self._sizes, self._ends = index.begins, index.sizes, index.file_ends.tolist()
+        self._index = index
         # Files are closed when they were not used for a long time, and when no thread reads them.
         self._open = functools.lru_cache(maxsize=most_open_files())(lambda number: open_file(paths[number]))
+        self._map = map_of(paths)
 
-    def __call__(self, row: np.ndarray | int) -> bytes:
-        begin, size = int(self._begins[row]), int(self._sizes[row])
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        # As arrays, and as few calls for a record as possible: Python runs one of them at a time.
+        begins, sizes = self._index.begins[rows], self._index.sizes[rows]
+        lengths = layout.stored_lengths(begins, sizes)
+        numbers = np.searchsorted(self._index.file_ends, rows, side="right")
+        contents = np.empty(len(rows), object)
+        columns = (column.tolist() for column in (numbers, begins, lengths, sizes))
+        contents[:] = list(self._map(self._record, *columns))
+        return contents
+
+    def _record(self, number: int, begin: int, length: int, size: int) -> bytes:
         try:
-            file: LocalFile | BucketFile = self._open(bisect.bisect_right(self._ends, int(row)))
-            return layout.read_content(file.read, begin, size)
-        except (OSError, layout.FormatError):
-            return b""  # TensorFlow would print the traceback of an exception; no image begins so
+            content = layout.content(self._open(number).read(begin, length), begin)
+        except OSError:
+            return b""
+        return content if len(content) == size else b""
 
 
-def fetcher(read: Any) -> Any:
-    """`RandomAccess.fetch` of a function of the index that gives bytes."""
+Fetch = Callable[[tf.Tensor], tf.Tensor]
+
+
+def fetchers(read_many: Callable[[np.ndarray], np.ndarray]) -> tuple[Fetch, Fetch]:
+    """`RandomAccess.fetch` and `fetch_many` of a function of indices, int64 `[n]`, that gives bytes, an array of objects `[n]`.
+
+    A call of Python takes as long as reading several small images.
+    """
 
     def fetch(index: tf.Tensor) -> tf.Tensor:
-        content = tf.numpy_function(read, [index], tf.string, stateful=False)
-        content.set_shape([])
-        return content
+        return fetch_many(index[None])[0]
 
-    return fetch
+    def fetch_many(indices: tf.Tensor) -> tf.Tensor:
+        contents = tf.numpy_function(read_many, [indices], tf.string, stateful=False)
+        contents.set_shape(indices.shape)
+        return contents
+
+    return fetch, fetch_many
 
 
 def _split_name(root: str, data: ConfigDict, split: str, splits: dict[str, Any]) -> str:

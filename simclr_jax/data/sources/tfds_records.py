@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from simclr_jax.data.records import layout
+from simclr_jax.data.records.files import map_of
 from simclr_jax.data.records.files import most_open_files
 from simclr_jax.data.records.files import open_file
 from simclr_jax.data.sources.base import RandomAccess
-from simclr_jax.data.sources.records import fetcher
+from simclr_jax.data.sources.records import fetchers
 from simclr_jax.data.sources.tfds_builder import feature_keys
 from simclr_jax.data.sources.tfds_builder import label_of
 from simclr_jax.errors import UserError
@@ -37,12 +38,13 @@ class TfdsRecords(RandomAccess):
     """The examples of a split.
 
     Attributes:
-      example: index to the features of an example, the image still encoded.
+      fetch_many: gives serialised examples.
+      parse: a serialised example to its features, the image still encoded.
       image_key, label_key: their names.
       reader: knows the file of each example.
     """
 
-    example: Callable[[tf.Tensor], dict[str, tf.Tensor]] = dataclasses.field(kw_only=True)
+    parse: Callable[[tf.Tensor], dict[str, tf.Tensor]] = dataclasses.field(kw_only=True)
     image_key: str = dataclasses.field(kw_only=True)
     label_key: str | None = dataclasses.field(kw_only=True)
     has_several_labels: bool = dataclasses.field(kw_only=True)
@@ -59,9 +61,15 @@ class TfdsRecords(RandomAccess):
         return self.has_several_labels
 
     def read(self, record: tf.Tensor) -> dict[str, tf.Tensor]:
-        example = self.example(tf.maximum(record, 0))  # as `RandomAccess.read`
-        label = tf.cast(example[self.label_key], tf.int32) if self.label_key else tf.constant(-1, tf.int32)
-        return {"image": example[self.image_key], "label": tf.where(record < 0, -1, label), "index": record}
+        return {key: value[0] for key, value in self.read_many(record[None]).items()}
+
+    def read_many(self, records: tf.Tensor) -> dict[str, tf.Tensor]:
+        assert self.fetch_many is not None
+        raw = self.fetch_many(tf.maximum(records, 0))  # as `RandomAccess.read`
+        examples = [self.parse(raw[number]) for number in range(records.shape[0])]
+        labels = [tf.cast(example[self.label_key], tf.int32) if self.label_key else -1 for example in examples]
+        images = tf.stack([example[self.image_key] for example in examples])
+        return {"image": images, "label": tf.where(records < 0, -1, tf.stack(labels)), "index": records}
 
     def describe(self, index: int) -> str:
         return self.reader.name(index)
@@ -90,9 +98,12 @@ class TfdsRecords(RandomAccess):
         return np.array(labels, np.int32)
 
     def _examples(self, indices: np.ndarray, without_image: bool) -> Iterator[dict[str, Any]]:
+        fetch_many = self.fetch_many
+        assert fetch_many is not None
+
         @without_autograph
         def features(index):
-            example = dict(self.example(index))
+            example = dict(self.parse(fetch_many(index[None])[0]))
             wanted = (self.image_key, self.label_key, f"{self.label_key}_no_difficult")
             return {key: example[key] for key in wanted[without_image:] if key in example}
 
@@ -101,7 +112,7 @@ class TfdsRecords(RandomAccess):
 
 
 class Reader:
-    """Reads single examples of a split, as serialised protocol buffers; empty bytes where one cannot be read.
+    """Reads single examples of a split, as serialised protocol buffers: int64 `[n]` to bytes `[n]`, as `records.Reader`.
 
     Args:
       instructions: TFDS's `file_instructions` of a split.
@@ -118,14 +129,20 @@ class Reader:
         with futures.ThreadPoolExecutor(THREADS) as pool:
             self._chunks = list(pool.map(_chunks, self._paths))
         self._open = functools.lru_cache(maxsize=most_open_files())(lambda number: open_file(self._paths[number]))
+        self._map = map_of(self._paths)
 
-    def __call__(self, row: np.ndarray | int) -> bytes:
-        number, place = self._place(int(row))
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        contents = np.empty(len(rows), object)
+        contents[:] = list(self._map(self._read, rows.tolist()))
+        return contents
+
+    def _read(self, row: int) -> bytes:
+        number, place = self._place(row)
         try:
             begin, end = self._chunks[number][place : place + 2].tolist()
             return layout.record(self._open(number).read(begin, end - begin), begin)
         except (OSError, ValueError):
-            return b""  # as in `records.Reader`
+            return b""
 
     def name(self, row: int) -> str:
         """The name that TFDS gives an example: its file, and its place in it."""
@@ -151,17 +168,18 @@ def open_tfds_records(name: str, builder: tfds.core.DatasetBuilder, split: str) 
     several = isinstance(feature, tfds.features.Sequence)
     decoders = {image_key: tfds.decode.SkipDecoding()}
     reader = Reader(builder.info.splits[split].file_instructions)
-    raw = fetcher(reader)
+    fetch_raw, fetch_raw_many = fetchers(reader)
 
-    def example(index: tf.Tensor) -> dict[str, tf.Tensor]:
-        return builder.info.features.deserialize_example(raw(index), decoders=decoders)
+    def parse(raw: tf.Tensor) -> dict[str, tf.Tensor]:
+        return builder.info.features.deserialize_example(raw, decoders=decoders)
 
     source = TfdsRecords(
         name=name,
         num_examples=builder.info.splits[split].num_examples,
-        fetch=lambda index: example(index)[image_key],
+        fetch=lambda index: parse(fetch_raw(index))[image_key],
+        fetch_many=fetch_raw_many,
         class_names=(feature.feature if several else feature).names if feature is not None else None,
-        example=example,
+        parse=parse,
         image_key=image_key,
         label_key=label_key,
         has_several_labels=several,
