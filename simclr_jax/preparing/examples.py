@@ -8,6 +8,7 @@ import tarfile
 from typing import Any
 from typing import Protocol
 
+from simclr_jax.data.records.files import open_stream
 from simclr_jax.data.sources.listing import EXTENSIONS
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.tensorflow import tf
@@ -77,7 +78,7 @@ class Tar:
     def examples(self) -> Iterator[Example]:
         key, parts = None, {}
         try:
-            with tf.io.gfile.GFile(self.path, "rb") as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+            with open_stream(self.path) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
                 for member in tar:
                     if not member.isfile() or os.path.basename(member.name).startswith("."):
                         continue
@@ -138,7 +139,7 @@ class Parquet:
 
         columns = [self.image] + ([self.label] if self.label else [])
         number = 0
-        with tf.io.gfile.GFile(self.path, "rb") as file:
+        with open_stream(self.path) as file:
             # Small batches, since a row may be megabytes.
             for batch in pyarrow.parquet.ParquetFile(file).iter_batches(batch_size=64, columns=columns):
                 labels = batch.column(self.label) if self.label else None

@@ -126,20 +126,22 @@ def _expanded(pattern: str) -> list[str]:
     return ["".join(choice) for choice in itertools.product(*choices)]
 
 
-def _split_of(path: str) -> str:
-    """The split that the name of a file, or of a folder around it, begins with or contains as a word."""
-    for part in reversed(path.split("/")[-3:]):
+def _split_of(path: str, images: str) -> str:
+    """The split that a file has as a word in its name, or in that of a folder around it, below what `images` names."""
+    # Of a pattern, the folder before the first sign; of one file, its folder. A folder is the beginning of its files.
+    top = images if path != images and path.startswith(images) else os.path.dirname(re.split(r"[*?{]", images)[0])
+    for part in reversed(path.removeprefix(top).split("/")):
         for word in re.split(r"[^a-z]+", part.lower()):
             if word in SPLITS:
                 return word
     return DEFAULT_SPLIT
 
 
-def _by_split(paths: list[str], units: list[Unit]) -> dict[str, list[Unit]]:
+def _by_split(images: str, paths: list[str], units: list[Unit]) -> dict[str, list[Unit]]:
     """The units of each split, the training split first."""
     splits: dict[str, list[Unit]] = {}
     for path, unit in zip(paths, units, strict=True):
-        splits.setdefault(_split_of(path), []).append(unit)
+        splits.setdefault(_split_of(path, images), []).append(unit)
     return dict(sorted(splits.items(), key=lambda item: SPLITS.index(item[0])))
 
 
@@ -162,7 +164,7 @@ def _tars(wanted: Wanted, paths: list[str]) -> Inputs:
     if wanted.label_column is not None and first.label is None:
         raise UserError(f"--label_column={wanted.label_column}: {first.name} has no label in a .json file beside it.")
     facts = _container_facts("tars", paths) | {"label_column": wanted.label_column}
-    splits = _by_split(paths, list(units))
+    splits = _by_split(wanted.images, paths, list(units))
     return Inputs(splits, dict.fromkeys(splits), facts)
 
 
@@ -171,7 +173,7 @@ def _parquets(wanted: Wanted, paths: list[str]) -> Inputs:
     differing = next((path for path, columns in zip(paths, found, strict=True) if columns != found[0]), None)
     if differing is not None:
         raise UserError(f"{differing} has other columns or classes than {paths[0]}: prepare them one after the other.")
-    splits = _by_split(paths, [Parquet(path, found[0].image, found[0].label) for path in paths])
+    splits = _by_split(wanted.images, paths, [Parquet(path, found[0].image, found[0].label) for path in paths])
     facts = _container_facts("parquet", paths) | {"image_column": found[0].image, "label_column": found[0].label}
     return Inputs(splits, {name: found[0].class_names for name in splits}, facts)
 

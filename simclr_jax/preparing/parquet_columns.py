@@ -4,10 +4,10 @@ import dataclasses
 import json
 from typing import Any
 
+from simclr_jax.data.records.files import open_stream
 from simclr_jax.errors import UserError
 from simclr_jax.errors import nearest
 from simclr_jax.runtime import extras
-from simclr_jax.runtime.tensorflow import tf
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +41,9 @@ def find(path: str, image: str | None = None, label: str | None = None) -> Colum
     import pyarrow.parquet
 
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
+        with open_stream(path) as file:
             schema = pyarrow.parquet.read_schema(file)
-    except (pyarrow.ArrowException, OSError, tf.errors.OpError) as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path} is not a Parquet file that can be read: {error}.") from error
     features = _features(schema)
     for flag, name in (("image", image), ("label", label)):

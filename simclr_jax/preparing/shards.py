@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import shutil
 import tempfile
 from typing import Any
 import zlib
@@ -108,9 +109,17 @@ def write(task: Task) -> tuple[int, list[str]]:
         local = os.path.join(folder, "records")
         table = _write_records(images, local, unreadable)
         if table.file_bytes:
-            (epath.Path(local).copy if remote else epath.Path(local).replace)(epath.Path(task.path))
+            _put(local, task.path, remote)
     table.save(task.table_path)
     return len(table.begins), unreadable
+
+
+def _put(local: str, path: str, remote: bool) -> None:
+    if not remote:
+        os.replace(local, path)
+        return
+    with open(local, "rb") as source, epath.Path(path).open("wb") as target:
+        shutil.copyfileobj(source, target, 2**24)
 
 
 def _stored(task: Task, unreadable: list[str]) -> Iterator[tuple[Example, bytes]]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
 from concurrent import futures
+import contextlib
 import functools
 import os
 import resource
@@ -57,6 +58,14 @@ def open_file(path: str) -> LocalFile | BucketFile:
       OSError: where it cannot be opened.
     """
     return BucketFile(path) if "://" in path else LocalFile(path)
+
+
+def open_stream(path: str) -> contextlib.AbstractContextManager[Any]:
+    """A file of Python for reading bytes, also of a bucket."""
+    if "://" not in path:
+        return open(path, "rb")
+    system, inside = file_system(path)
+    return system.open(inside, "rb")
 
 
 def file_system(path: str) -> tuple[Any, str]:

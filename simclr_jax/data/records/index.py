@@ -5,7 +5,6 @@ beside the folders is written last, so that where it is, all of it is complete.
 """
 
 from collections.abc import Sequence
-import contextlib
 import dataclasses
 import io
 import json
@@ -17,7 +16,7 @@ import zipfile
 from etils import epath
 import numpy as np
 
-from simclr_jax.data.records.files import file_system
+from simclr_jax.data.records.files import open_stream
 from simclr_jax.errors import UserError
 from simclr_jax.workdir import files
 
@@ -57,7 +56,7 @@ class Index:
         """
         path = os.path.join(folder, INDEX)
         try:
-            with _opened(path) as file, np.load(file) as arrays:
+            with open_stream(path) as file, np.load(file) as arrays:
                 labels = arrays.get("labels")
                 found = {name: arrays[name] for name in ("begins", "sizes", "file_ends", "file_bytes")}
         except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
@@ -103,7 +102,7 @@ class Names(Sequence[str]):
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         if self._arrays is None:
-            with _opened(self._path) as file, np.load(file) as arrays:
+            with open_stream(self._path) as file, np.load(file) as arrays:
                 self._arrays = arrays["names"], arrays["name_ends"]
         return self._arrays
 
@@ -121,13 +120,6 @@ class Names(Sequence[str]):
         text, ends = self.arrays()
         row = range(self._number)[index]
         return text[int(ends[row - 1]) if row else 0 : int(ends[row])].tobytes().decode()
-
-
-def _opened(path: str) -> contextlib.AbstractContextManager[Any]:
-    if "://" not in path:
-        return open(path, "rb")
-    system, inside = file_system(path)
-    return system.open(inside, "rb")
 
 
 def shard_name(number: int, count: int) -> str:
