@@ -47,10 +47,12 @@ def test_a_pipeline_writes_the_same_files(tmp_path, prepare):
     refused = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert refused.returncode == 2, refused.stderr
     assert "records of other images or flags" in refused.stderr
-    wrong = [*command[:-1], "--overwrite", "--beam_options=--direct_num_workers=many"]
-    ran = subprocess.run(wrong, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
-    assert ran.returncode == 2, ran.stderr
-    assert "Beam refuses --runner=DirectRunner" in ran.stderr
+    for runner, options in (("DirectRunner", "--direct_num_workers=many"), ("FastRunner", "")):
+        wrong = [*command[:-2], "--overwrite", f"--runner={runner}", f"--beam_options={options}"]
+        ran = subprocess.run(wrong, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+        assert ran.returncode == 2, ran.stderr
+        assert f"error: Beam refuses --runner={runner} --beam_options='{options}': " in ran.stderr
+        assert "usage" not in ran.stderr
 
 
 def test_beam_that_is_missing_is_one_line(tmp_path, prepare, monkeypatch):
