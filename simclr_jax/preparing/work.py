@@ -17,6 +17,8 @@ from typing import Any
 from etils import epath
 import numpy as np
 
+from simclr_jax.data.records.files import forget_listings
+from simclr_jax.data.records.files import map_of
 from simclr_jax.data.records.index import MANIFEST
 from simclr_jax.data.records.index import UNFINISHED
 from simclr_jax.data.records.index import VERSION
@@ -100,15 +102,23 @@ def _earlier(output: epath.Path, facts: dict[str, Any], overwrite: bool) -> bool
 
 def _remove_unfinished(folder: epath.Path) -> None:
     """What a killed process was writing."""
-    for path in folder.iterdir():
+    for path in _paths_in(folder):
         if path.name.startswith(".writing-"):
             files.remove(path)
+
+
+def _paths_in(folder: epath.Path) -> list[epath.Path]:
+    """What is in a folder; in a bucket no folder is there without files."""
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
 
 
 def _run(tasks: dict[str, list[shards.Task]], run_tasks: RunTasks) -> None:
     every = [task for of_split in tasks.values() for task in of_split]
     folders = {task.folder for task in every}
-    there = {os.path.join(folder, path.name) for folder in folders for path in epath.Path(folder).iterdir()}
+    there = {os.path.join(folder, path.name) for folder in folders for path in _paths_in(epath.Path(folder))}
     rest = [task for task in every if task.table_path not in there]
     if len(rest) < len(every):
         log.info("Continuing after %d of %d files of records.", len(every) - len(rest), len(every))
@@ -162,7 +172,11 @@ def _finish(
     inputs: Inputs, output: epath.Path, tasks: dict[str, list[shards.Task]], facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Writes the index of each split, then `records.json`, and removes the tables of the single files."""
-    tables = {split: [shards.Table.load(task.table_path) for task in of] for split, of in tasks.items()}
+    forget_listings(str(output))
+    tables = {}
+    for split, of_split in tasks.items():
+        paths = [task.table_path for task in of_split]
+        tables[split] = list(map_of(paths)(shards.Table.load, paths))
     found = [value for of in tables.values() for table in of for value in table.label_values]
     guessed = _class_names(found)
     splits = {}

@@ -83,6 +83,16 @@ def file_system(path: str) -> tuple[Any, str]:
     return fsspec.core.url_to_fs(path)
 
 
+def forget_listings(path: str) -> None:
+    """Looks again what is in a bucket: fsspec remembers it, but other processes have written there."""
+    if "://" not in path:
+        return
+    system, _ = file_system(path)
+    system.invalidate_cache()
+    if path.startswith("gs://"):  # as epath opens it: fsspec has one object for each set of options
+        type(system)(finalize_on_close=True).invalidate_cache()
+
+
 def map_of(paths: Sequence[str]) -> Callable[..., Iterable[Any]]:
     """`map` for reading from these files: of a bucket many at a time, since each request takes tens of milliseconds."""
     if not any("://" in path for path in paths[:1]):
