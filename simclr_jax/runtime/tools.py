@@ -119,7 +119,7 @@ def _define_use(values: flags.FlagValues, formats: str) -> None:
     """The flags of the commands that use an encoder on images and write a table."""
     text = (
         "A folder with images at any depth; a text file with the path of an image in each line, and perhaps its label after a "
-        "tab; tfds:NAME:SPLIT; or digits."
+        "tab; a split that simclr_jax.prepare has written, as records/train; tfds:NAME:SPLIT; or digits."
     )
     flags.DEFINE_string("images", None, text, flag_values=values)
     flags.DEFINE_string("output", None, f"The file to write: {formats}. Also gs://BUCKET/...", flag_values=values)

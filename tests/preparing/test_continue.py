@@ -154,7 +154,7 @@ def test_missing_or_torn_files_are_refused_when_they_are_opened(photos, prepare)
     (output / "train" / "index.npz").write_bytes(b"PK torn")
     with pytest.raises(UserError, match="index.npz cannot be read"):
         opened(output)
-    with pytest.raises(UserError, match="has no records.json: give a folder that python -m simclr_jax.prepare"):
+    with pytest.raises(UserError, match="has no records.json: give a folder that simclr_jax.prepare has written"):
         opened(photos)
     data = config_lib.pretrain().data
     data.update(source="records")

@@ -139,7 +139,10 @@ def read_manifest(root: str) -> dict[str, Any]:
             raise UserError(
                 f"{root!r} is not complete: run its command of simclr_jax.prepare again, which continues it."
             )
-        raise UserError(f"{root!r} has no {MANIFEST}: give a folder that python -m simclr_jax.prepare has written.")
+        raise UserError(
+            f"{root!r} has no {MANIFEST}: give a folder that simclr_jax.prepare has written. For a folder of images: "
+            "--config.data.source=folder."
+        )
     manifest = json.loads((folder / MANIFEST).read_text())
     if manifest["version"] > VERSION:
         raise UserError(f"{root!r} was prepared by a newer simclr_jax, and cannot be read by this one.")

@@ -158,15 +158,15 @@ class RandomAccess:
 def join(first: RandomAccess, second: RandomAccess) -> RandomAccess:
     """The examples of two sources with the same classes: those of the first, then those of the second."""
     sources = (first, second)
-    return dataclasses.replace(
-        first,
+    labelled = first.class_names is not None or first.all_labels is not None
+    return RandomAccess(
         name=f"{first.name} + {second.name}",
         num_examples=first.num_examples + second.num_examples,
         fetch=lambda index: tf.cond(
             index < first.num_examples, lambda: first.fetch(index), lambda: second.fetch(index - first.num_examples)
         ),
-        fetch_many=None,
-        all_labels=None if first.all_labels is None else np.concatenate([source.all_labels for source in sources]),
+        all_labels=np.concatenate([source.labels for source in sources]) if labelled else None,
+        class_names=first.class_names,
         ids=[source.describe(index) for source in sources for index in range(source.num_examples)],
     )
 

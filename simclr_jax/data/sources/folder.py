@@ -6,6 +6,7 @@ import os
 from ml_collections import ConfigDict
 import numpy as np
 
+from simclr_jax.data.records.index import MANIFEST
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.data.sources.listing import folders_in
 from simclr_jax.data.sources.listing import has_image
@@ -41,6 +42,10 @@ def open_folder(data: ConfigDict, split: str) -> RandomAccess:
         )
     if not tf.io.gfile.isdir(root):
         raise UserError(f"config.data.root={root!r} is not a folder.")
+    if tf.io.gfile.exists(os.path.join(root, MANIFEST)):
+        raise UserError(
+            f"config.data.root={root!r} has records of simclr_jax.prepare: add --config.data.source=records."
+        )
     folder = _split_folder(data, split)
     paths = images_below(folder)
     labels, class_names = (None, None) if folder == root else _labels(folder, paths)

@@ -18,6 +18,8 @@ from simclr_jax.data.records.files import file_system
 from simclr_jax.data.records.files import map_of
 from simclr_jax.data.records.files import most_open_files
 from simclr_jax.data.records.files import open_file
+from simclr_jax.data.records.index import INDEX
+from simclr_jax.data.records.index import MANIFEST
 from simclr_jax.data.records.index import Index
 from simclr_jax.data.records.index import read_manifest
 from simclr_jax.data.records.index import shard_name
@@ -45,6 +47,30 @@ def open_records(data: ConfigDict, split: str) -> RandomAccess:
     splits = read_manifest(root)["splits"]
     name = _split_name(root, data, split, splits)
     return open_split(root, name, splits[name]["class_names"])
+
+
+def open_by_name(place: str) -> RandomAccess | None:
+    """The source of a prepared folder with one split, or of the folder of a split in it; None for any other place.
+
+    Raises:
+      UserError: where it has several splits.
+    """
+    place = place.rstrip("/")
+    root, name = os.path.split(place)
+    if _is_file(os.path.join(place, MANIFEST)):
+        root, names = place, list(read_manifest(place)["splits"])
+        if len(names) > 1:
+            raise UserError(
+                f"{place!r} has the splits {', '.join(names)}: name one of them, as {os.path.join(place, names[0])!r}."
+            )
+        (name,) = names
+    elif not (_is_file(os.path.join(place, INDEX)) and _is_file(os.path.join(root, MANIFEST))):
+        return None
+    return open_split(root, name, read_manifest(root)["splits"][name]["class_names"])
+
+
+def _is_file(path: str) -> bool:
+    return epath.Path(path).exists()
 
 
 def open_split(root: str, name: str, class_names: list[str] | None) -> RandomAccess:
