@@ -7,7 +7,8 @@
     python -m simclr_jax.prepare --images=gs://BUCKET/photos --output=gs://BUCKET/records --runner=DataflowRunner \\
         --beam_options="--project=P --region=R --temp_location=gs://BUCKET/tmp --setup_file=./setup.py"
 
-Then train on it: --config.data.source=records --config.data.root=records. It needs `pip install 'simclr_jax[records]'`.
+Then train with the config fields data.source=records and data.root=records. It needs `pip install 'simclr_jax[records]'`; on
+Beam `pip install 'simclr_jax[records,beam]'`.
 
 An image becomes a JPEG of quality 95, upright and at most 512 px on its shorter side. One that is small enough, and that
 training can read as it is, is not touched. Folders train, val and test, with a folder for each class in them, become splits
