@@ -28,7 +28,7 @@ np.savez(sys.argv[2], labels=source.labels, last=source.describe(source.num_exam
 """
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_records_in_a_bucket_are_those_of_a_disk(tmp_path, image_folder, prepare):
     running, store = fake_gcs.start()
     environment = os.environ | fake_gcs.variables(running) | {"PYTHONPATH": str(REPOSITORY)}

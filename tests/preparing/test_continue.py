@@ -61,7 +61,7 @@ def test_what_a_failure_left_is_continued_to_the_same_files(photos, prepare, mon
     assert "nothing to do" in caplog.text
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_killed_command_is_continued_in_parallel_processes(photos, prepare):
     for number in range(7, 40):
         write_image(photos / f"{number}.png", seed=number, size=(400, 500))

@@ -17,7 +17,7 @@ SMALL = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.heavy
 def test_a_run_on_records_is_that_on_their_folder(image_folder, prepare, tmp_path):
     output, _ = prepare(image_folder, "--shard_images=5")
     for source, root in (("folder", image_folder), ("records", output)):

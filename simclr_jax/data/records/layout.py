@@ -123,6 +123,13 @@ def _simple_records(read: ReadAt, chunk: int) -> list[bytes]:
 
 def _records(chunk: bytes) -> list[bytes]:
     """The records of a chunk: its header, how it is compressed, the sizes of the records, and their bytes."""
+    try:
+        return _split(chunk)
+    except (IndexError, struct.error) as error:
+        raise FormatError("a chunk is damaged") from error
+
+
+def _split(chunk: bytes) -> list[bytes]:
     data_size, kind_and_number = struct.unpack_from("<Q8xQ", chunk, 8)
     if kind_and_number & 255 != _SIMPLE_CHUNK or len(chunk) < CHUNK_HEADER + data_size:
         raise FormatError("a chunk is damaged, or of another kind")
