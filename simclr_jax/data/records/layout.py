@@ -76,14 +76,18 @@ def chunks(read: ReadAt, file_size: int) -> np.ndarray:
     """
     if file_size < 2 * BLOCK or file_size % BLOCK:
         raise FormatError("it is not a complete ArrayRecord file")
-    postscript = _fields(_simple_records(read, file_size - BLOCK)[0])
-    if postscript.get(2) != _MAGIC:
-        raise FormatError("it is not a complete ArrayRecord file")
-    footer = postscript[1]
-    entries = [_fields(record) for record in _simple_records(read, footer)[1:]]
+    try:
+        postscript = _fields(_simple_records(read, file_size - BLOCK, file_size)[0])
+        if postscript.get(2) != _MAGIC:
+            raise FormatError("it is not a complete ArrayRecord file")
+        footer = postscript[1]
+        entries = [_fields(record) for record in _simple_records(read, footer, file_size)[1:]]
+        begins = np.array([*(entry[1] for entry in entries), footer], np.int64)
+    except (KeyError, OSError) as error:
+        raise FormatError("it is damaged") from error
     if any(entry.get(3) != 1 for entry in entries):
         raise FormatError("it has several records in a chunk: write it with group_size:1")
-    return np.array([*(entry[1] for entry in entries), footer], np.int64)
+    return begins
 
 
 def plain_record(read: ReadAt, chunk: int) -> tuple[int, int]:
@@ -116,8 +120,10 @@ def record(stored: bytes, chunk: int) -> bytes:
     return records[0]
 
 
-def _simple_records(read: ReadAt, chunk: int) -> list[bytes]:
+def _simple_records(read: ReadAt, chunk: int, file_size: int) -> list[bytes]:
     size = struct.unpack_from("<Q", read_content(read, chunk, CHUNK_HEADER), 8)[0]
+    if size > file_size:
+        raise FormatError("a chunk is damaged")
     return _records(read_content(read, chunk, CHUNK_HEADER + size))
 
 
