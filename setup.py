@@ -60,8 +60,13 @@ setup(
         "formats": ["pillow-heif>=0.20", "pillow-jxl-plugin>=1.3"],
         # Parquet files of simclr_jax.embed and simclr_jax.predict
         "embed": ["pyarrow>=15"],
+        # simclr_jax.prepare, records in a bucket, and TFDS's array_record format. array_record has no wheels for Windows.
+        "records": ["array_record>=0.7; platform_system != 'Windows'", "gcsfs", "pyarrow>=17"],
+        # simclr_jax.prepare --runner
+        "beam": ["apache-beam>=2.60", "array_record>=0.7; platform_system != 'Windows'"],
         # `make test`. setuptools builds the wheel that tests/test_wheel.py installs.
         "test": [
+            "array_record>=0.7; platform_system != 'Windows'",
             "beartype>=0.20",
             "faiss-cpu>=1.9",
             "gcsfs",

@@ -37,8 +37,8 @@ from simclr_jax.errors import UserError
 from simclr_jax.evaluation import logistic_regression
 from simclr_jax.evaluation import metrics
 from simclr_jax.evaluation import supervised
+from simclr_jax.evaluation.labelled_data import check_labels
 from simclr_jax.evaluation.setup import Setup
-from simclr_jax.evaluation.setup import check_labels
 from simclr_jax.evaluation.setup import set_up
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime.run_monitor import RunMonitor

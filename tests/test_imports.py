@@ -17,7 +17,7 @@ LAYERS = (
     {"simclr_jax.runtime"},
     {"simclr_jax.models", "simclr_jax.objectives", "simclr_jax.augment", "simclr_jax.workdir"},
     {"simclr_jax.data", "simclr_jax.reporting", "simclr_jax.retrieval"},
-    {"simclr_jax.training"},
+    {"simclr_jax.training", "simclr_jax.preparing"},
     {"simclr_jax.evaluation", "simclr_jax.interchange", "simclr_jax.tpu"},
     {"simclr_jax.inference"},
     {"simclr_jax.diagnosis"},
@@ -26,7 +26,7 @@ LAYERS = (
         *("simclr_jax.distill", "simclr_jax.transfer", "simclr_jax.transform_probe"),
         *("simclr_jax.preview", "simclr_jax.report", "simclr_jax.plan", "simclr_jax.quickstart"),
         *("simclr_jax.search", "simclr_jax.import_weights", "simclr_jax.embed", "simclr_jax.predict"),
-        *("simclr_jax.export", "simclr_jax.verdict", "simclr_jax.input_rate"),
+        *("simclr_jax.export", "simclr_jax.verdict", "simclr_jax.input_rate", "simclr_jax.prepare"),
     },
     {"launch", "configs", "benchmarks"},
 )

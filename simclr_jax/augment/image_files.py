@@ -139,8 +139,14 @@ def upright_jpeg_shape(image: tf.Tensor) -> tf.Tensor:
     return tf.where(on_its_side, tf.gather(shape, [1, 0, 2]), shape)
 
 
-def decode_with_pillow(content: bytes | np.ndarray, ratio: int = 1) -> np.ndarray:
-    """Decodes a file to uint8 `[height, width, 3]` by Pillow and the plugins that are installed; a JPEG at 1 / `ratio`."""
+def decode_with_pillow(content: bytes | np.ndarray, ratio: int = 1, draft_side: int | None = None) -> np.ndarray:
+    """Decodes a file to uint8 `[height, width, 3]` by Pillow and the plugins that are installed.
+
+    Args:
+      content: the file.
+      ratio: a JPEG is decoded at 1 / `ratio` of its size.
+      draft_side: a JPEG may be decoded smaller, in less time, as long as no side gets shorter than this many pixels.
+    """
     from PIL import Image
     from PIL import ImageOps
 
@@ -148,6 +154,8 @@ def decode_with_pillow(content: bytes | np.ndarray, ratio: int = 1) -> np.ndarra
     with Image.open(io.BytesIO(_bytes(content))) as opened:
         if ratio > 1:
             opened.draft(None, (opened.width // ratio, opened.height // ratio))
+        if draft_side is not None:
+            opened.draft(None, (draft_side, draft_side))
         image = ImageOps.exif_transpose(opened)
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
             return _of_wide_grey(np.asarray(image))

@@ -17,12 +17,17 @@ _FEATURES = Bound(
 
 def data() -> Block:
     return {
-        "source": Field(None, "Where the images come from; digits are embedded.", str, choices.SOURCES),
+        "source": Field(
+            None,
+            "Where the images come from: a TFDS data set, a folder, records of simclr_jax.prepare, or embedded digits.",
+            str,
+            choices.SOURCES,
+        ),
         "name": Field(None, "TFDS name, also with config and version: cifar10, imagenet2012_subset/1pct.", str),
         "root": Field(
             None,
             "Folder: the folder, or a text file with the path of an image in each line, perhaps with its label after a tab. "
-            "TFDS: its data_dir; unset is TFDS's own default.",
+            "Records: the --output of simclr_jax.prepare. TFDS: its data_dir; unset: TFDS's own default.",
             str,
         ),
         "labels": Field(
@@ -32,7 +37,8 @@ def data() -> Block:
             str,
         ),
         "train_split": Field(
-            "train", "TFDS: a split expression, as train[:90%]. Folder: the sub-folder of root with training images."
+            "train",
+            "TFDS: a split expression, as train[:90%]. Folder, records: the sub-folder of root with training images.",
         ),
         "test_split": Field(None, "The same for test images. Unset: the first of test, val, validation.", str),
         "image_size": Field(
@@ -46,7 +52,8 @@ def data() -> Block:
         ),
         "memory_mib": Field(
             2048,
-            "A TFDS split up to this size is held in memory, encoded, and shuffled perfectly; a larger one is streamed.",
+            "A TFDS split up to this size is held in memory, encoded, and shuffled perfectly; a larger one is streamed. One "
+            "in TFDS's array_record format is never streamed, and stays on the disk or in the bucket.",
             bound=field.NOT_NEGATIVE,
         ),
         "shuffle_buffer": Field(16_384, "Examples in the shuffle buffer of a streamed split.", bound=field.AT_LEAST_1),

@@ -1,6 +1,6 @@
 """The values of fields that are names. The modules that act on them take them from here."""
 
-SOURCES = ("tfds", "folder", "digits")
+SOURCES = ("tfds", "folder", "records", "digits")
 DEPTHS = (10, 18, 34, 50, 101, 152, 200)
 STEMS = ("imagenet", "cifar", "cifar_wide")
 PADDINGS = ("same", "torch")

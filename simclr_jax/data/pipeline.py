@@ -24,6 +24,7 @@ from simclr_jax.augment import tf_ops
 from simclr_jax.augment import tf_random
 from simclr_jax.augment.image_files import DEFAULT_DECODING
 from simclr_jax.augment.image_files import Decoding
+from simclr_jax.data import read_ahead
 from simclr_jax.data.bad_images import BadImages
 from simclr_jax.data.order import HostShard
 from simclr_jax.data.sources.base import Source
@@ -105,6 +106,7 @@ def train_batches(
     stages = _Stages(
         records=functools.partial(source.shuffled, seed=seed),
         read=source.read,
+        read_many=read_ahead.function_of(source),
         crop=crop,
         size=size,
         make_views=augmented if on_host else _without_augmentation,
@@ -145,6 +147,7 @@ def eval_batches(
     stages = _Stages(
         records=source.ordered,
         read=source.read,
+        read_many=read_ahead.function_of(source),
         crop=lambda image, position: [tf_crops.central_crop(decoding.completed(image), crop, reduce_to)],
         size=size,
         make_views=_without_augmentation,
@@ -191,6 +194,7 @@ class _Stages:
 
     records: Callable[[HostShard], tf.data.Dataset]  # `Source.shuffled` or `Source.ordered`
     read: Callable[..., dict[str, tf.Tensor]]  # `Source.read`
+    read_many: Callable[..., dict[str, tf.Tensor]] | None  # `RandomAccess.read_many`, if it is faster
     crop: Callable[[tf.Tensor, tf.Tensor], Sequence[tf.Tensor]]  # image, position -> uint8 crops, one for each view
     size: int  # to which crops are resized
     # float32 crops `[n, views, size, size, 3]`, positions `[n]` -> uint8 views of the same shape
@@ -262,7 +266,9 @@ def _dataset(stages: _Stages, shard: HostShard, open_record: Callable) -> tf.dat
         return chunk | {"views": views}
 
     in_order = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
-    groups = stages.records(shard).batch(group_size, drop_remainder=True).map(open_group, **in_order)
+    read_many = stages.read_many if open_record is _open_first else None
+    groups = read_ahead.groups(stages.records(shard), group_size, batch_size, read_many)
+    groups = groups.map(open_group, **in_order)
     chunks = groups.batch(groups_per_chunk).map(finish_chunk, **in_order)
     return chunks.rebatch(batch_size, drop_remainder=True).prefetch(2)
 
@@ -274,12 +280,17 @@ def _first_index(candidates: tf.Tensor | dict[str, tf.Tensor]) -> tf.Tensor:
 
 def _open(candidate, position: tf.Tensor, stages: _Stages) -> tuple[tuple[tf.Tensor, ...], tf.Tensor, tf.Tensor]:
     """Crops, label and index of a candidate. Fails where it cannot be read."""
-    example = stages.read(candidate)
+    return _crop(stages.read(candidate), position, stages)
+
+
+def _crop(example, position: tf.Tensor, stages: _Stages) -> tuple[tuple[tf.Tensor, ...], tf.Tensor, tf.Tensor]:
     return tuple(stages.crop(example["image"], position)), example["label"], example["index"]
 
 
 def _open_first(record, stages: _Stages) -> tuple[tuple[tf.Tensor, ...], tf.Tensor, tf.Tensor]:
-    """`_open` of the first candidate."""
+    """`_open` of the first candidate, which may have been read already."""
+    if "first" in record:
+        return _crop(record["first"], record["position"], stages)
     first = tf.nest.map_structure(lambda candidates: candidates[0], record["candidates"])
     return _open(first, record["position"], stages)
 

@@ -225,9 +225,9 @@ def free_bytes(device: jax.Device) -> int:
 
 
 def _labels(source: "RandomAccess") -> np.ndarray:
-    if source.all_labels is None or source.multi_label:  # pretraining uses no list of labels
+    if source.class_names is None or source.multi_label:  # pretraining uses no list of labels
         return np.full(source.num_examples, -1, np.int32)
-    return np.asarray(source.all_labels, np.int32)
+    return np.asarray(source.labels, np.int32)
 
 
 def _first_shape(source: "RandomAccess", decoding: "Decoding | None" = None) -> tuple[int, ...]:

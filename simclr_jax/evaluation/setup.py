@@ -23,6 +23,7 @@ from simclr_jax.evaluation import metrics
 from simclr_jax.evaluation import on_which_data
 from simclr_jax.evaluation.forward import Outputs
 from simclr_jax.evaluation.forward import run_over
+from simclr_jax.evaluation.labelled_data import open_labelled
 from simclr_jax.models.heads import ProjectionHead
 from simclr_jax.models.networks import make_encoder
 from simclr_jax.models.networks import make_head
@@ -182,7 +183,7 @@ def set_up(
     """
     began = time.monotonic()
     config, path, pretrain_config = _resolve(config, workdir, pretrained, schema)
-    train, test = _open_data(config, train_labels, multi_label, unlabelled)
+    train, test = open_labelled(config, train_labels, multi_label, unlabelled)
     mesh = sharding.make_mesh(config.mesh)
     params, batch_stats = _load_encoder(config, pretrain_config, path, mesh)
     distributed.check_agreement(
@@ -260,37 +261,6 @@ def _check_same_network(config: ConfigDict, pretrain_config: ConfigDict, path: e
             raise UserError(
                 f"config.model.{field} is {given!r}, but the encoder in {path} has {saved!r}: leave it unset."
             )
-
-
-def _open_data(
-    config: ConfigDict, train_labels: bool, multi_label: bool, unlabelled: bool
-) -> tuple[sources.Source, sources.Source]:
-    train = sources.open_source(config.data, "train")
-    if unlabelled and train.class_names is None:
-        try:
-            return train, sources.open_source(config.data, "test")
-        except UserError:
-            return train, train
-    if train_labels:
-        check_labels(train, multi_label=multi_label)
-    test = sources.open_source(config.data, "test")
-    check_labels(test, multi_label=multi_label)
-    if train.class_names is not None:
-        sources.check_same_classes(train, test)
-    return train, test
-
-
-def check_labels(source: sources.Source, *, multi_label: bool) -> None:
-    """Refuses a source without labels; and one with several labels per image unless `multi_label` is True."""
-    if source.multi_label and not multi_label:
-        raise UserError(
-            f"the images of {source.name} have several labels each, which only simclr_jax.transfer can use."
-        )
-    if source.class_names is None:
-        raise UserError(
-            f"{source.name} has no labels, which an evaluation needs: point --config.data.root at a folder with "
-            "train/CLASS and test/CLASS, or name a table with --config.data.labels (or choose another --config.data.source)."
-        )
 
 
 def _load_encoder(config: ConfigDict, pretrain_config: ConfigDict | None, path: epath.Path | None, mesh: Mesh):

@@ -1,4 +1,4 @@
-"""The images that a command line names: a folder, a list of files, a TFDS split, the digits."""
+"""The images that a command line names: a folder, a list of files, records, a TFDS split, the digits."""
 
 import os
 import re
@@ -13,6 +13,7 @@ from simclr_jax.data.sources.files import read_list
 from simclr_jax.data.sources.folder import TEST_SPLITS
 from simclr_jax.data.sources.listing import images_below
 from simclr_jax.data.sources.listing import readable
+from simclr_jax.data.sources.records import open_by_name
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.tensorflow import tf
 
@@ -25,7 +26,8 @@ def open_images(name: str, data_dir: str | None = None) -> Source:
 
     Args:
       name: a folder with images at any depth; one image; a text file with the path of an image in each line, and perhaps its
-        label after a tab; tfds:NAME:SPLIT; or digits, digits:train, digits:test.
+        label after a tab; a split that `simclr_jax.prepare` has written; tfds:NAME:SPLIT; or digits, digits:train,
+        digits:test.
       data_dir: of TFDS; None for its own default.
 
     Raises:
@@ -37,6 +39,9 @@ def open_images(name: str, data_dir: str | None = None) -> Source:
         return _tfds(name, data_dir)
     name = expanded(name)
     if tf.io.gfile.isdir(name):
+        prepared = open_by_name(name)
+        if prepared is not None:
+            return prepared
         paths = images_below(name)
         return of_files(paths, name, _labels(name, paths))
     if not tf.io.gfile.exists(name):

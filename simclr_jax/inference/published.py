@@ -92,7 +92,9 @@ def _public(config: ConfigDict) -> ConfigDict:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.root = (
-            epath.Path(config.data.root).name if config.data.root and config.data.source == "folder" else None
+            epath.Path(config.data.root).name
+            if config.data.root and config.data.source in ("folder", "records")
+            else None
         )
         config.data.labels = epath.Path(config.data.labels).name if config.data.get("labels") else None
         for field in ("pretrained", "teacher"):
@@ -185,7 +187,7 @@ def _data(config: dict[str, Any], split: str) -> str:
     """The training or test images ("train", "test") of a run with this flat config."""
     source = config.get("data.source")
     name = config.get("data.name") or source
-    if source == "folder":
+    if source in ("folder", "records"):
         name = f"the folder {epath.Path(config['data.root']).name}"
     of_split = config.get(f"data.{split}_split")
     return str(name or "not known") + (f", {of_split}" if of_split else "")

@@ -285,3 +285,16 @@ def check_exists(name: str, place: str | None) -> None:
         hub.parse(place, f"--{name}={place!r}")
     if place and "://" not in place and not os.path.exists(place):
         raise UserError(f"--{name}={place!r} does not exist.")
+
+
+def check_new(output: str, overwrite: bool) -> None:
+    """Refuses a local output in a folder that does not exist, and one that exists, unless it may be replaced.
+
+    Raises:
+      UserError: with the reason.
+    """
+    folder = pathlib.Path(output).parent
+    if not folder.is_dir():
+        raise UserError(f"--output={output}: there is no folder {folder}.")
+    if os.path.exists(output) and not overwrite:
+        raise UserError(f"--output={output} exists: --overwrite replaces it.")

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import math
-import os
 import pathlib
 import re
 
@@ -19,8 +18,10 @@ from simclr_jax.errors import UserError
 from simclr_jax.runtime import extras
 from simclr_jax.runtime import hub
 from simclr_jax.runtime import planning_flags
+from simclr_jax.runtime import prepare_flags
 from simclr_jax.runtime.flags import check_exists
 from simclr_jax.runtime.flags import check_folder
+from simclr_jax.runtime.flags import check_new
 from simclr_jax.runtime.flags import define_processes
 from simclr_jax.runtime.flags import parse
 
@@ -105,7 +106,7 @@ def _define_use(values: flags.FlagValues, formats: str) -> None:
     """The flags of the commands that use an encoder on images and write a table."""
     text = (
         "A folder with images at any depth; a text file with the path of an image in each line, and perhaps its label after a "
-        "tab; tfds:NAME:SPLIT; or digits."
+        "tab; a split that simclr_jax.prepare has written, as records/train; tfds:NAME:SPLIT; or digits."
     )
     flags.DEFINE_string("images", None, text, flag_values=values)
     flags.DEFINE_string("output", None, f"The file to write: {formats}. Also gs://BUCKET/...", flag_values=values)
@@ -174,16 +175,7 @@ def _check_use(values: flags.FlagValues, place: str, endings: Sequence[str]) -> 
     if "://" not in output:
         if pathlib.Path(output).is_dir():
             raise UserError(f"--output={output} is a folder, but has to be a file.")
-        _check_new(output, bool(values["overwrite"].value))
-
-
-def _check_new(output: str, overwrite: bool) -> None:
-    """Refuses a local output in a folder that does not exist, and one that exists, unless it may be replaced."""
-    folder = pathlib.Path(output).parent
-    if not folder.is_dir():
-        raise UserError(f"--output={output}: there is no folder {folder}.")
-    if os.path.exists(output) and not overwrite:
-        raise UserError(f"--output={output} exists: --overwrite replaces it.")
+        check_new(output, bool(values["overwrite"].value))
 
 
 def _check_embed(values: flags.FlagValues) -> None:
@@ -218,9 +210,9 @@ def _check_export(values: flags.FlagValues) -> None:
     output, form = str(values["output"].value), values["format"].value
     if "://" in output:
         raise UserError(f"--output={output}: write to a local folder, then copy it.")
-    _check_new(output, bool(values["overwrite"].value))
+    check_new(output, bool(values["overwrite"].value))
     if form in FILE_FORMATS:
-        _check_new(f"{output}.README.md", bool(values["overwrite"].value))
+        check_new(f"{output}.README.md", bool(values["overwrite"].value))
     _check_push(values)
     if values["input"].value == "uint8" and form in TORCH_FORMATS:
         raise UserError(f"--input=uint8: --format={form} holds weights, and its network takes floats in [0, 1].")
@@ -264,6 +256,7 @@ TOOLS = {
         check=_check_export,
     ),
     "verdict": Tool(_define_verdict, {"pretrained": "runs/photos"}, check=_check_verdict),
+    "prepare": Tool(prepare_flags.define, {"images": "PHOTOS", "output": "records"}, check=prepare_flags.check),
     "predict": Tool(_define_predict, {"finetuned": "runs/photos_1pct"} | _PHOTOS, check=_check_predict, processes=True),
 }
 

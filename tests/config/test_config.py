@@ -140,7 +140,7 @@ def test_invented_fields_and_wrong_types_are_refused():
         ("optimizer.name", "adam", "one of lars, sgd, adamw"),
         ("model.depth", 20, "one of 10, 18, 34, 50"),
         ("model.width", 0.3, "whole number"),
-        ("data.source", "s3", "one of tfds, folder, digits"),
+        ("data.source", "s3", "one of tfds, folder, records, digits"),
         ("compute_dtype", "float16", "one of float32, bfloat16"),
         ("checkpoint.keep", 0, "at least 1"),
         ("data.max_bad_fraction", 2.0, "a share"),

@@ -1,4 +1,4 @@
-"""Sources of images behind one interface: TFDS, a folder, or the digits of scikit-learn."""
+"""Sources of images behind one interface: TFDS, a folder, prepared records, or the digits of scikit-learn."""
 
 from simclr_jax.data.sources.base import CANDIDATES
 from simclr_jax.data.sources.base import RandomAccess

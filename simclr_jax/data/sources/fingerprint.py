@@ -1,10 +1,12 @@
 """What a data set is: so that a run is never continued with other images or labels unseen."""
 
 from collections.abc import Iterable
+from collections.abc import Sequence
 import hashlib
 from typing import Any
 import zlib
 
+from simclr_jax.data.records.index import Names
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.data.sources.base import Source
 
@@ -28,10 +30,16 @@ def fingerprint(source: Source) -> dict[str, Any]:
         "name": source.name,
         "images": source.num_examples,
         "classes": None if source.class_names is None else list(source.class_names),
-        "names": None if ids is None else _digest(one.removeprefix(source.name).encode() for one in ids),
+        "names": None if ids is None else _digest_of_names(ids, source.name),
         "labels": None if labels is None else _digest([labels.tobytes()]),
         "contents": _contents(known) if known else None,
     }
+
+
+def _digest_of_names(ids: Sequence[str], folder: str) -> str:
+    if isinstance(ids, Names):  # of records: millions, in one array
+        return _digest(array.tobytes() for array in ids.arrays())
+    return _digest(one.removeprefix(folder).encode() for one in ids)
 
 
 def _contents(source: RandomAccess) -> str | None:

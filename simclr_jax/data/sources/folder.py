@@ -5,6 +5,7 @@ import os
 
 from ml_collections import ConfigDict
 
+from simclr_jax.data.records.index import MANIFEST
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.data.sources.files import expanded
 from simclr_jax.data.sources.files import of_files
@@ -53,6 +54,10 @@ def open_folder(data: ConfigDict, split: str) -> RandomAccess:
         return _of_table(data, root, split)
     if not is_folder:
         return _of_list(data, root, split)
+    if tf.io.gfile.exists(os.path.join(root, MANIFEST)):
+        raise UserError(
+            f"config.data.root={root!r} has records of simclr_jax.prepare: add --config.data.source=records."
+        )
     folder = _split_folder(data, root, split)
     paths = images_below(folder)
     return of_files(paths, folder, None if folder == root else _labels(folder, paths))

@@ -25,6 +25,11 @@ def open_source(data: ConfigDict, split: str) -> Source:
         from simclr_jax.data.sources.folder import open_folder
 
         return open_folder(data, split)
+    if data.source == "records":
+        from simclr_jax.data.sources.records import open_records
+
+        with working(f"opening {data.root}"):
+            return open_records(data, split)
     from simclr_jax.data.sources.tfds import open_tfds
 
     with working(f"opening {data.name}"):

@@ -3,9 +3,10 @@
 A split of up to `config.data.memory_mib` is read into memory, still encoded, and becomes random access. A larger one is
 streamed. Its files come in an order drawn for each epoch, and its records pass through a shuffle buffer seeded for each epoch.
 To resume within an epoch, the first records are skipped without decoding them. Each of several hosts streams a consecutive
-piece of the epoch.
+piece of the epoch. A data set in TFDS's array_record format is neither: see `tfds_records`.
 """
 
+from collections.abc import Iterator
 import dataclasses
 import functools
 
@@ -15,13 +16,17 @@ import numpy as np
 from simclr_jax.data import order
 from simclr_jax.data.order import HostShard
 from simclr_jax.data.sources.base import RandomAccess
+from simclr_jax.data.sources.tfds_builder import feature_keys
+from simclr_jax.data.sources.tfds_builder import label_of
 from simclr_jax.data.sources.tfds_builder import prepared_builder
+from simclr_jax.data.sources.tfds_records import TfdsRecords
+from simclr_jax.data.sources.tfds_records import open_tfds_records
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.tensorflow import tf
 from simclr_jax.runtime.tensorflow import tfds
 
 
-def open_tfds(data: ConfigDict, split: str) -> "RandomAccess | Stream":
+def open_tfds(data: ConfigDict, split: str) -> "RandomAccess | TfdsRecords | Stream":
     """The source of a TFDS split. Downloads and prepares the data set if it is not prepared yet.
 
     Args:
@@ -47,6 +52,8 @@ def open_tfds(data: ConfigDict, split: str) -> "RandomAccess | Stream":
     labels = builder.info.features[label_key] if label_key else None
     multi_label = isinstance(labels, tfds.features.Sequence)
     class_names = (labels.feature if multi_label else labels).names if labels else None
+    if builder.info.file_format is tfds.core.FileFormat.ARRAY_RECORD:
+        return open_tfds_records(f"TFDS {data.name}, split {expression}", builder, expression)
     stream = Stream(
         name=f"TFDS {data.name}, split {expression}",
         num_examples=num_examples,
@@ -68,37 +75,9 @@ def open_tfds(data: ConfigDict, split: str) -> "RandomAccess | Stream":
     if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
         raise UserError(
             f"TFDS {data.name} is stored as {builder.info.file_format.value}, which cannot be streamed: prepare it as "
-            "tfrecord, or raise --config.data.memory_mib to hold it in memory."
+            "tfrecord or array_record, or raise --config.data.memory_mib to hold it in memory."
         )
     return stream
-
-
-def feature_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str | None]:
-    """The names of the image and of the label feature.
-
-    The image feature is `image`, or the only image. The label feature is `label`, or the only single label; without one,
-    `labels`, or the only list of labels; without one, None.
-
-    Raises:
-      UserError: where no image feature can be chosen.
-    """
-
-    def find(is_one, preferred):
-        keys = [key for key, feature in builder.info.features.items() if is_one(feature)]
-        return preferred if preferred in keys else keys[0] if len(keys) == 1 else None
-
-    def is_label(feature) -> bool:
-        return isinstance(feature, tfds.features.ClassLabel)
-
-    def is_list_of_labels(feature) -> bool:
-        return isinstance(feature, tfds.features.Sequence) and is_label(feature.feature)
-
-    image_key = find(lambda feature: isinstance(feature, tfds.features.Image), "image")
-    if image_key is None:
-        raise UserError(
-            f"TFDS {builder.info.full_name} has no feature `image`, and not exactly one other image feature."
-        )
-    return image_key, find(is_label, "label") or find(is_list_of_labels, "labels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +182,11 @@ class Stream:
         )
         return dataset.enumerate().map(self._record, tf.data.AUTOTUNE)
 
+    def encoded(self) -> Iterator[tuple[bytes, int]]:
+        """The file and the label, -1 for none, of each image in order."""
+        for record in self._in_order().as_numpy_iterator():
+            yield record["image"], int(record["label"])
+
     def ordered(self, shard: HostShard) -> tf.data.Dataset:
         start, stop = shard.piece(self.num_examples)
         start = min(start + shard.start_step * shard.local_batch_size, stop)
@@ -223,18 +207,6 @@ class Stream:
     def describe(self, index: int) -> str:
         return f"record {index} of {self.name}"
 
-    def _label(self, example: dict[str, np.ndarray]) -> int | np.ndarray:
-        """The class. With several: 1 for each class of the example, -1 if all its objects of that class are difficult, or 0."""
-        if not self.multi_label:
-            return example[self.label_key] if self.label_key else -1
-        assert self.class_names is not None and self.label_key is not None  # both are there if there are several labels
-        classes = np.zeros(len(self.class_names), np.int32)
-        classes[example[self.label_key]] = 1
-        easy = example.get(f"{self.label_key}_no_difficult")  # the name in TFDS's voc
-        if easy is not None:
-            classes[np.setdiff1d(example[self.label_key], easy)] = -1
-        return classes
-
     def subset(self, indices: np.ndarray) -> RandomAccess:
         """These examples in memory, still encoded. Reads the whole split once."""
         wanted = set(indices.tolist())
@@ -245,7 +217,7 @@ class Stream:
         kept = {}
         for index, example in enumerate(dataset.as_numpy_iterator()):
             if index in wanted:
-                label = self._label(example)
+                label = label_of(example, self.label_key, self.class_names, self.multi_label)
                 kept[index] = (example[self.image_key], label, example["tfds_id"].decode())
         images, labels, ids = zip(*(kept[index] for index in indices.tolist()), strict=True)
         images = tf.constant(images, tf.string)

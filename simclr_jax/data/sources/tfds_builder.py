@@ -1,12 +1,14 @@
-"""Builders of TFDS: find a data set, download and prepare it, or say in seconds that it cannot be downloaded."""
+"""Builders of TFDS: find a data set, prepare it, or say in seconds that it cannot be downloaded; its image and its label."""
 
 import contextlib
 import logging
 import socket
+from typing import Any
 from urllib import parse
 from urllib import request
 
 from etils import epath
+import numpy as np
 
 from simclr_jax.data.sources.files import expanded
 from simclr_jax.errors import UserError
@@ -122,3 +124,49 @@ def _connection_problem(url: str) -> str | None:
     except (OSError, ValueError) as error:
         return getattr(error, "strerror", None) or str(error)
     return None
+
+
+def feature_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str | None]:
+    """The names of the image and of the label feature.
+
+    The image feature is `image`, or the only image. The label feature is `label`, or the only single label; without one,
+    `labels`, or the only list of labels; without one, None.
+
+    Raises:
+      UserError: where no image feature can be chosen.
+    """
+
+    def find(is_one, preferred):
+        keys = [key for key, feature in builder.info.features.items() if is_one(feature)]
+        return preferred if preferred in keys else keys[0] if len(keys) == 1 else None
+
+    def is_label(feature) -> bool:
+        return isinstance(feature, tfds.features.ClassLabel)
+
+    def is_list_of_labels(feature) -> bool:
+        return isinstance(feature, tfds.features.Sequence) and is_label(feature.feature)
+
+    image_key = find(lambda feature: isinstance(feature, tfds.features.Image), "image")
+    if image_key is None:
+        raise UserError(
+            f"TFDS {builder.info.full_name} has no feature `image`, and not exactly one other image feature."
+        )
+    return image_key, find(is_label, "label") or find(is_list_of_labels, "labels")
+
+
+def label_of(
+    example: dict[str, Any], label_key: str | None, class_names: list[str] | None, multi_label: bool
+) -> int | np.ndarray:
+    """The class of an example.
+
+    With several, `[classes]`: 1 for each of its classes, -1 if all its objects of that class are difficult, or 0.
+    """
+    if not multi_label:
+        return example[label_key] if label_key else -1
+    assert class_names is not None and label_key is not None  # both are there if there are several labels
+    classes = np.zeros(len(class_names), np.int32)
+    classes[example[label_key]] = 1
+    easy = example.get(f"{label_key}_no_difficult")  # the name in TFDS's voc
+    if easy is not None:
+        classes[np.setdiff1d(example[label_key], easy)] = -1
+    return classes

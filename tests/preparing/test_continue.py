@@ -1,0 +1,162 @@
+"""`simclr_jax.prepare` that is killed and continued, and what it refuses."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+from helpers import REPOSITORY
+from helpers import write_image
+import pytest
+
+from simclr_jax import config as config_lib
+from simclr_jax.data import sources
+from simclr_jax.errors import UserError
+from simclr_jax.preparing import shards
+from simclr_jax.runtime import extras
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for number in range(7):
+        write_image(tmp_path / "photos" / f"{number}.jpg", seed=number)
+    return tmp_path / "photos"
+
+
+def opened(root):
+    data = config_lib.pretrain().data
+    data.update(source="records", root=str(root), image_size=12, eval_crop=1.0)
+    return sources.open_source(data, "train")
+
+
+def test_what_a_failure_left_is_continued_to_the_same_files(photos, prepare, monkeypatch, caplog):
+    whole, _ = prepare(photos, "--shard_images=2", output="whole")
+    real = shards._proven_places
+
+    def fails(path, checksums):
+        if len(list(pathlib.Path(path).parent.parent.glob("*.array_record"))) == 2:
+            raise KeyboardInterrupt
+        return real(path, checksums)
+
+    monkeypatch.setattr(shards, "_proven_places", fails)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(photos, "--shard_images=2")
+    output = photos.parent / "records"
+    with pytest.raises(UserError, match="is not complete: run its command of simclr_jax.prepare again"):
+        opened(output)
+    monkeypatch.setattr(shards, "_proven_places", real)
+    (output / "train" / ".writing-killed").mkdir()
+    with caplog.at_level("INFO", "simclr_jax"):
+        prepare(photos, "--shard_images=2")
+    assert "Continuing after 2 of 4 files" in caplog.text
+    assert files_of(output) == files_of(whole)
+    with caplog.at_level("INFO", "simclr_jax"):
+        prepare(photos, "--shard_images=2")
+    assert "nothing to do" in caplog.text
+
+
+@pytest.mark.heavy
+def test_a_killed_command_is_continued_in_parallel_processes(photos, prepare):
+    for number in range(7, 40):
+        write_image(photos / f"{number}.png", seed=number, size=(400, 500))
+    whole, _ = prepare(photos, "--shard_images=2", "--shorter_side=64", output="whole")
+    output = photos.parent / "records"
+    words = (f"--images={photos}", f"--output={output}", "--shard_images=2", "--shorter_side=64", "--processes=2")
+    command = [sys.executable, "-m", "simclr_jax.prepare", *words]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(command, cwd=photos.parent, env=environment, stderr=subprocess.DEVNULL)
+    while not list(output.rglob("*.npz")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    again = subprocess.run(command, cwd=photos.parent, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert files_of(output) == files_of(whole)
+
+
+def test_other_images_or_flags_are_refused_with_what_differs(photos, prepare):
+    output, _ = prepare(photos)
+    with pytest.raises(UserError, match="other images or flags: shorter_side is 64, but was 512"):
+        prepare(photos, "--shorter_side=64")
+    write_image(photos / "more.jpg")
+    with pytest.raises(UserError, match="images is 8, but was 7"):
+        prepare(photos)
+    prepare(photos, "--overwrite")
+    assert opened(output).num_examples == 8
+
+
+def test_a_folder_with_something_else_is_refused(photos, prepare, tmp_path):
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "thesis.tex").write_text("...")
+    with pytest.raises(UserError, match="has other files: give a new folder"):
+        prepare(photos)
+    with pytest.raises(UserError, match="has other files"):
+        prepare(photos, "--overwrite")
+    with pytest.raises(UserError, match="which it would become a part of"):
+        prepare(photos, output="photos/records")
+    with pytest.raises(UserError, match="there is no folder"):
+        prepare(photos, output="a/b/records")
+
+
+def test_images_that_are_not_there_are_refused(photos, prepare, tmp_path, write_tar):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("...")
+    for images, message in (
+        (tmp_path / "none", "does not exist: give a folder of images, tars or Parquet files"),
+        (tmp_path / "notes.txt", "is no folder, tar or Parquet file"),
+        (tmp_path / "empty", "no images in"),
+        (tmp_path / "*.tar", "no tar or Parquet file is named"),
+        ("tfds:", "give tfds:NAME"),
+    ):
+        with pytest.raises(UserError, match=message):
+            prepare(images)
+    with pytest.raises(UserError, match="--label_column=kind is for Parquet files and tars"):
+        prepare(photos, "--label_column=kind")
+    with pytest.raises(UserError, match="has no images"):
+        prepare(write_tar("a.tar", [{"txt": b"nothing"}]))
+    (tmp_path / "tars" / "b.tar").write_bytes(b"x" * 2000)
+    with pytest.raises(UserError, match="b.tar cannot be read"):
+        prepare(tmp_path / "tars" / "b.tar")
+    write_image(tmp_path / "tars" / "0.jpg")
+    with pytest.raises(UserError, match="has images and files such as a.tar: name the ones that you mean"):
+        prepare(tmp_path / "tars")
+    with pytest.raises(UserError, match="--beam_options=--project=P is for --runner"):
+        prepare(photos, "--beam_options=--project=P")
+    assert not (tmp_path / "records").exists()
+
+
+def test_a_missing_extra_is_one_line(photos, prepare, monkeypatch):
+    real = extras.importlib.util.find_spec
+    monkeypatch.setattr(extras.importlib.util, "find_spec", lambda name: None if name == "array_record" else real(name))
+    with pytest.raises(
+        UserError, match=r"needs array_record, which is not installed: pip install 'simclr_jax\[records\]'"
+    ):
+        prepare(photos)
+
+
+def test_missing_or_torn_files_are_refused_when_they_are_opened(photos, prepare):
+    output, _ = prepare(photos, "--shard_images=4")
+    path = output / "train" / "00001-of-00002.array_record"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    with pytest.raises(UserError, match="00001-of-00002.array_record is damaged: delete"):
+        opened(output)
+    path.unlink()
+    with pytest.raises(UserError, match="00001-of-00002.array_record is missing"):
+        opened(output)
+    path.write_bytes(content)
+    (output / "train" / "index.npz").write_bytes(b"PK torn")
+    with pytest.raises(UserError, match="index.npz cannot be read"):
+        opened(output)
+    with pytest.raises(UserError, match="has no records.json: give a folder that simclr_jax.prepare has written"):
+        opened(photos)
+    data = config_lib.pretrain().data
+    data.update(source="records")
+    with pytest.raises(UserError, match="config.data.root is not set: give the --output of simclr_jax.prepare"):
+        sources.open_source(data, "train")
