@@ -18,8 +18,8 @@ def is_remote(path: epath.PathLike) -> bool:
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """Like `path.resolve()`, which would turn gs:// into a local path."""
-    return epath.Path(path) if is_remote(path) else epath.Path(path).resolve()
+    """Like `path.resolve()`, which would turn gs:// into a local path; with `~` expanded."""
+    return epath.Path(path) if is_remote(path) else epath.Path(path).expanduser().resolve()
 
 
 def write_atomically(path: epath.Path, content: bytes) -> None:

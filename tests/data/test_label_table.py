@@ -1,7 +1,9 @@
 """Labels from a table, and lists of images: which images a source has, their classes, and each mistake with its line."""
 
+import csv
 import os
 
+from absl import flags
 from etils import epath
 from helpers import UNTRAINED
 from helpers import write_image
@@ -16,9 +18,12 @@ from simclr_jax.config import saved
 from simclr_jax.data import sources
 from simclr_jax.data.sources import label_table
 from simclr_jax.errors import UserError
+from simclr_jax.inference.images import sources_of
 from simclr_jax.inference.named_images import open_images
 from simclr_jax.runtime import cli
 from simclr_jax.runtime import extras
+from simclr_jax.runtime.flags import parse_run
+from simclr_jax.workdir import files
 
 
 def opened(root, split="train", **fields):
@@ -168,6 +173,37 @@ def test_home_is_expanded_wherever_a_path_is_given(photos, tmp_path, monkeypatch
     for images in ("~/photos", "~/list.txt", "~/photos/3.png"):
         assert open_images(images).ids[0].startswith(str(photos))
     assert opened("~/list.txt").ids == [str(photos / "2.png")]
+    (source,) = sources_of("~/photos")
+    assert source.num_examples == 7
+    assert str(files.absolute("~/photos")) == str(photos.resolve())  # simclr_jax.load
+    values = flags.FlagValues()
+    words = [
+        "--config=folder:~/photos",
+        "--config.data.labels=~/labels.csv",
+        "--workdir=~/run",
+        "--init_from",
+        "~/other",
+    ]
+    parse_run(["pretrain", *words], values, "pretrain", check_places=False)
+    assert values["config"].value.data.labels == f"{tmp_path}/labels.csv"
+    assert opened(values["config"].value.data.root).num_examples == 7
+    assert values["workdir"].value == f"{tmp_path}/run"
+    assert values["init_from"].value == f"{tmp_path}/other"
+
+
+@pytest.mark.parametrize("name", ["a,b;c.png", "a\u2028b.png", "  ~.png", "#1 50% [x]*?.png", "狗 é.png", "gs:/x.png"])
+def test_odd_names_are_read_from_folders_lists_and_tables(tmp_path, name):
+    image = write_image(tmp_path / "photos" / name)
+    (tmp_path / "list.txt").write_text(f"{image}\n")
+    with (tmp_path / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "class"), (name.strip() if name[0] != " " else str(image), "a\nb")])
+    for source in (
+        opened(tmp_path / "photos"),
+        opened(tmp_path / "list.txt"),
+        opened(tmp_path / "photos", labels=str(tmp_path / "labels.csv")),
+    ):
+        assert source.ids == [str(image)]
+        assert source.fetch(np.int64(0)).numpy() == image.read_bytes()
 
 
 def test_a_list_is_training_data(photos, tmp_path, monkeypatch):
