@@ -62,6 +62,12 @@ def data() -> Block:
             "Pretraining keeps all images in device memory and augments them there, so the host does no input work. For "
             "small images of one size. The order and the random numbers differ from the host's.",
         ),
+    } | _reading()
+
+
+def _reading() -> Block:
+    """How image files are read."""
+    return {
         "max_bad_fraction": Field(
             0.01,
             "Unreadable files are skipped and replaced up to this share of the data set, and ten in any case; beyond it the "

@@ -1,12 +1,11 @@
 """Batches of this host as NumPy arrays, from a source, an order and an augmentation.
 
 Training and evaluation share one path. A record of a source is read, decoded and cropped; its crops are resized and become
-views; views become batches. `_Stages` holds what differs between the two.
+views; views become batches. `Stages` holds what differs between the two.
 """
 
 from collections.abc import Callable
 from collections.abc import Iterator
-from collections.abc import Sequence
 import dataclasses
 import functools
 import math
@@ -26,6 +25,10 @@ from simclr_jax.augment.image_files import DEFAULT_DECODING
 from simclr_jax.augment.image_files import Decoding
 from simclr_jax.data import read_ahead
 from simclr_jax.data.bad_images import BadImages
+from simclr_jax.data.open_records import Stages
+from simclr_jax.data.open_records import first_index
+from simclr_jax.data.open_records import open_first
+from simclr_jax.data.open_records import open_first_readable
 from simclr_jax.data.order import HostShard
 from simclr_jax.data.sources.base import Source
 from simclr_jax.runtime import sharding
@@ -91,25 +94,14 @@ def train_batches(
         reduce_to = size if decoding.reduced_decode else None
         return tf_crops.random_crops(decoding.completed(image), augment, seed, position, num_views, reduce_to)
 
-    def augmented(crops: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
-        draws = [tf_random.uniforms(seed, positions, view, family.NUM_DRAWS) for view in range(num_views)]
-        if augment.get("one_branch", False):
-            draws[1:] = [tf.fill(tf.shape(draw), family.NEVER) for draw in draws[1:]]
-        views = tf_ops.random_views(
-            tf.reshape(crops, [-1, size, size, 3]),
-            tf.reshape(tf.stack(draws, axis=1), [-1, family.NUM_DRAWS]),
-            augment,
-        )
-        return tf.reshape(views, [-1, num_views, size, size, 3])
-
     on_host = augment.get("where", "host") == "host"
-    stages = _Stages(
+    stages = Stages(
         records=functools.partial(source.shuffled, seed=seed),
         read=source.read,
         read_many=read_ahead.function_of(source),
         crop=crop,
         size=size,
-        make_views=augmented if on_host else _without_augmentation,
+        make_views=functools.partial(_augmented, augment=augment, seed=seed) if on_host else _without_augmentation,
     )
     for batch in _batches(stages, shard):
         bad_images.check(batch.pop("wanted"), batch["index"], replaced=True)
@@ -144,7 +136,7 @@ def eval_batches(
       UserError: from `bad_images`.
     """
     reduce_to = size if decoding.reduced_decode else None
-    stages = _Stages(
+    stages = Stages(
         records=source.ordered,
         read=source.read,
         read_many=read_ahead.function_of(source),
@@ -188,17 +180,17 @@ GROUP = 8
 CHUNK_PIXELS = 2**18
 
 
-@dataclasses.dataclass(frozen=True)
-class _Stages:
-    """The stages of an image on its way from a source to a batch. Only `read` and `crop` may fail."""
-
-    records: Callable[[HostShard], tf.data.Dataset]  # `Source.shuffled` or `Source.ordered`
-    read: Callable[..., dict[str, tf.Tensor]]  # `Source.read`
-    read_many: Callable[..., dict[str, tf.Tensor]] | None  # `RandomAccess.read_many`, if it is faster
-    crop: Callable[[tf.Tensor, tf.Tensor], Sequence[tf.Tensor]]  # image, position -> uint8 crops, one for each view
-    size: int  # to which crops are resized
-    # float32 crops `[n, views, size, size, 3]`, positions `[n]` -> uint8 views of the same shape
-    make_views: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+def _augmented(crops: tf.Tensor, positions: tf.Tensor, augment: ConfigDict, seed: int) -> tf.Tensor:
+    _, num_views, size, _, _ = crops.shape
+    draws = [tf_random.uniforms(seed, positions, view, family.NUM_DRAWS) for view in range(num_views)]
+    if augment.get("one_branch", False):
+        draws[1:] = [tf.fill(tf.shape(draw), family.NEVER) for draw in draws[1:]]
+    views = tf_ops.random_views(
+        tf.reshape(crops, [-1, size, size, 3]),
+        tf.reshape(tf.stack(draws, axis=1), [-1, family.NUM_DRAWS]),
+        augment,
+    )
+    return tf.reshape(views, [-1, num_views, size, size, 3])
 
 
 def _without_augmentation(crops: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
@@ -206,7 +198,7 @@ def _without_augmentation(crops: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
     return tf_ops.to_uint8(crops)
 
 
-def _batches(stages: _Stages, shard: HostShard) -> Iterator[dict[str, np.ndarray]]:
+def _batches(stages: Stages, shard: HostShard) -> Iterator[dict[str, np.ndarray]]:
     """This host's batches: `views`, `label`, `index` (-1 for padding or unreadable) and `wanted`, the index asked for.
 
     Begins on the fast path, which expects every image to be readable. After the first unreadable image it continues, at the
@@ -215,7 +207,7 @@ def _batches(stages: _Stages, shard: HostShard) -> Iterator[dict[str, np.ndarray
     step = shard.start_step
     # Not global names: a generator can outlive the globals of its module, at exit.
     unreadable, drop = tf.errors.OpError, _drop_in_background
-    for open_record in (_open_first, _open_first_readable):
+    for open_record in (open_first, open_first_readable):
         num_steps = None if shard.num_steps is None else shard.num_steps - (step - shard.start_step)
         rest = dataclasses.replace(shard, start_step=step, num_steps=num_steps)
         iterator = _dataset(stages, rest, open_record).as_numpy_iterator()
@@ -225,7 +217,7 @@ def _batches(stages: _Stages, shard: HostShard) -> Iterator[dict[str, np.ndarray
                 step += 1
             return
         except unreadable:
-            if open_record is _open_first_readable:
+            if open_record is open_first_readable:
                 raise
         finally:
             last_reference = [iterator]
@@ -243,7 +235,7 @@ def _drop_in_background(last_reference: list[Any]) -> None:
 
 
 @without_autograph
-def _dataset(stages: _Stages, shard: HostShard, open_record: Callable) -> tf.data.Dataset:
+def _dataset(stages: Stages, shard: HostShard, open_record: Callable) -> tf.data.Dataset:
     """The batches of `_batches`: records, then groups of crops, then chunks of views, then batches."""
     batch_size, pixels = shard.local_batch_size, stages.size**2
     group_size = math.gcd(batch_size, max(1, min(GROUP, CHUNK_PIXELS // pixels // 2)))
@@ -258,7 +250,7 @@ def _dataset(stages: _Stages, shard: HostShard, open_record: Callable) -> tf.dat
             crops = tf.stack([tf_crops.resize(crop, stages.size) for crop in crops])
             examples.append({"crops": crops, "label": label, "index": index})
         examples = tf.nest.map_structure(lambda *values: tf.stack(values), *examples)
-        return examples | {"position": records["position"], "wanted": _first_index(records["candidates"])}
+        return examples | {"position": records["position"], "wanted": first_index(records["candidates"])}
 
     def finish_chunk(groups):
         chunk = {key: tf.reshape(value, [-1, *value.shape[2:]]) for key, value in groups.items()}
@@ -266,44 +258,8 @@ def _dataset(stages: _Stages, shard: HostShard, open_record: Callable) -> tf.dat
         return chunk | {"views": views}
 
     in_order = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
-    read_many = stages.read_many if open_record is _open_first else None
+    read_many = stages.read_many if open_record is open_first else None
     groups = read_ahead.groups(stages.records(shard), group_size, batch_size, read_many)
     groups = groups.map(open_group, **in_order)
     chunks = groups.batch(groups_per_chunk).map(finish_chunk, **in_order)
     return chunks.rebatch(batch_size, drop_remainder=True).prefetch(2)
-
-
-def _first_index(candidates: tf.Tensor | dict[str, tf.Tensor]) -> tf.Tensor:
-    """The index of the first candidate, `[n]`, of candidates `[n, number]`: indices, or examples that have one."""
-    return (candidates["index"] if isinstance(candidates, dict) else candidates)[:, 0]
-
-
-def _open(candidate, position: tf.Tensor, stages: _Stages) -> tuple[tuple[tf.Tensor, ...], tf.Tensor, tf.Tensor]:
-    """Crops, label and index of a candidate. Fails where it cannot be read."""
-    return _crop(stages.read(candidate), position, stages)
-
-
-def _crop(example, position: tf.Tensor, stages: _Stages) -> tuple[tuple[tf.Tensor, ...], tf.Tensor, tf.Tensor]:
-    return tuple(stages.crop(example["image"], position)), example["label"], example["index"]
-
-
-def _open_first(record, stages: _Stages) -> tuple[tuple[tf.Tensor, ...], tf.Tensor, tf.Tensor]:
-    """`_open` of the first candidate, which may have been read already."""
-    if "first" in record:
-        return _crop(record["first"], record["position"], stages)
-    first = tf.nest.map_structure(lambda candidates: candidates[0], record["candidates"])
-    return _open(first, record["position"], stages)
-
-
-def _open_first_readable(record, stages: _Stages) -> tuple[tuple[tf.Tensor, ...], tf.Tensor, tf.Tensor]:
-    """`_open` of the first readable candidate. Where there is none: blank crops, with label and index -1."""
-    # An error while reading or decoding drops a candidate, so the first one left is the one to use. Unlike `ignore_errors` on
-    # the whole stream, this keeps every position. Only what can fail is inside, since a data set inside a data set costs time
-    # for each of its ops.
-    candidates = tf.data.Dataset.from_tensor_slices(record["candidates"])
-    readable = candidates.map(lambda one: _open(one, record["position"], stages)).ignore_errors(log_warning=False)
-    crops, label, _ = readable.element_spec
-    no_crops = tuple(tf.zeros([1, 1, 3], tf.uint8) for _ in crops)
-    no_label = tf.fill(label.shape, tf.constant(-1, tf.int32))
-    blank = no_crops, no_label, tf.constant(-1, tf.int64)
-    return readable.concatenate(tf.data.Dataset.from_tensors(blank)).take(1).get_single_element()
