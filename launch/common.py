@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence
-import ctypes
+import os
 import shlex
 import signal
 import subprocess
@@ -144,14 +144,21 @@ def _call(command: list[str], **options) -> subprocess.CompletedProcess:
         raise UserError(f"{command[0]!r} is not installed on this machine; --dry_run prints the commands.") from None
 
 
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# Asks Linux for SIGTERM when the parent dies (PR_SET_PDEATHSIG), which may be dead already, and becomes the command.
+_BOUND = f"""
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)})
+os.getppid() == int(sys.argv[1]) or sys.exit({128 + int(signal.SIGTERM)})
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
-def end_with_launcher() -> None:
-    """Called in a new process: SIGTERM when the launcher dies, even by SIGKILL. Otherwise it would go on unseen. Linux only."""
-    if _LIBC is not None:
-        _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def ending_with_launcher(command: Sequence[str]) -> list[str]:
+    """The command, which gets SIGTERM when the launcher dies, even by SIGKILL: it would go on unseen. Linux only."""
+    if sys.platform != "linux":
+        return list(command)
+    # Not by `preexec_fn`, which runs Python between fork and exec: that may hang if there are threads.
+    return [sys.executable, "-S", "-c", _BOUND, str(os.getpid()), *command]
 
 
 def job_code(codes: Sequence[int]) -> int:

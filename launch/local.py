@@ -81,12 +81,11 @@ def start(command: list[str], count: int, devices: int) -> list[subprocess.Popen
         # In a new session, so that Ctrl-C reaches only this launcher, which then asks the processes to save.
         output = None if number == 0 else subprocess.PIPE
         process = subprocess.Popen(
-            command,
+            common.ending_with_launcher(command),
             env=settings,
             stdout=output,
             stderr=subprocess.STDOUT if output else None,
             start_new_session=True,
-            preexec_fn=common.end_with_launcher,
         )
         if output:
             threading.Thread(target=_relay, args=(process.stdout, number), daemon=True).start()

@@ -92,6 +92,7 @@ class Stage:
             return []
         saved = saved_config.read(path, self._schema())
         config = self.config.copy_and_resolve_references()
+        saved_config.settle_as(config, saved)
         if self.binary != "pretrain":
             saved_config.inherit(config, saved)  # as the evaluation filled it in from the config of the checkpoint
             config.pretrained = saved.pretrained

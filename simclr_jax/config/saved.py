@@ -47,8 +47,8 @@ def upgrade(values: dict[str, Any]) -> dict[str, Any]:
         }
         values["model"] = newer | values["model"]
     if isinstance(values.get("data"), dict):
-        # Runs without this field decoded every image at its full size.
-        values["data"] = {"reduced_decode": False} | values["data"]
+        # Runs without these fields decoded every image at its full size, and skipped JPEG files that are cut off.
+        values["data"] = {"reduced_decode": False, "truncated_jpeg": "skip"} | values["data"]
     return values
 
 
@@ -56,6 +56,19 @@ def settle_decoding(config: ml_collections.ConfigDict, earlier: ml_collections.C
     """Sets `data.reduced_decode` where it is unset, in place: as the run has it that this one continues, or True."""
     if config.data.reduced_decode is None:
         config.data.reduced_decode = earlier is None or earlier.data.reduced_decode is not False
+
+
+def settle_as(config: ml_collections.ConfigDict, saved: ml_collections.ConfigDict) -> None:
+    """Takes from a saved config of the same run, in place, what a run settles itself: "auto", and how images are decoded."""
+    settle_decoding(config, saved)
+    for key, value in flatten(config).items():
+        *blocks, name = key.split(".")
+        block, of_saved = config, saved
+        for part in blocks:
+            block, of_saved = block[part], of_saved[part]
+        if value == "auto" and name in of_saved:
+            with config.ignore_type():  # from a word to a number
+                block[name] = of_saved[name]
 
 
 def flatten(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, Any]:

@@ -22,8 +22,8 @@ from simclr_jax.inference.images import sources_of
 from simclr_jax.inference.named_images import open_images
 from simclr_jax.runtime import cli
 from simclr_jax.runtime import extras
+from simclr_jax.runtime import files
 from simclr_jax.runtime.flags import parse_run
-from simclr_jax.workdir import files
 
 
 def opened(root, split="train", **fields):

@@ -214,7 +214,7 @@ def test_padding_does_not_end_the_fast_path(any_source, monkeypatch):
     def careful(record, stages):
         raise AssertionError("the careful path")
 
-    monkeypatch.setattr(pipeline, "_open_first_readable", careful)
+    monkeypatch.setattr(pipeline, "open_first_readable", careful)
     for source in (any_source, any_source.subset(np.array([4, 2, 9]))):
         read, bad_images = everything(source, 32)
         n = source.num_examples

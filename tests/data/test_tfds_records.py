@@ -21,7 +21,7 @@ SIZE = 12
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    """A data set `shapes` of 50 and 17 examples, as array_record and as tfrecord, and `parts` with several labels."""
+    """A data set `tiles` of 50 and 17 examples, as array_record and as tfrecord, and `parts` with several labels."""
     rng = np.random.default_rng(0)
     photos = [rng.integers(0, 255, (16, 14, 3), dtype=np.uint8) for _ in range(67)]
 
@@ -31,7 +31,7 @@ def stored(tmp_path_factory):
         photo = tfds.features.Image(shape=(None, None, 3), encoding_format="png")
         return tfds.features.FeaturesDict({"photo": photo} | label)
 
-    class Shapes(tfds.core.GeneratorBasedBuilder):
+    class Tiles(tfds.core.GeneratorBasedBuilder):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
@@ -44,7 +44,7 @@ def stored(tmp_path_factory):
             for number in range(start, stop):
                 yield number, {"photo": photos[number], "label": number % 3}
 
-    class Parts(Shapes):
+    class Parts(Tiles):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
@@ -56,8 +56,8 @@ def stored(tmp_path_factory):
 
     folders = {}
     for name, kind, form in (
-        ("random", Shapes, "array_record"),
-        ("stream", Shapes, None),
+        ("random", Tiles, "array_record"),
+        ("stream", Tiles, None),
         ("parts", Parts, "array_record"),
     ):
         folders[name] = str(tmp_path_factory.mktemp(name))
@@ -66,7 +66,7 @@ def stored(tmp_path_factory):
     return folders
 
 
-def opened(root, split="train", name="shapes", **fields):
+def opened(root, split="train", name="tiles", **fields):
     data = config_lib.pretrain().data
     data.update(source="tfds", name=name, root=root, image_size=SIZE, eval_crop=1.0, **fields)
     return sources.open_source(data, split)
@@ -116,7 +116,7 @@ def test_any_split_has_the_examples_of_a_stream(stored, split):
     subset = random.subset(np.array([20, 3]))
     np.testing.assert_array_equal(subset.labels, random.labels[[20, 3]])
     assert subset.ids[1] == random.describe(3)
-    assert "shapes-train.array_record-0000" in random.describe(3)
+    assert "tiles-train.array_record-0000" in random.describe(3)
     np.testing.assert_array_equal(everything(subset)["image"][:2], one["image"][[20, 3]])
 
 
@@ -162,7 +162,7 @@ def test_a_torn_file_and_a_missing_extra_are_one_line(stored, monkeypatch, tmp_p
 @pytest.mark.parametrize("name", ["random", "stream"])
 def test_tfds_is_prepared_with_its_classes(stored, tmp_path, name):
     words = (f"--data_dir={stored[name]}", f"--output={tmp_path / 'records'}", "--processes=1", "--shard_images=20")
-    cli.call("prepare", "--images=tfds:shapes", *words)
+    cli.call("prepare", "--images=tfds:tiles", *words)
     data = config_lib.pretrain().data
     data.update(source="records", root=str(tmp_path / "records"))
     for split in ("train", "test"):
@@ -172,7 +172,7 @@ def test_tfds_is_prepared_with_its_classes(stored, tmp_path, name):
         images = [image for image, _ in expected.encoded()]
         assert [source.fetch(tf.constant(index, tf.int64)).numpy() for index in range(len(images))] == images
     with pytest.raises(UserError, match="has no split test; it has train, validation"):
-        cli.call("prepare", "--images=tfds:shapes:test", *words)
+        cli.call("prepare", "--images=tfds:tiles:test", *words)
 
 
 def test_several_labels_are_not_prepared(stored, tmp_path):

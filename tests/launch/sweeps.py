@@ -33,7 +33,8 @@ def written_config(stage):
     config = stage.config.copy_and_resolve_references()
     if stage.binary != "pretrain":
         config.pretrained = str(stage.workdir.parent / "pretrain" / "checkpoints" / "9")
-        config.data.update(source="digits", train_split="train", image_size=16)
+        config.data.update(source="digits", train_split="train", image_size=16, truncated_jpeg="skip")
+    config.data.reduced_decode = True
     return saved_config.to_json(config)
 
 

@@ -137,7 +137,7 @@ def test_exit_codes_decide_what_is_started_again(capsys):
     (rule,) = job["podFailurePolicy"]["rules"]
     assert (rule["action"], rule["onExitCodes"]["values"]) == (
         "FailJob",
-        [errors.EXIT_USER_ERROR, errors.EXIT_NON_FINITE],
+        [errors.EXIT_USER_ERROR, errors.EXIT_NON_FINITE, errors.EXIT_STORAGE],
     )
     assert rule["onExitCodes"]["containerName"] == job["template"]["spec"]["containers"][0]["name"]
     (final,) = spec["failurePolicy"]["rules"]
