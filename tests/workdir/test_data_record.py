@@ -13,6 +13,7 @@ import pytest
 
 from simclr_jax.data import sources
 from simclr_jax.errors import UserError
+from simclr_jax.runtime import cli
 from simclr_jax.workdir import data_record
 
 
@@ -135,3 +136,19 @@ def test_a_workdir_among_the_images_is_refused(tmp_path, workdir, refused):
             sources.check_outside(tmp_path / workdir, data, source)
     else:
         sources.check_outside(tmp_path / workdir, data, source)
+
+
+def test_records_are_told_apart_by_their_index(tmp_path):
+    pytest.importorskip("array_record", reason="the extra records is not installed")
+    root = photos(tmp_path / "photos")
+    found = []
+    for name in ("one", "same", "grown"):
+        if name == "grown":
+            write_image(root / "train" / "cat" / "9.png")
+        cli.call("prepare", f"--images={root}", f"--output={tmp_path / name}", "--processes=1")
+        data = ConfigDict(
+            {"source": "records", "root": str(tmp_path / name), "train_split": "train", "test_split": None}
+        )
+        found.append({"training images": sources.fingerprint(sources.open_source(data, "train"))})
+    assert data_record.differences(found[0], found[1]) == []
+    assert "5 images are now 6, the images have other names" in data_record.differences(found[0], found[2])[0]

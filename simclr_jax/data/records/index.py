@@ -12,6 +12,7 @@ import os
 from typing import Any
 from typing import overload
 import zipfile
+import zlib
 
 from etils import epath
 import numpy as np
@@ -105,6 +106,14 @@ class Names(Sequence[str]):
             with open_stream(self._path) as file, np.load(file) as arrays:
                 self._arrays = arrays["names"], arrays["name_ends"]
         return self._arrays
+
+    def crc32(self) -> int:
+        """Of the whole index, names and labels and places, without holding it in memory."""
+        crc = 0
+        with open_stream(self._path) as file:
+            while chunk := file.read(2**22):
+                crc = zlib.crc32(chunk, crc)
+        return crc
 
     def __len__(self) -> int:
         return self._number

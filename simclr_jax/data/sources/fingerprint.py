@@ -37,8 +37,8 @@ def fingerprint(source: Source) -> dict[str, Any]:
 
 
 def _digest_of_names(ids: Sequence[str], folder: str) -> str:
-    if isinstance(ids, Names):  # of records: millions, in one array
-        return _digest(array.tobytes() for array in ids.arrays())
+    if isinstance(ids, Names):  # of records: perhaps millions, which are not read for it
+        return f"{ids.crc32():08x}"
     return _digest(one.removeprefix(folder).encode() for one in ids)
 
 
