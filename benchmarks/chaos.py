@@ -85,8 +85,10 @@ def start(job: str, workdir: pathlib.Path, output: pathlib.Path) -> subprocess.P
 def lines_of(workdir: pathlib.Path) -> list[dict]:
     """The metrics in a workdir and the folders below it, without timings."""
     found = []
-    for path in sorted(workdir.rglob("metrics.jsonl")):
-        for text in path.read_bytes().splitlines():
+    # Not by `rglob`, under which a running job renames its folders.
+    for folder in (workdir, *sorted(workdir.glob("draw_*"))):
+        path = folder / "metrics.jsonl"
+        for text in path.read_bytes().splitlines() if path.exists() else ():
             try:
                 line = json.loads(text)
             except ValueError:  # half a line, while the run writes it

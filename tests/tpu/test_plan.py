@@ -26,7 +26,7 @@ TINY = (
 )
 KEYS = [
     *("topology", "chips", "batch_per_chip", "hbm_gib", "hbm_limit_gib", "fits", "flops"),
-    *("step_ms", "collective_ms", "utilisation", "images_per_s", "hours", "collectives"),
+    *("step_ms", "collective_ms", "utilisation", "images_per_s", "hours", "collectives", "input"),
 ]
 
 
