@@ -118,7 +118,7 @@ def improving(doubling: Mapping[str, float] | None, checkpoints: Sequence[Mappin
         text = f" The score was {first['score']:.2f} at step {first['step']} and is {last['score']:.2f} at step {last['step']}."
     if doubling is None:
         return Statement("still improving", "unclear", f"The metrics of the run do not say whether it improves.{text}")
-    share = doubling["share"]
+    share = min(doubling["share"], 1.0)  # more than all of it, where the first half was spent above guessing
     numbers = f"the second half of the run contributed {share:.0%} of what the loss has gained on guessing"
     if share > STILL:
         text = f"It was still improving: {numbers}. Twice the epochs should help.{text}"

@@ -74,6 +74,7 @@ def test_improving():
 
     assert [of(share).answer for share in (0.5, 0.05, 0.0)] == ["yes", "partly", "no"]
     checkpoints = [{"step": 10, "score": 0.25}, {"step": 20, "score": 0.5}]
+    assert "contributed 100% of what" in of(3.63).text, "the first half was spent above guessing"
     found = statements.improving(None, checkpoints)
     assert found.answer == "unclear"
     assert "0.25 at step 10 and is 0.50 at step 20" in found.text
