@@ -16,4 +16,4 @@ def test_kills_and_damages_change_no_bit(tmp_path):
     results = [record["result"] for record in records if "damage" in record]
     assert len(results) == 50
     assert set(results) <= {"same", "a line"}, records
-    assert "25 | 25 | 0 | 0 |" in chaos.table(records)
+    assert "| the run continues | 10 | 10 | 0 | 0 |" in chaos.table(records)
