@@ -18,10 +18,9 @@ def fingerprint(source: Source) -> dict[str, Any]:
     """Facts about a data set that are the same wherever it is, for `workdir.data_record`.
 
     Returns:
-      - `images`, `classes`: how many images, and the names of the classes (None without labels).
-      - `names`, `labels`: digests of the names of the images without the folder they are in, and of their labels; None where
-        they are not known without reading the whole source.
-      - `contents`: a digest of the images of a small data set on this machine; None for any other one.
+      `images`, `classes`: how many images, and the names of the classes (None without labels). `names`, `labels`: digests of
+      the names of the images without the folder they are in, and of their labels; None where they are not known without
+      reading the whole source. `contents`: a digest of the images of a small data set on this machine; None for another one.
     """
     known = source if isinstance(source, RandomAccess) else None
     ids = known.ids if known else None
