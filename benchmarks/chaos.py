@@ -135,8 +135,16 @@ def kill(process: subprocess.Popen, log: pathlib.Path, processes: int, rng: rand
     with contextlib.suppress(ProcessLookupError):  # it is done
         os.kill(rng.choice(victims), signal.SIGKILL)
     process.wait()
-    while any(pathlib.Path(f"/proc/{pid}").exists() for pid in victims[1:]):
+    while any(map(lives, victims[1:])):
         time.sleep(0.1)
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs. One that has ended, and whose end nobody has asked for, does not."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def killed_run(job: str, kills: int, number: int, output: pathlib.Path, rng: random.Random) -> dict:
