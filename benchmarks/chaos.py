@@ -31,7 +31,7 @@ from benchmarks.damage import files_of
 from benchmarks.harness import ROOT
 from benchmarks.verdict_table import filled
 
-TINY = {
+TINY: dict[str, object] = {
     "model.depth": 10,
     "model.width": 0.125,
     "data.image_size": 8,
@@ -40,9 +40,9 @@ TINY = {
     "checkpoint.every_steps": 3,
     "checkpoint.every_minutes": 0,
 }
-PRETRAIN = TINY | {"epochs": 2.0, "optimizer.warmup_epochs": 0.1}
-TUNE = {"batch_size": 16, "log_every_steps": 1, "checkpoint.every_steps": 3}
-JOBS = {
+PRETRAIN: dict[str, object] = TINY | {"epochs": 2.0, "optimizer.warmup_epochs": 0.1}
+TUNE: dict[str, object] = {"batch_size": 16, "log_every_steps": 1, "checkpoint.every_steps": 3}
+JOBS: dict[str, tuple[str, dict[str, object], int]] = {
     "pretraining": ("pretrain", PRETRAIN | {"config": "configs/digits.py"}, 1),
     "pretraining, two processes": ("pretrain", PRETRAIN | {"config": "configs/digits.py"}, 2),
     "fine-tuning": ("finetune", TUNE | {"min_steps": 40, "epochs": 0.1, "label_fraction": 0.1}, 1),
@@ -211,9 +211,9 @@ def table(records: list[dict]) -> str:
     lines += ["", "| after damage to a checkpoint | times | right numbers | refused in a line | wrong or a traceback |"]
     lines.append("| --- | --- | --- | --- | --- |")
     for what in ("the run continues", "the encoder is loaded"):
-        mine = [record["result"] for record in records if record.get("what") == what]
-        same, line = mine.count("same"), mine.count("a line")
-        lines.append(f"| {what} | {len(mine)} | {same} | {line} | {len(mine) - same - line} |")
+        found = [str(record["result"]) for record in records if record.get("what") == what]
+        same, line = found.count("same"), found.count("a line")
+        lines.append(f"| {what} | {len(found)} | {same} | {line} | {len(found) - same - line} |")
     return "\n".join(lines)
 
 
