@@ -186,7 +186,7 @@ def damaged(number: int, output: pathlib.Path, rng: random.Random) -> dict:
     damage(file, kind, np.random.default_rng(rng.randrange(2**31)))
     found = {"file": str(file.relative_to(newest)), "damage": kind}
     if number % 5 == 4:
-        # In a process of its own, as the undisturbed run: another number of devices would round otherwise.
+        # In a separate process, as the undisturbed run: another number of devices would round otherwise.
         same = start("pretraining", copy, output).wait() == 0 and outcome(copy) == expected
         return found | {"what": "the run continues", "result": "same" if same else "WRONG"}
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)

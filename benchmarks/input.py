@@ -143,23 +143,13 @@ def plain(options: dict) -> dict:
 
 
 def ceiling(options: dict) -> dict:
+    from benchmarks import plain_input
     from simclr_jax.runtime.tensorflow import tf
 
     size = options["size"]
 
     def crop(content):
-        begin, extent, _ = tf.image.sample_distorted_bounding_box(
-            tf.io.extract_jpeg_shape(content),
-            bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
-            min_object_covered=0.1,
-            aspect_ratio_range=(3 / 4, 4 / 3),
-            area_range=(0.08, 1.0),
-            max_attempts=100,
-            use_image_if_no_bounding_boxes=True,
-        )
-        box = tf.concat([begin[:2], extent[:2]], axis=0)
-        image = tf.image.resize(tf.io.decode_and_crop_jpeg(content, box, channels=3), [size, size], method="bicubic")
-        return tf.saturate_cast(image, tf.uint8)
+        return tf.saturate_cast(plain_input.crop(tf, content, size), tf.uint8)
 
     def views(path):
         content = tf.io.read_file(path)

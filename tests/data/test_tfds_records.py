@@ -1,5 +1,7 @@
 """Data sets of TFDS in its array_record format: read at random, resumed at any step, prepared as records."""
 
+from batches_of import assert_same
+from batches_of import batches
 import numpy as np
 import pytest
 
@@ -70,25 +72,6 @@ def opened(root, split="train", name="tiles", **fields):
     data = config_lib.pretrain().data
     data.update(source="tfds", name=name, root=root, image_size=SIZE, eval_crop=1.0, **fields)
     return sources.open_source(data, split)
-
-
-def batches(source, *, start_step=0, count=4, batch_size=8, host=0, hosts=1):
-    stream = pipeline.train_batches(
-        source,
-        config_lib.pretrain().augment,
-        num_views=2,
-        size=SIZE,
-        shard=order.HostShard(batch_size, start_step, None, host, hosts),
-        seed=0,
-        bad_images=pipeline.BadImages(source, 0.01),
-    )
-    return [next(stream) for _ in range(count)]
-
-
-def assert_same(actual, expected):
-    for one, two in zip(actual, expected, strict=True):
-        for key in one:
-            np.testing.assert_array_equal(one[key], two[key], err_msg=key)
 
 
 def everything(source):

@@ -33,7 +33,7 @@ def test_a_pipeline_writes_the_same_files(tmp_path, prepare):
         f"--output={output}",
         *words,
     ]
-    # In a process of its own: Beam warns about much, and warnings are errors here.
+    # In a separate process: Beam warns about much, and warnings are errors here.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
     command += ["--runner=DirectRunner", "--beam_options=--direct_num_workers=1"]
     ran = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)

@@ -4,6 +4,8 @@ import io
 import json
 import pathlib
 
+from batches_of import assert_same
+from batches_of import batches
 from helpers import write_image
 import numpy as np
 from PIL import Image
@@ -11,8 +13,6 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax.augment import image_files
-from simclr_jax.data import order
-from simclr_jax.data import pipeline
 from simclr_jax.data import sources
 from simclr_jax.errors import UserError
 from simclr_jax.preparing.convert import Unreadable
@@ -32,25 +32,6 @@ def opened(kind, root, split="train", **fields):
 
 def contents(source):
     return [source.fetch(tf.constant(index, tf.int64)).numpy() for index in range(source.num_examples)]
-
-
-def batches(source, *, start_step=0, count=4, batch_size=8, host=0, hosts=1):
-    stream = pipeline.train_batches(
-        source,
-        config_lib.pretrain().augment,
-        num_views=2,
-        size=SIZE,
-        shard=order.HostShard(batch_size, start_step, None, host, hosts),
-        seed=0,
-        bad_images=pipeline.BadImages(source, 0.01),
-    )
-    return [next(stream) for _ in range(count)]
-
-
-def assert_same(actual, expected):
-    for one, two in zip(actual, expected, strict=True):
-        for key in one:
-            np.testing.assert_array_equal(one[key], two[key], err_msg=key)
 
 
 # --- What is stored ------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or gone: one line with the path and what is needed, and an exit code of its own."""
+"""Disks that are full, read-only or gone: one line with the path and what is needed, and a separate exit code."""
 
 import errno
 import os
