@@ -68,8 +68,9 @@ test: $(TO_TEST)
 test-fast: $(TO_TEST)
 	$(PYTEST) -m "$(MARKS) and not slow" $(TESTARGS)
 
+# The tests of one group, which share a cluster, run in one worker.
 test-heavy: $(TO_TEST)
-	$(PYTEST) -m heavy $(TESTARGS)
+	$(PYTEST) --dist loadgroup -m heavy $(TESTARGS)
 
 # PyTorch is large, and not needed for anything else, so it has an environment of its own.
 test-interop:

@@ -10,7 +10,9 @@ The same command continues where it stopped.
 """
 
 import argparse
+from collections.abc import Sequence
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -116,6 +118,7 @@ def outcome(workdir: pathlib.Path) -> str:
     return digest.hexdigest()
 
 
+@functools.cache
 def undisturbed(job: str, output: pathlib.Path) -> tuple[pathlib.Path, str]:
     """The workdir of a run that nobody disturbs, and its outcome."""
     workdir = output / job.replace(" ", "_").replace(",", "") / "undisturbed"
@@ -149,6 +152,7 @@ def lives(pid: int) -> bool:
 
 def killed_run(job: str, kills: int, number: int, output: pathlib.Path, rng: random.Random) -> dict:
     """One run that is killed some times and then left alone."""
+    undisturbed("pretraining", output)  # whose encoder the other jobs take
     whole, expected = undisturbed(job, output)
     total = len(lines_of(whole))
     workdir = whole.parent / f"killed_{number}"
@@ -217,7 +221,7 @@ def table(records: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def run(output: pathlib.Path, kills: int, damages: int, seed: int) -> list[dict]:
+def run(output: pathlib.Path, kills: int, damages: int, seed: int, jobs: Sequence[str] = tuple(JOBS)) -> list[dict]:
     """All kills and damages, or those that an earlier call has left over; returns a record of each run and damage."""
     path = output / f"chaos_{seed}.json"
     records = json.loads(path.read_text()) if path.exists() else []
@@ -228,7 +232,6 @@ def run(output: pathlib.Path, kills: int, damages: int, seed: int) -> list[dict]
         print(json.dumps(record), flush=True)
 
     output.mkdir(parents=True, exist_ok=True)
-    jobs = list(JOBS)
     while (done := sum(record.get("kills", 0) for record in records)) < kills:
         number = sum("job" in record for record in records)
         rng = random.Random(f"{seed} kill {number}")

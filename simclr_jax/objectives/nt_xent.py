@@ -160,7 +160,7 @@ def logsumexp_of_negatives(
 
 def _forward(x: Float[Array, "n dim"], temperature: float, bound: float | None, mesh: Mesh | None):
     num_rows = x.shape[0]
-    padded = is_padded(num_rows, mesh.size if mesh else 1)
+    padded = is_padded(num_rows, mesh)
     lowest = bound if bound is not None else float(jnp.finfo(x.dtype).min)
     sums = functools.partial(scaled_sum, bound=bound)
 

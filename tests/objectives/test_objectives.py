@@ -122,7 +122,7 @@ def test_the_faster_form_is_chosen(monkeypatch):
 )
 def test_blocks_and_rings_equal_the_dense_loss_to_rounding(monkeypatch, devices, pairs, block):
     """In float64, which shows any pair of rows that is missing or counted twice."""
-    monkeypatch.setattr(pairwise, "BLOCK", block)
+    monkeypatch.setattr(pairwise, "BLOCK_ON_CPU", block)
     z = np.random.default_rng(pairs).normal(size=(pairs, 2, 6))
     with jax.enable_x64(True):
         for tau, normalize in ((0.01, True), (1.0, False)):
@@ -151,7 +151,7 @@ def test_blocks_and_rings_equal_the_dense_loss_to_rounding(monkeypatch, devices,
 )
 def test_any_blocks_on_any_ring_equal_the_dense_loss(rows, devices, block, dim, tau, normalize):
     z = np.random.default_rng(rows).normal(size=(rows * devices, 2, dim))
-    with jax.enable_x64(True), mock.patch.object(pairwise, "BLOCK", block):
+    with jax.enable_x64(True), mock.patch.object(pairwise, "BLOCK_ON_CPU", block):
         loss, gradient = value_and_gradient(z, tau, normalize, devices)
         expected, expected_gradient = dense_value_and_gradient(jnp.asarray(z), tau, normalize)
     assert loss == pytest.approx(float(expected), rel=1e-10, abs=1e-10)
@@ -168,7 +168,7 @@ def metrics_on(z, tau, normalize, devices):
 @pytest.mark.parametrize("tau", [0.01, 0.03, 0.04, 0.5, 10.0])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_float32_stays_exact_at_every_temperature(monkeypatch, tau, dtype):
-    monkeypatch.setattr(pairwise, "BLOCK", 16)
+    monkeypatch.setattr(pairwise, "BLOCK_ON_CPU", 16)
     z = jax.random.normal(jax.random.key(1), (40, 2, 8)).astype(dtype)
     for devices in (1, 8):
         loss, gradient = value_and_gradient(z, tau, True, devices)
@@ -213,7 +213,7 @@ def test_a_single_pair_has_no_negatives_and_no_gradient():
 @pytest.mark.slow
 def test_no_device_holds_a_matrix_of_all_logits_or_all_embeddings(monkeypatch):
     """Twice the batch takes twice the memory, not four times as much."""
-    monkeypatch.setattr(pairwise, "BLOCK", 64)
+    monkeypatch.setattr(pairwise, "BLOCK_ON_CPU", 64)
     dim, temporaries = 16, {}
     for devices in (1, 8):
         mesh = mesh_of(devices)
