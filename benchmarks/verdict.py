@@ -27,7 +27,7 @@ from benchmarks import verdict_runs
 from benchmarks import verdict_table
 from benchmarks.harness import ROOT
 
-TRAIN_IMAGES, TEST_IMAGES = 4000, 2000
+IMAGES: dict[str, int | None] = {"train": 4000, "test": 2000}
 
 
 def stage(workdir: pathlib.Path, result: str, command: str, *words: str) -> bool:
@@ -84,14 +84,20 @@ def in_a_process(run: verdict_runs.Run, output: pathlib.Path) -> None:
         raise SystemExit(f"{run.place}: exit code {code}, see {place / 'log.txt'}")
 
 
-def subset(images: pathlib.Path, copy: pathlib.Path) -> pathlib.Path:
-    """Copy the first images of each class, in the order of their names, unless that is done."""
-    for split, total in (("train", TRAIN_IMAGES), ("test", TEST_IMAGES)):
+def copy_first(images: pathlib.Path, copy: pathlib.Path, total: dict[str, int | None]) -> pathlib.Path:
+    """Copy the first images of each class, in the order of their names, unless that is done.
+
+    Args:
+      images: a folder with train/CLASS, and test/CLASS or val/CLASS.
+      copy: the new folder.
+      total: how many images of all classes, for "train" and "test"; None: all.
+    """
+    for split, number in total.items():
         source = images / split if (images / split).exists() else images / "val"
         classes = sorted(folder for folder in source.iterdir() if folder.is_dir())
         for of_class in classes:
             (copy / split / of_class.name).mkdir(parents=True, exist_ok=True)
-            for file in sorted(of_class.iterdir())[: total // len(classes)]:
+            for file in sorted(of_class.iterdir())[: None if number is None else number // len(classes)]:
                 target = copy / split / of_class.name / file.name
                 if not target.exists():
                     shutil.copyfile(file, target)
@@ -117,7 +123,7 @@ def main() -> None:
     runs = verdict_runs.digits()
     for images in arguments.images:
         name = images.absolute().name
-        runs += verdict_runs.folder(name, subset(images, output / "images" / name))
+        runs += verdict_runs.folder(name, copy_first(images, output / "images" / name, IMAGES))
     if arguments.one:
         evaluate(next(run for run in runs if str(run.place) == arguments.one), output)
         sys.stdout.flush()
