@@ -186,6 +186,7 @@ def test_mistakes_in_the_file_are_told(write, text, message):
         ("transfer:configs", 10),
         ("transfer:configs,datasets=dtd voc2007,protocol=finetune,init=random", 2),
         ("epochs:lengths=1 2,batches=64 128,recipe=configs/cifar10_small.py", 4),
+        ("folder_sizes:lists=configs,labelled=configs", 15),
         ("network_size:depths=18 34,recipe=configs/cifar10_small.py", 6),
         ("colour_strength:supervised_epochs=5,supervised_rate=2", 5),
     ],
