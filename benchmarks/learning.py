@@ -49,7 +49,7 @@ def lightly(images: pathlib.Path, output: pathlib.Path, seed: int, epochs: float
     if not (output / "features.npz").exists():
         _run(str(PEERS_PYTHON), "-m", "benchmarks.learning_peer", *place)
     saved = np.load(output / "features.npz")
-    lbfgs = config_lib.load(PROBE).lbfgs
+    lbfgs = config_lib.load(*PROBE.split(":")).lbfgs
     classifier, _ = logistic_regression.fit(saved["train"], saved["train_labels"].astype(np.int32), lbfgs, seed=0)
     scores = logistic_regression.scores(classifier, saved["test"], len(np.unique(saved["test_labels"])))
     top1 = logistic_regression.top1(scores, saved["test_labels"])
