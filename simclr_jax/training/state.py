@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 import optax
 
 from simclr_jax.models.init_rngs import InitRngs
+from simclr_jax.runtime import compiled_programs
 from simclr_jax.runtime import sharding
 
 
@@ -50,7 +51,8 @@ def abstract_variables(make_model: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh)
 def init_variables(make_model: Callable[[nnx.Rngs], nnx.Module], seed: int, mesh: Mesh) -> tuple[Any, Any]:
     """Initial parameters and statistics, as `sharding.sharding_of` places them: a function of the seed alone."""
     shardings = sharding.shardings_of(abstract_variables(make_model, mesh), mesh)
-    return jax.jit(lambda: split(make_model(InitRngs(seed))), out_shardings=shardings)()
+    options = compiled_programs.options_for_one_run(mesh)
+    return jax.jit(lambda: split(make_model(InitRngs(seed))), out_shardings=shardings, compiler_options=options)()
 
 
 def _initial(params: Any, batch_stats: Any, optimizer: optax.GradientTransformation) -> TrainState:

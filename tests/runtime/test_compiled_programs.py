@@ -1,9 +1,13 @@
 """The cache of compiled programs: a damaged one is compiled again, and written again."""
 
 import logging
+import os
+import subprocess
+import sys
 import zlib
 
 from etils import epath
+from helpers import REPOSITORY
 import pytest
 
 from simclr_jax.runtime import compiled_programs
@@ -63,3 +67,32 @@ def test_damaged_checksums_are_no_checksums(cache):
     assert len(names(cache)) == 3
     compiled_programs.verify(epath.Path(cache / "none"))
     compiled_programs.seal(epath.Path(cache / "none"))
+
+
+INITIAL_VALUES = """
+import hashlib
+import jax
+from configs import digits
+from simclr_jax.runtime import compiled_programs, sharding
+from simclr_jax.training.recipe import PretrainRecipe
+
+config = digits.get_config()
+config.model.update(depth=10, width=0.125)
+mesh = sharding.make_mesh(config.mesh)
+print(compiled_programs.options_for_one_run(mesh))
+print(hashlib.sha256(b"".join(leaf.tobytes() for leaf in jax.device_get(
+    jax.tree.leaves(PretrainRecipe(config, mesh, 1000).init_state().params)))).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_initial_values_have_the_same_bits_with_little_optimisation():
+    """In processes without the tests' own flags, which optimise less."""
+    printed = {}
+    for flags in ("", "--xla_backend_optimization_level=3"):  # 3 is XLA's default
+        environment = os.environ | {"XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": ""}
+        words = [sys.executable, "-c", INITIAL_VALUES]
+        done = subprocess.run(words, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
+        printed[flags] = done.stdout.split("\n")[:2]
+    assert [lines[0] for lines in printed.values()] == ["{'xla_backend_optimization_level': 1}", "None"]
+    assert len({lines[1] for lines in printed.values()}) == 1
