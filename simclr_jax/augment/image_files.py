@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import io
+import re
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -219,6 +220,12 @@ def _orientation(content: bytes) -> int:
         return UPRIGHT
 
 
+def reason_of(error: tf.errors.OpError) -> str:
+    """What TensorFlow says of a file that it cannot open, without the names of its operations."""
+    first = str(error.message).split("\n")[0]
+    return re.sub(r"\{\{.*?\}\} ?| ?\[Op:\w+\].*", "", first)
+
+
 def problem(content: bytes) -> str:
     """Why a file cannot be read."""
     from PIL import UnidentifiedImageError
@@ -232,7 +239,7 @@ def problem(content: bytes) -> str:
     except Exception as error:  # each decoder raises different errors
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         if content[:3] == JPEG and _decode_or_nothing(content + END_OF_JPEG).size:
-            reason += "; --config.data.truncated_jpeg=read would read what there is of it"
+            reason += "; a run with --config.data.truncated_jpeg=read reads what there is of it"
         return reason
     return "TensorFlow cannot decode it, although Pillow can"
 

@@ -68,5 +68,5 @@ class BadImages:
         try:
             content = self._source.fetch(tf.constant(index, tf.int64)).numpy()
         except tf.errors.OpError as error:
-            return f": {str(error.message).splitlines()[0]}"
+            return f": {image_files.reason_of(error)}"
         return f": {image_files.problem(content)}" if isinstance(content, bytes) else ""

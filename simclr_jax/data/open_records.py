@@ -12,7 +12,8 @@ from simclr_jax.runtime.tensorflow import tf
 class Stages:
     """The stages of an image on its way from a source to a batch. Only `read` and `crop` may fail."""
 
-    records: Callable[[HostShard], tf.data.Dataset]  # `Source.shuffled` or `Source.ordered`
+    # `Source.shuffled` or `Source.ordered` of a shard, and whether images were unreadable, so that many candidates are needed
+    records: Callable[[HostShard, bool], tf.data.Dataset]
     read: Callable[..., dict[str, tf.Tensor]]  # `Source.read`
     read_many: Callable[..., dict[str, tf.Tensor]] | None  # `RandomAccess.read_many`, if it is faster
     crop: Callable[[tf.Tensor, tf.Tensor], Sequence[tf.Tensor]]  # image, position -> uint8 crops, one for each view

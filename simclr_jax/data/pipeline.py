@@ -96,7 +96,7 @@ def train_batches(
 
     on_host = augment.get("where", "host") == "host"
     stages = Stages(
-        records=functools.partial(source.shuffled, seed=seed),
+        records=lambda shard, many: source.shuffled(shard, seed, many),
         read=source.read,
         read_many=read_ahead.function_of(source),
         crop=crop,
@@ -137,7 +137,7 @@ def eval_batches(
     """
     reduce_to = size if decoding.reduced_decode else None
     stages = Stages(
-        records=source.ordered,
+        records=lambda shard, many: source.ordered(shard),
         read=source.read,
         read_many=read_ahead.function_of(source),
         crop=lambda image, position: [tf_crops.central_crop(decoding.completed(image), crop, reduce_to)],
@@ -258,8 +258,9 @@ def _dataset(stages: Stages, shard: HostShard, open_record: Callable) -> tf.data
         return chunk | {"views": views}
 
     in_order = {"num_parallel_calls": tf.data.AUTOTUNE, "deterministic": True}
-    read_many = stages.read_many if open_record is open_first else None
-    groups = read_ahead.groups(stages.records(shard), group_size, batch_size, read_many)
+    careful = open_record is open_first_readable
+    read_many = None if careful else stages.read_many
+    groups = read_ahead.groups(stages.records(shard, careful), group_size, batch_size, read_many)
     groups = groups.map(open_group, **in_order)
     chunks = groups.batch(groups_per_chunk).map(finish_chunk, **in_order)
     return chunks.rebatch(batch_size, drop_remainder=True).prefetch(2)

@@ -55,6 +55,13 @@ def check_writable(path: epath.Path, flag: str) -> None:
         raise UserError(f"{flag}={path} cannot be written: {error.strerror or error}.") from error
 
 
+def set_aside(path: epath.Path) -> epath.Path:
+    """Renames a damaged file, `data.json` to `data.damaged.json`, and returns its new path."""
+    target = path.parent / f"{path.stem}.damaged{path.suffix}"
+    path.rename(target)
+    return target
+
+
 def remove(path: epath.Path) -> None:
     """Remove a file, or a folder with all that it holds; nothing where there is none."""
     if path.exists():

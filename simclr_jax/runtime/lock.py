@@ -59,7 +59,8 @@ def _made(workdir: epath.Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if new and not files.is_remote(workdir) and {path.name for path in workdir.iterdir()} <= {NAME}:
+        there = new and not files.is_remote(workdir) and workdir.is_dir()  # nobody has moved it away
+        if there and {path.name for path in workdir.iterdir()} <= {NAME}:
             workdir.rmtree()
 
 

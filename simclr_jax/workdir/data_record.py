@@ -52,9 +52,16 @@ def check(workdir: epath.Path, now: Record, *, accept: bool) -> dict[str, Any]:
       The record to write: `now`, and under "before" what it was.
 
     Raises:
-      UserError: with what differs.
+      UserError: with what differs, or where the record is damaged.
     """
     old = read(workdir)
+    if old is None and (workdir / FILE).exists():
+        if not accept:
+            raise UserError(
+                f"{workdir / FILE} is damaged, so nothing says on which images this run was begun. If they are the same, "
+                "--accept_new_data continues; otherwise take another --workdir."
+            )
+        log.warning("%s was damaged; it is kept as %s.", workdir / FILE, files.set_aside(workdir / FILE))
     if old is None:
         return dict(now)
     before = old.get(BEFORE, [])

@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import json
+import logging
 import os
 import pathlib
 import platform
@@ -18,6 +19,8 @@ import jax
 import simclr_jax
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime import files
+
+log = logging.getLogger("simclr_jax")
 
 FILE = "environment.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow")
@@ -43,9 +46,18 @@ def record(workdir: epath.Path, started: datetime.datetime) -> None:
 
 
 def read(workdir: epath.Path) -> list[dict[str, Any]]:
-    """The entries, from the first start to the last; none for a run of an older version."""
+    """The entries, from the first start to the last; none for a run of an older version. A damaged file is kept aside."""
     path = workdir / FILE
-    return json.loads(path.read_text()) if path.exists() else []
+    if not path.exists():
+        return []
+    try:
+        entries = json.loads(path.read_bytes())
+        if isinstance(entries, list) and all("started" in entry for entry in entries):
+            return entries
+    except (ValueError, TypeError):
+        pass
+    log.warning("%s was damaged; it is kept as %s, and begins anew.", path, files.set_aside(path))
+    return []
 
 
 def describe() -> dict[str, Any]:

@@ -206,6 +206,30 @@ def test_odd_names_are_read_from_folders_lists_and_tables(tmp_path, name):
         assert source.fetch(np.int64(0)).numpy() == image.read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("photos/0.png\ta\nphotos/0.png\tb\n", "names 'photos/0.png' twice, as 'a' and as 'b'"),
+        ("photos/0.png\ta\tb\n", "the line of 'photos/0.png' has 2 tab"),
+        ("photos/0.png\t\n", "the line of 'photos/0.png' has 1 tab"),
+        ("photos/0.png\ta\nphotos/1.png\n", "'photos/1.png' has none"),
+        ("http://example.com/a.jpg\nphotos/0.png\n", "'http://example.com/a.jpg' cannot be opened, because http://"),
+    ],
+)
+def test_each_mistake_in_a_list_has_its_line(photos, tmp_path, monkeypatch, content, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_text(content)
+    with pytest.raises(UserError, match=message):
+        opened("list.txt")
+
+
+def test_an_address_of_the_web_is_no_folder_and_no_table(photos):
+    with pytest.raises(UserError, match="config.data.root: 'http://.*' cannot be opened"):
+        opened("http://example.com/photos")
+    with pytest.raises(UserError, match="config.data.labels: 'http://.*' cannot be opened"):
+        opened(photos, labels="http://example.com/labels.csv")
+
+
 def test_a_list_is_training_data(photos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.txt").write_text("photos/3.png\r\nphotos/more/6.png\n")

@@ -46,6 +46,18 @@ def test_a_name_that_is_not_utf8_is_skipped_and_named(tmp_path, caplog):
     assert r"'caf\udce9.jpg' is not UTF-8" in caplog.text
 
 
+def test_links_to_nothing_and_pipes_are_skipped_and_named(tmp_path, caplog):
+    """Reading a pipe waits for ever."""
+    write_image(tmp_path / "0.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "broken.jpg").symlink_to(tmp_path / "nothing")
+    (tmp_path / "circle.jpg").symlink_to(tmp_path / "circle.jpg")
+    with caplog.at_level("WARNING", "simclr_jax"):
+        assert names(tmp_path, opened(tmp_path)) == ["0.jpg"]
+    for name in ("pipe", "broken", "circle"):
+        assert f"{name}.jpg is no file; it is skipped." in caplog.text
+
+
 def test_other_files_are_counted_by_extension_and_the_extra_is_named(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(listing, "readable", lambda: (".jpg",))
     write_image(tmp_path / "0.jpg")

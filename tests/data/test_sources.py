@@ -439,6 +439,18 @@ def test_unreadable_images_are_replaced_counted_and_named_once(damaged, caplog):
     assert_same(read[5:], batches(source, start_step=5, count=7, max_bad=0.1)[0])
 
 
+@pytest.mark.slow
+def test_ten_unreadable_images_of_few_are_replaced(image_folder):
+    """With four candidates for each position, all of them were unreadable now and then."""
+    root = image_folder / "train"
+    for path in sorted(root.rglob("*.*"))[:10]:
+        path.write_bytes(b"this is no image")
+    source = sources.open_source(data_config(source="folder", root=str(image_folder)), "train")
+    read, bad_images = batches(source, count=60)
+    assert bad_images.count == 10
+    assert all((batch["index"] >= 0).all() for batch in read)
+
+
 def test_truncated_files_are_read_where_the_config_says_so(image_folder):
     path = image_folder / "train" / "cat" / "0.jpg"
     path.write_bytes(path.read_bytes()[:-30])

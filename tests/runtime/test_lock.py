@@ -50,6 +50,13 @@ def test_runs_one_after_the_other_are_fine_and_an_unused_workdir_is_gone(tmp_pat
     assert (workdir / "results.json").exists()
 
 
+def test_a_new_workdir_that_was_moved_away_hides_no_error(tmp_path):
+    workdir = epath.Path(tmp_path / "run")
+    with lock.held(workdir):
+        workdir.rename(tmp_path / "moved")
+    assert (tmp_path / "moved").exists()
+
+
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
     """A folder that is treated as a bucket, with short leases."""

@@ -162,6 +162,13 @@ def test_a_stray_folder_stays_where_it_is(workdir, caplog):
     assert not caplog.text
 
 
+def test_a_file_in_place_of_the_checkpoints_is_a_line(workdir):
+    shutil.rmtree(workdir / "checkpoints")
+    (workdir / "checkpoints").write_text("")
+    with pytest.raises(UserError, match="checkpoints is a file, but has to be a folder"):
+        integrity.set_aside_damaged(epath.Path(workdir))
+
+
 def test_a_folder_that_is_gone_under_the_run_is_a_line(workdir):
     with checkpoint.Checkpoints(epath.Path(workdir), config_lib.pretrain()) as checkpoints:
         shutil.rmtree(workdir / "checkpoints")

@@ -112,9 +112,18 @@ def test_other_data_are_refused_or_accepted_and_remembered(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("content", ["", "[1]", "{", "\udcff"])
-def test_a_damaged_record_is_none(tmp_path, content):
-    (tmp_path / "data.json").write_bytes(content.encode(errors="surrogateescape"))
-    assert data_record.read(epath.Path(tmp_path)) is None
+def test_a_damaged_record_is_refused_or_kept_aside(tmp_path, content, caplog):
+    """Otherwise any images would do."""
+    content = content.encode(errors="surrogateescape")
+    (tmp_path / "data.json").write_bytes(content)
+    workdir, record = epath.Path(tmp_path), {"training images": {"images": 45}}
+    assert data_record.read(workdir) is None
+    with pytest.raises(UserError, match="data.json is damaged, so nothing says on which images .* --accept_new_data"):
+        data_record.check(workdir, record, accept=False)
+    with caplog.at_level(logging.WARNING, "simclr_jax"):
+        assert data_record.check(workdir, record, accept=True) == record
+    assert (tmp_path / "data.damaged.json").read_bytes() == content
+    assert "data.damaged.json" in caplog.text
 
 
 @pytest.mark.parametrize(

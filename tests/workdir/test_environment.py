@@ -7,6 +7,7 @@ import sys
 
 from etils import epath
 import jax
+import pytest
 
 from simclr_jax.workdir import environment
 
@@ -25,6 +26,16 @@ def test_each_start_has_one_entry(tmp_path):
     assert first["versions"]["jax"] == jax.__version__
     assert first["devices"] == {"kind": "cpu", "platform": "cpu", "count": jax.device_count()}
     assert first["command"] == shlex.join(sys.orig_argv)
+
+
+@pytest.mark.parametrize("content", ["", "[{", "{}", "[3]", '[{"other": 1}]'])
+def test_a_damaged_file_is_kept_aside(tmp_path, caplog, content):
+    (tmp_path / "environment.json").write_text(content)
+    with caplog.at_level("WARNING", "simclr_jax"):
+        environment.record(epath.Path(tmp_path), STARTED)
+    assert (tmp_path / "environment.damaged.json").read_text() == content
+    assert "environment.json was damaged; it is kept as" in caplog.text
+    assert len(environment.read(epath.Path(tmp_path))) == 1
 
 
 def test_only_the_primary_process_writes(tmp_path, monkeypatch):

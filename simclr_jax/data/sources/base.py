@@ -18,8 +18,9 @@ from simclr_jax.data.order import HostShard
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.tensorflow import tf
 
-# How many examples are tried for one position before the run stops with an error.
-CANDIDATES = 4
+# How many examples are tried for one position before the run stops with an error; and how many once a first one could not be
+# read: a third of a small folder may be unreadable.
+CANDIDATES, MANY_CANDIDATES = 4, 64
 
 
 class Source(Protocol):
@@ -45,8 +46,11 @@ class Source(Protocol):
     def labels(self) -> np.ndarray:
         """int32 `[n]`, or `[n, classes]` (see `RandomAccess`). Reads the whole source if they are not in memory."""
 
-    def shuffled(self, shard: HostShard, seed: int) -> tf.data.Dataset:
-        """One host's endless training sequence: `{"position": int64, "candidates": ...}`, the candidates stacked."""
+    def shuffled(self, shard: HostShard, seed: int, many: bool = False) -> tf.data.Dataset:
+        """One host's endless training sequence: `{"position": int64, "candidates": ...}`, the candidates stacked.
+
+        `many`: more candidates, after the same first ones, where the source can have them.
+        """
 
     def ordered(self, shard: HostShard) -> tf.data.Dataset:
         """Examples 0 to n - 1 in order, each on one host and with one candidate, from `shard.start_step` on.
@@ -96,9 +100,11 @@ class RandomAccess:
             raise UserError(f"{self.name} has no labels.")
         return self.all_labels
 
-    def shuffled(self, shard: HostShard, seed: int) -> tf.data.Dataset:
+    def shuffled(self, shard: HostShard, seed: int, many: bool = False) -> tf.data.Dataset:
+        number = MANY_CANDIDATES if many else CANDIDATES
+
         def candidates(positions):
-            attempts = [order.permuted(positions, self.num_examples, seed, attempt) for attempt in range(CANDIDATES)]
+            attempts = [order.permuted(positions, self.num_examples, seed, attempt) for attempt in range(number)]
             return {"position": positions, "candidates": tf.stack(attempts, axis=1)}
 
         # One step at a time, because the call of an op costs more than shuffling one index.

@@ -35,6 +35,7 @@ def read_list(file: str, what: str) -> tuple[list[str], list[str] | None]:
     Raises:
       UserError: where it is no such list, or none of its first 100 images exists.
     """
+    check_file_system(file, what)
     try:
         text = tf.io.gfile.GFile(file, "rb").read().decode("utf-8-sig")
     except (UnicodeDecodeError, tf.errors.OpError) as error:
@@ -43,16 +44,53 @@ def read_list(file: str, what: str) -> tuple[list[str], list[str] | None]:
     lines = [line.split("\t") for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
     if not lines:
         raise UserError(f"{what} is an empty list: it has the path of an image in each line.")
-    labelled = [len(line) > 1 and line[1].strip() != "" for line in lines]
+    _check_lines(lines, what)
+    labelled = [len(line) > 1 for line in lines]
     if any(labelled) and not all(labelled):
         place = labelled.index(False)
         raise UserError(f"{what} has labels, but not for all images: {lines[place][0]!r} has none.")
     paths = [expanded(line[0].strip()) for line in lines]
+    for path in {path.partition("://")[0]: path for path in paths if "://" in path}.values():
+        check_file_system(path, what)
     if not any(tf.io.gfile.exists(path) for path in paths[:100]):
         raise UserError(
             f"{what}: {paths[0]!r} does not exist, nor do the paths after it. They are relative to the current folder."
         )
     return paths, [line[1].strip() for line in lines] if all(labelled) else None
+
+
+def _check_lines(lines: list[list[str]], what: str) -> None:
+    """Refuses lines with several tabs, tabs without a label, and paths with two labels."""
+    label_of: dict[str, str] = {}
+    for path, *labels in lines:
+        if len(labels) > 1 or labels == [""] or (labels and not labels[0].strip()):
+            raise UserError(
+                f"{what}: the line of {path!r} has {len(labels)} tab(s), but a line is PATH or PATH, a tab, CLASS."
+            )
+        if labels and label_of.setdefault(path, labels[0]) != labels[0]:
+            raise UserError(
+                f"{what} names {path!r} twice, as {label_of[path]!r} and as {labels[0]!r}: leave one of the lines."
+            )
+
+
+def check_file_system(path: str, what: str) -> None:
+    """Refuses a path such as http://..., which TensorFlow cannot open.
+
+    Raises:
+      UserError: with what would be right.
+    """
+    if "://" not in path:
+        return
+    try:
+        tf.io.gfile.exists(path)
+    except tf.errors.UnimplementedError:
+        scheme = path.partition("://")[0]
+        raise UserError(
+            f"{what}: {path!r} cannot be opened, because {scheme}:// is not supported. Download the files, or give paths on a "
+            "disk or in a bucket, gs://."
+        ) from None
+    except tf.errors.OpError:  # a bucket that cannot be asked: what reads from it says why
+        pass
 
 
 def expanded(path: str) -> str:

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from simclr_jax.data.records.index import MANIFEST
 from simclr_jax.data.sources.base import RandomAccess
+from simclr_jax.data.sources.files import check_file_system
 from simclr_jax.data.sources.files import expanded
 from simclr_jax.data.sources.files import of_files
 from simclr_jax.data.sources.files import read_list
@@ -45,6 +46,7 @@ def open_folder(data: ConfigDict, split: str) -> RandomAccess:
         raise UserError(
             'config.data.root is not set: give the folder of your images, as in "--config.data.root=photos".'
         )
+    check_file_system(root, "config.data.root")
     is_folder = tf.io.gfile.isdir(root)
     if not is_folder and not tf.io.gfile.exists(root):
         raise UserError(

@@ -10,6 +10,7 @@ import logging
 import os
 from typing import Any
 
+from simclr_jax.data.sources.files import check_file_system
 from simclr_jax.data.sources.files import expanded
 from simclr_jax.errors import UserError
 from simclr_jax.runtime import extras
@@ -103,6 +104,7 @@ def read(file: str) -> LabelTable:
     """
     file = expanded(file)
     what = f"config.data.labels={file!r}"
+    check_file_system(file, "config.data.labels")
     if not tf.io.gfile.exists(file):
         raise UserError(f"{what} does not exist: give a CSV or Parquet file with the columns {PATH} and {CLASS}.")
     if tf.io.gfile.isdir(file):
@@ -121,6 +123,9 @@ def read(file: str) -> LabelTable:
         empty = [name for name in wanted if row[name] is None or not str(row[name]).strip()]
         if empty:
             raise UserError(f"{what}: line {line} has no {empty[0]}. Leave out images without one.")
+        several = [name for name in wanted if isinstance(row[name], list | dict)]
+        if several:
+            raise UserError(f"{what}: line {line} has the {several[0]} {row[several[0]]!r}, but has to have one value.")
         path, *rest = (str(row[name]).strip() for name in wanted)
         said = (rest[0], rest[1] if table.has_splits else None)
         if table.rows.setdefault(path, said) != said:

@@ -1,6 +1,7 @@
 """Find the image files below a folder."""
 
 import collections
+from collections.abc import Callable
 from collections.abc import Iterator
 import concurrent.futures
 import functools
@@ -89,18 +90,44 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
     if "://" in folder:
         yield from _walk_bucket(folder)
         return
-    seen = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    seen, rest = set(), [folder]
+    while rest:
+        parent = rest.pop()
         place = os.path.realpath(parent)
         if place in seen:
-            folders.clear()
             continue
         seen.add(place)
-        for name in (*folders, *names):
-            if not _is_text(name):
-                log.warning("%s: the name %s is not UTF-8; it is skipped. Rename it.", parent, ascii(name))
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and _is_text(name))
-        yield parent, [name for name in names if _is_text(name)]
+        folders, names = _entries(parent)
+        rest += [os.path.join(parent, name) for name in sorted(folders, reverse=True)]
+        yield parent, names
+
+
+def _entries(folder: str) -> tuple[list[str], list[str]]:
+    """The names of the folders, without those that begin with a dot, and of the files in a folder. Warns of the rest."""
+    folders, names = [], []
+    try:
+        entries = list(os.scandir(folder))
+    except PermissionError:
+        log.warning("%s may not be read; it is skipped.", folder)
+        return [], []
+    for entry in entries:
+        if not _is_text(entry.name):
+            log.warning("%s: the name %s is not UTF-8; it is skipped. Rename it.", folder, ascii(entry.name))
+        elif _is(entry.is_dir):
+            folders += [entry.name] * (not entry.name.startswith("."))
+        elif _is(entry.is_file):
+            names.append(entry.name)
+        else:
+            log.warning("%s is no file; it is skipped. It is a link to nothing, or a pipe.", entry.path)
+    return folders, names
+
+
+def _is(asked: Callable[[], bool]) -> bool:
+    """The answer of a directory entry; False for a link in a circle, which is an error otherwise."""
+    try:
+        return asked()
+    except OSError:
+        return False
 
 
 def _walk_bucket(folder: str) -> Iterator[tuple[str, list[str]]]:

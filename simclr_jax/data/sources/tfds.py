@@ -109,7 +109,8 @@ class Stream:
             raise UserError(f"{self.name} has no labels.")
         return np.fromiter((r["label"] for r in self._in_order().as_numpy_iterator()), np.int32, self.num_examples)
 
-    def shuffled(self, shard: HostShard, seed: int) -> tf.data.Dataset:
+    def shuffled(self, shard: HostShard, seed: int, many: bool = False) -> tf.data.Dataset:
+        del many  # a stream has only the neighbour
         start, stop = shard.piece(self.num_examples)
         first, within = divmod(shard.start_step * shard.local_batch_size, stop - start)
 

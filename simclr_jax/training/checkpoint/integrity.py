@@ -119,9 +119,14 @@ def set_aside_damaged(workdir: epath.Path) -> None:
     """Moves damaged checkpoints of a run away, so that it continues from the newest sound one. All processes call it.
 
     Looks at the newest checkpoint, and at earlier ones only where later ones are damaged. Nothing is deleted.
+
+    Raises:
+      UserError: where a file is in the place of the folder of checkpoints.
     """
+    directory = files.absolute(workdir) / FOLDER
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is a file, but has to be a folder with the checkpoints: move the file away.")
     if distributed.is_primary():
-        directory = files.absolute(workdir) / FOLDER
         moved = []
         for checkpoint in reversed(all_of(directory)):
             wrong = fault(checkpoint, TO_CONTINUE, and_others=True)
