@@ -104,12 +104,15 @@ def outcome(workdir: pathlib.Path) -> str:
     import jax
     import orbax.checkpoint as ocp
 
+    from simclr_jax.runtime import quiet
+
     digest = hashlib.sha256(json.dumps(lines_of(workdir), sort_keys=True).encode())
     for folder in sorted(workdir.rglob("checkpoints")):
         newest = max((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
         digest.update(newest.name.encode())
         for part in sorted(path.name for path in newest.iterdir() if (path / "_METADATA").exists()):
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            # Each part is read alone, of which Orbax warns.
+            with quiet.errors_only(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
                 tree = checkpointer.metadata(newest / part).item_metadata.tree
                 kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
                 arrays = checkpointer.restore(newest / part, args=ocp.args.PyTreeRestore(restore_args=kinds))
