@@ -46,7 +46,7 @@ class BadImages:
             if int(index) not in self._seen:
                 self._seen.add(int(index))
                 log.warning(
-                    "Cannot read the image %s; it is skipped%s.", self._source.describe(int(index)), self._why(index)
+                    "Cannot read the image %s; it is skipped%s.", self._source.describe(int(index)), self.reason(index)
                 )
         if self.count > max(self._max_fraction * self._source.num_examples, ALWAYS_ALLOWED * (self._max_fraction > 0)):
             raise UserError(
@@ -58,7 +58,7 @@ class BadImages:
             name = self._source.describe(int(wanted[used < 0][0]))
             raise UserError(f"cannot read the image {name}, nor any of its replacements, in {self._source.name}.")
 
-    def _why(self, index: int) -> str:
+    def reason(self, index: int) -> str:
         """The reason why an image cannot be read, to follow its name; empty where it cannot be had."""
         if not isinstance(self._source, RandomAccess):
             return ""

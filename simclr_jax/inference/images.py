@@ -16,6 +16,7 @@ from simclr_jax.data.sources.base import Source
 from simclr_jax.data.sources.files import expanded
 from simclr_jax.data.sources.files import of_files
 from simclr_jax.data.sources.listing import images_below
+from simclr_jax.data.sources.listing import is_text
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.tensorflow import tf
 
@@ -30,7 +31,7 @@ class EveryImage(BadImages):
     def check(self, wanted: np.ndarray, used: np.ndarray, *, replaced: bool) -> None:
         bad = wanted[(wanted != used) & (wanted >= 0)]
         if len(bad):
-            raise UserError(f"cannot read the image {self._source.describe(int(bad[0]))}.")
+            raise UserError(f"cannot read the image {self._source.describe(int(bad[0]))}{self.reason(int(bad[0]))}.")
 
 
 def sources_of(images: Any) -> Iterator[Source]:
@@ -120,6 +121,8 @@ def _is_one_image(images: Any) -> bool:
 
 def _existing(path: Any) -> str:
     path = expanded(os.fspath(path))
+    if not is_text(path):
+        raise UserError(f"the name of the image {path!a} is not UTF-8: rename it.")
     if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
         raise UserError(f"the image {path!r} does not exist{', it is a folder' * tf.io.gfile.exists(path)}.")
     return path

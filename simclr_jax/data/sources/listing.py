@@ -66,7 +66,7 @@ def folders_in(folder: str) -> list[str]:
     """The sorted names of the folders in a folder, but for those that `images_below` skips."""
     if "://" in folder:
         return _in_bucket(folder)[0]
-    names = [name for name in os.listdir(folder) if not name.startswith(".") and _is_text(name)]
+    names = [name for name in os.listdir(folder) if not name.startswith(".") and is_text(name)]
     return sorted(name for name in names if os.path.isdir(os.path.join(folder, name)))
 
 
@@ -111,7 +111,7 @@ def _entries(folder: str) -> tuple[list[str], list[str]]:
         log.warning("%s may not be read; it is skipped.", folder)
         return [], []
     for entry in entries:
-        if not _is_text(entry.name):
+        if not is_text(entry.name):
             log.warning("%s: the name %s is not UTF-8; it is skipped. Rename it.", folder, ascii(entry.name))
         elif _is(entry.is_dir):
             folders += [entry.name] * (not entry.name.startswith("."))
@@ -161,7 +161,7 @@ def _in_bucket(folder: str) -> tuple[list[str], list[str]]:
     return sorted(name for name in folders if name and not name.startswith(".")), sorted(names)
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
     """Whether a name is UTF-8, which TensorFlow needs to open a file."""
     try:
         name.encode()
