@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import dataclasses
+import gzip
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import re
 import tarfile
 from typing import Any
 from typing import Protocol
+import zlib
 
 from simclr_jax.data.records.files import open_stream
 from simclr_jax.data.sources.listing import EXTENSIONS
@@ -99,7 +101,7 @@ class Tar:
                         content = tar.extractfile(member)
                         assert content is not None  # of a file
                         parts[extension] = content.read()
-        except tarfile.TarError as error:
+        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise UserError(f"--images: the tar {self.path} cannot be read: {error}.") from error
         if key is not None:
             yield from self._example(key, parts)

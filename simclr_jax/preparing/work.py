@@ -24,6 +24,8 @@ from simclr_jax.data.records.index import UNFINISHED
 from simclr_jax.data.records.index import VERSION
 from simclr_jax.data.records.index import Index
 from simclr_jax.data.records.index import Names
+from simclr_jax.data.records.index import read_manifest
+from simclr_jax.data.records.index import remedy
 from simclr_jax.errors import UserError
 from simclr_jax.preparing import shards
 from simclr_jax.preparing.inputs import Inputs
@@ -61,7 +63,7 @@ def prepare(
     facts = json.loads(json.dumps(inputs.facts | {"shorter_side": shorter_side}))
     if _earlier(output, facts, overwrite):
         log.info("%s is complete: nothing to do.", output)
-        return json.loads((output / MANIFEST).read_text())
+        return read_manifest(str(output))
     tasks = {
         split: [
             shards.Task(unit, str(output / split), number, len(units), shorter_side)
@@ -84,8 +86,15 @@ def _earlier(output: epath.Path, facts: dict[str, Any], overwrite: bool) -> bool
         if output.exists() and any(output.iterdir()):
             raise UserError(f"--output={output} has other files: give a new folder.")
         return False
-    found = json.loads((output / state).read_text())
-    earlier = found["facts"] if state == MANIFEST else found
+    try:
+        if state == MANIFEST:
+            earlier = read_manifest(str(output))["facts"]
+        else:
+            earlier = files.read_json(output / state, remedy(str(output)))
+    except UserError:
+        if not overwrite:
+            raise
+        earlier = {}  # damaged
     differing = [
         f"{name} is {facts.get(name)!r}, but was {earlier.get(name)!r}"
         for name in {**earlier, **facts}
