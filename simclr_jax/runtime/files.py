@@ -41,8 +41,25 @@ def write_atomically(path: epath.Path, content: bytes) -> None:
         path.write_bytes(content)
         return
     temporary = path.parent / f".{path.name}.tmp"
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    try:
+        with named(path):
+            temporary.write_bytes(content)
+            temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def named(path: epath.PathLike) -> Iterator[None]:
+    """Adds the path to errors of the `with` block that have none: the system says only on opening which file it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def check_writable(path: epath.Path, flag: str) -> None:
@@ -134,20 +151,23 @@ class Appending:
 
     def write(self, data: bytes) -> int:
         if self._file:
-            return self._file.write(data)
+            with named(self._path):
+                return self._file.write(data)
         self._content += data
         return len(data)
 
     def flush(self) -> None:
         if self._file:
-            self._file.flush()
+            with named(self._path):
+                self._file.flush()
         elif time.monotonic() - self._stored_at > UPLOAD_EVERY_SECONDS:
             self.sync()
 
     def sync(self) -> None:
         """Store everything written so far."""
         if self._file:
-            self._file.flush()
+            with named(self._path):
+                self._file.flush()
         elif len(self._content) > self._stored:
             self._path.write_bytes(bytes(self._content))
             self._stored, self._stored_at = len(self._content), time.monotonic()
