@@ -1,6 +1,7 @@
 """The runs of a sweep: their commands, the checks of these commands, and the state of each run."""
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import functools
 import json
@@ -17,6 +18,7 @@ from simclr_jax.config import checks as config_checks
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.flags import parse_run
+from simclr_jax.workdir import runs as saved_runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +106,8 @@ class Stage:
         return saved_config.differences(config, saved)
 
     def results(self) -> dict[str, Any] | None:
-        """The content of results.json; None if the stage is not done."""
-        path = self.workdir / "results.json"
-        return json.loads(path.read_text()) if path.exists() and (self.workdir / "config.json").exists() else None
+        """The content of results.json; None if the stage is not done, and with a warning where the file is damaged."""
+        return saved_runs.read_results(self.workdir) if (self.workdir / "config.json").exists() else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +144,7 @@ class SweepRun:
             return "other config"
         if self.is_done():
             return "done"
-        if (self.records / "status.json").exists():
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none, or one that a crash has torn
             return json.loads((self.records / "status.json").read_text())["status"]
         return "unfinished" if self.records.exists() or self.stages[0].workdir.exists() else "not started"
 

@@ -35,6 +35,7 @@ from simclr_jax.data.pipeline import BadImages
 from simclr_jax.errors import UserError
 from simclr_jax.evaluation import metrics
 from simclr_jax.evaluation.forward import run_over
+from simclr_jax.evaluation.labelled_data import warn_of_one_class
 from simclr_jax.reporting import pictures
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime import sharding
@@ -172,7 +173,10 @@ def _open_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | Non
             f"config.data.resident: {source.name} is larger than config.data.memory_mib={config.data.memory_mib}; raise that "
             "if the devices can hold all images decoded."
         )
-    return source, _open_test(config, source) if _has_classes(config, source) else None
+    if not _has_classes(config, source):
+        return source, None
+    warn_of_one_class(source, "the online classifier is always right")
+    return source, _open_test(config, source)
 
 
 def _has_classes(config: ConfigDict, source: sources.Source) -> bool:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import io
 import re
+from typing import Any
 
 from ml_collections import ConfigDict
 import numpy as np
@@ -157,12 +158,19 @@ def decode_with_pillow(content: bytes | np.ndarray, ratio: int = 1, draft_side: 
             opened.draft(None, (opened.width // ratio, opened.height // ratio))
         if draft_side is not None:
             opened.draft(None, (draft_side, draft_side))
-        image = ImageOps.exif_transpose(opened)
-        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            return _of_wide_grey(np.asarray(image))
-        if image.mode == "P" and "transparency" in image.info:
-            image = image.convert("RGBA")  # its colours, without a warning
-        return np.asarray(image.convert("RGB"))
+        return pixels_of(ImageOps.exif_transpose(opened))
+
+
+def pixels_of(image: Any) -> np.ndarray:
+    """The pixels of a `PIL.Image.Image` of any mode, uint8 `[height, width, 3]`.
+
+    16 bits a pixel, and floats in [0, 1], are scaled to 8 bits. Alpha is left out.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _of_wide_grey(np.asarray(image))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # its colours, without a warning
+    return np.asarray(image.convert("RGB"))
 
 
 def _decode_or_nothing(content: bytes | np.ndarray, ratio: np.ndarray | int = 1) -> np.ndarray:

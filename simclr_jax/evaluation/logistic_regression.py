@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax.errors import Preempted
+from simclr_jax.errors import UserError
 from simclr_jax.runtime.heartbeat import working
 
 log = logging.getLogger("simclr_jax")
@@ -58,10 +59,13 @@ def fit(
       The fitted classifier of unscaled features, for `scores`, and its l2.
 
     Raises:
+      UserError: where all examples are of one class, as where the images of the others cannot be read.
       Preempted: if `stop` returns True.
     """
     from sklearn.preprocessing import StandardScaler
 
+    if labels.ndim == 1 and len(np.unique(labels)) < 2:
+        raise UserError("the training images that can be read are all of one class: a classifier needs at least two.")
     scaler = StandardScaler(with_mean=lbfgs.standardize, with_std=lbfgs.standardize).fit(features)
     features = scaler.transform(features)
     values = np.geomspace(lbfgs.l2_max, lbfgs.l2_min, lbfgs.l2_values)

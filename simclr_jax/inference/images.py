@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from simclr_jax.augment import image_files
 from simclr_jax.data.bad_images import BadImages
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.data.sources.base import Source
@@ -85,8 +86,8 @@ def _encoded(image: Any) -> tuple[bytes, str | None]:
         path = _existing(image)
         return tf.io.gfile.GFile(path, "rb").read(), path
     if hasattr(image, "convert"):  # a PIL image
-        image = image.convert("RGB")
-    elif not hasattr(image, "__array__"):
+        return _bmp(image_files.pixels_of(image)), None
+    if not hasattr(image, "__array__"):
         raise UserError(f"images are paths, PIL images or uint8 arrays, not {_kind(image)}.")
     return _bmp(np.asarray(image)), None
 

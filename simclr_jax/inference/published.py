@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 import dataclasses
 import importlib.resources
-import json
 from typing import Any
 
 from etils import epath
@@ -15,6 +14,7 @@ import yaml
 from simclr_jax.config import KINDS
 from simclr_jax.config import saved as saved_config
 from simclr_jax.inference.encoder import Encoder
+from simclr_jax.runtime import files
 from simclr_jax.training import checkpoint
 from simclr_jax.workdir import runs
 
@@ -160,7 +160,11 @@ def _summary(encoder: Encoder) -> str:
     config, made_by = encoder.saved.config, encoder.saved.checkpoint
     network = f"A ResNet-{config.model.depth} ({config.model.width:g}x)"
     record = made_by.parent.parent / "import.json" if made_by is not None else None
-    source = json.loads(record.read_text()) if record is not None and record.exists() else {}
+    source = (
+        files.read_json(record, "the same command of simclr_jax.import_weights writes it again")
+        if record is not None and record.exists()
+        else {}
+    )
     if "source" in source and "what" in source:
         return f"{network}, imported from {epath.Path(source['source']).name}, {source['what']}."
     return f"{network}, {_SUMMARIES[config.kind]}."
@@ -202,8 +206,7 @@ def _results(encoder: Encoder) -> list[Result]:
     if encoder.class_names is not None and own is not None and all(run.path not in (own, own.parent) for run in found):
         config = saved_config.flatten(encoder.saved.config)
         title = KINDS[encoder.saved.config.kind].title
-        results = json.loads((own / "results.json").read_text())
-        found.insert(0, runs.SavedRun(own.name, own, config, title, results))
+        found.insert(0, runs.SavedRun(own.name, own, config, title, runs.read_results(own)))
     return [result for run in found for result in _of_run(run)]
 
 

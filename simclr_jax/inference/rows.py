@@ -69,11 +69,16 @@ class Parts:
         Parts with other facts are deleted where `overwrite` is true.
 
         Raises:
-          UserError: where they are of a run with other facts, and `overwrite` is false.
+          UserError: where they are damaged or of a run with other facts, and `overwrite` is false.
         """
         run = self.folder / "run.json"
         if run.exists():
-            earlier = json.loads(run.read_text())
+            try:
+                earlier = files.read_json(run, f"delete {self.folder}, or start anew with --overwrite")
+            except UserError:
+                if not overwrite:
+                    raise
+                earlier = {}
             differing = [
                 f"{name} is {value!r}, but was {earlier.get(name)!r}"
                 for name, value in self._facts.items()
@@ -102,15 +107,23 @@ class Parts:
 
     def __iter__(self) -> Iterator[Rows]:
         for _, _, path in self._parts():
-            with np.load(io.BytesIO(path.read_bytes())) as saved:
+            remedy = f"delete {self.folder}, and run the same command again"
+            with files.damage_of(path, remedy), np.load(io.BytesIO(path.read_bytes())) as saved:
                 texts = {name: json.loads(saved[name].tobytes()) for name in ("paths", "labels")}
-                yield Rows(**texts, readable=saved["readable"], values=saved["values"], classes=saved["classes"])
+                rows = Rows(**texts, readable=saved["readable"], values=saved["values"], classes=saved["classes"])
+            yield rows
 
     def counts(self) -> tuple[int, int]:
         """The numbers of all rows and of the readable ones, without reading the values."""
         total = readable = 0
         for _, _, path in self._parts():
-            with path.open("rb") as file, zipfile.ZipFile(file) as saved, saved.open("readable.npy") as array:
+            remedy = f"delete {self.folder}, and run the same command again"
+            with (
+                files.damage_of(path, remedy),
+                path.open("rb") as file,
+                zipfile.ZipFile(file) as saved,
+                saved.open("readable.npy") as array,
+            ):
                 of_part = np.lib.format.read_array(array)  # type: ignore[no-untyped-call]
             total, readable = total + len(of_part), readable + int(of_part.sum())
         return total, readable

@@ -63,9 +63,10 @@ def _new_file(path: epath.Path) -> Iterator[Any]:
         return
     temporary = path.parent / f".{path.name}.tmp"
     try:
-        with temporary.open("wb") as file:
-            yield file
-        temporary.replace(path)
+        with files.named(path):
+            with temporary.open("wb") as file:
+                yield file
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -2,16 +2,23 @@
 
 from collections.abc import Iterator
 import dataclasses
+import gzip
 import json
+import math
 import os
+import re
 import tarfile
 from typing import Any
 from typing import Protocol
+import zlib
 
 from simclr_jax.data.records.files import open_stream
 from simclr_jax.data.sources.listing import EXTENSIONS
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.tensorflow import tf
+
+# A larger label is a mistake: there would be as many classes, and a name for each.
+MOST_CLASSES = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +85,9 @@ class Tar:
     def examples(self) -> Iterator[Example]:
         key, parts = None, {}
         try:
-            with open_stream(self.path) as file, tarfile.open(fileobj=file, mode="r|*") as tar:
+            # Names of records are UTF-8; of another name, its other bytes are written as \xff.
+            options = {"encoding": "utf-8", "errors": "backslashreplace"}
+            with open_stream(self.path) as file, tarfile.open(fileobj=file, mode="r|*", **options) as tar:
                 for member in tar:
                     if not member.isfile() or os.path.basename(member.name).startswith("."):
                         continue
@@ -92,7 +101,7 @@ class Tar:
                         content = tar.extractfile(member)
                         assert content is not None  # of a file
                         parts[extension] = content.read()
-        except tarfile.TarError as error:
+        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise UserError(f"--images: the tar {self.path} cannot be read: {error}.") from error
         if key is not None:
             yield from self._example(key, parts)
@@ -106,18 +115,18 @@ class Tar:
         image = next((extension for extension in parts if self._is_image(extension)), None)
         if image is not None:
             name = f"{os.path.basename(self.path)}/{'/'.join(part for part in key if part)}.{image}"
-            yield Example(name, parts[image], self._label(parts))
+            yield Example(name, parts[image], self._label(parts, name))
 
-    def _label(self, parts: dict[str, bytes]) -> str | int | None:
+    def _label(self, parts: dict[str, bytes], name: str) -> str | int | None:
         if "cls" in parts:
-            return _number_or_text(parts["cls"].decode("utf-8", "replace").strip())
+            return _number_or_text(parts["cls"].decode("utf-8", "replace").strip(), name)
         if "json" in parts:
             try:
                 fields = json.loads(parts["json"])
             except ValueError:
                 return None
             value = fields.get(self.label_key) if isinstance(fields, dict) else None
-            return value if isinstance(value, str) else _as_class(value)
+            return value if isinstance(value, str) else _as_class(value, name)
         return None
 
 
@@ -154,7 +163,7 @@ class Parquet:
         inside = value.get("path") if isinstance(value, dict) else None
         name = f"{os.path.basename(self.path)}/{number}{f'/{inside}' if inside else ''}"
         problem = "" if content else "its row has no bytes of an image"
-        return Example(name, content or None, label if isinstance(label, str) else _as_class(label), problem)
+        return Example(name, content or None, label if isinstance(label, str) else _as_class(label, name), problem)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,13 +188,30 @@ class Tfds:
         source = open_tfds(data, "test")
         assert isinstance(source, Stream | TfdsRecords)  # what no memory leaves
         for number, (image, label) in enumerate(source.encoded(), self.start):
-            yield Example(f"{self.name}/{self.split}/{number}", image, label if label >= 0 else None)
+            name = f"{self.name}/{self.split}/{number}"
+            yield Example(name, image, _as_class(label, name))
 
 
-def _number_or_text(text: str) -> str | int | None:
-    return _as_class(int(text)) if text.lstrip("-").isdigit() else text or None
+def _number_or_text(text: str, name: str) -> str | int | None:
+    return _as_class(int(text), name) if re.fullmatch(r"-?[0-9]{1,100}", text) else text or None
 
 
-def _as_class(value: Any) -> int | None:
-    """A class number; None for what means that there is none, as -1 in test sets."""
-    return int(value) if isinstance(value, int | float) and value == int(value) and value >= 0 else None
+def _as_class(value: Any, name: str) -> int | None:
+    """A class number; None for what means that there is none: -1, as in test sets, or no whole number.
+
+    Raises:
+      UserError: for a number that is no class, with the name of its image.
+    """
+    if (
+        not isinstance(value, int | float)
+        or value != value
+        or value in (-1, math.inf, -math.inf)
+        or value != int(value)
+    ):
+        return None
+    if not 0 <= value < MOST_CLASSES:
+        raise UserError(
+            f"--images: {name} has the label {int(value)}, but labels are the numbers of classes, from 0 to "
+            f"{MOST_CLASSES - 1}, or -1 for none."
+        )
+    return int(value)

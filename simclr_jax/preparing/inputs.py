@@ -12,6 +12,8 @@ from simclr_jax.data.sources.folder import DEFAULT_SPLIT
 from simclr_jax.data.sources.folder import OTHER_SPLITS
 from simclr_jax.data.sources.folder import TEST_SPLITS
 from simclr_jax.data.sources.folder import open_folder
+from simclr_jax.data.sources.listing import files_below
+from simclr_jax.data.sources.listing import files_named
 from simclr_jax.data.sources.listing import folders_in
 from simclr_jax.data.sources.listing import has_image
 from simclr_jax.errors import UserError
@@ -21,6 +23,7 @@ from simclr_jax.preparing.examples import Parquet
 from simclr_jax.preparing.examples import Tar
 from simclr_jax.preparing.examples import Tfds
 from simclr_jax.preparing.examples import Unit
+from simclr_jax.runtime.files import is_remote
 from simclr_jax.runtime.tensorflow import tf
 
 TARS, PARQUETS = (".tar", ".tar.gz", ".tgz"), (".parquet",)
@@ -96,17 +99,22 @@ def _check_no_columns(wanted: Wanted, why: str) -> None:
 
 def _containers(images: str) -> list[str]:
     """The sorted tars or Parquet files of a folder, up to two folders deep, of a pattern, or the one that is named."""
-    if tf.io.gfile.isdir(images):
-        patterns = [os.path.join(images, *["*"] * depth) for depth in (1, 2, 3)]
+    is_folder = tf.io.gfile.isdir(images)
+    if is_folder and not is_remote(images):
+        found = set(files_below(images, depth=2))
     else:
-        patterns = _expanded(images)
-    found = {path for pattern in patterns for path in tf.io.gfile.glob(pattern)}
+        patterns = [os.path.join(images, *["*"] * depth) for depth in (1, 2, 3)] if is_folder else _expanded(images)
+        found = {
+            path for pattern in patterns for path in (tf.io.gfile.glob if is_remote(pattern) else files_named)(pattern)
+        }
     paths = sorted(path for path in found if path.lower().endswith((*TARS, *PARQUETS)))
-    if paths and tf.io.gfile.isdir(images) and has_image(images):
+    if paths and is_folder and has_image(images):
         raise UserError(
             f"{images!r} has images and files such as {os.path.basename(paths[0])}: name the ones that you mean, as in "
             f"--images='{os.path.join(images, '*' + os.path.splitext(paths[0])[1])}'."
         )
+    if paths and is_folder and not is_remote(images):
+        files_below(images, depth=2, quiet=False)  # names what is skipped; of a folder of images, its own listing does
     if not paths and re.search(r"[*?{]", images):
         raise UserError(f"no tar or Parquet file is named {images!r}.")
     return paths

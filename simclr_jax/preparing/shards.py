@@ -16,6 +16,7 @@ import numpy as np
 from simclr_jax.data.records import layout
 from simclr_jax.data.records.files import LocalFile
 from simclr_jax.data.records.index import Names
+from simclr_jax.data.records.index import remedy
 from simclr_jax.data.records.index import shard_name
 from simclr_jax.preparing.convert import Unreadable
 from simclr_jax.preparing.convert import stored_form
@@ -77,7 +78,12 @@ class Table:
 
     @classmethod
     def load(cls, path: str) -> "Table":
-        with np.load(io.BytesIO(epath.Path(path).read_bytes())) as arrays:
+        """The table in a file.
+
+        Raises:
+          UserError: where it is damaged.
+        """
+        with files.damage_of(path, remedy(path)), np.load(io.BytesIO(epath.Path(path).read_bytes())) as arrays:
             texts = json.loads(arrays["texts"].tobytes())
             names = Names("", len(arrays["begins"]), (arrays["names"], arrays["name_ends"]))
             return cls(arrays["begins"], arrays["sizes"], names, arrays["labels"], **texts)

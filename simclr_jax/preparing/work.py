@@ -24,6 +24,8 @@ from simclr_jax.data.records.index import UNFINISHED
 from simclr_jax.data.records.index import VERSION
 from simclr_jax.data.records.index import Index
 from simclr_jax.data.records.index import Names
+from simclr_jax.data.records.index import read_manifest
+from simclr_jax.data.records.index import remedy
 from simclr_jax.errors import UserError
 from simclr_jax.preparing import shards
 from simclr_jax.preparing.inputs import Inputs
@@ -34,6 +36,8 @@ log = logging.getLogger("simclr_jax")
 
 # Writes the files of all tasks and yields, for each, its number of images and lines about unreadable ones.
 RunTasks = Callable[[list[shards.Task]], Iterable[tuple[int, list[str]]]]
+# So many classes may have no image, as in a part of a large data set.
+PLENTY_OF_CLASSES = 100_000
 # Unreadable images that are named.
 SHOWN = 20
 
@@ -59,7 +63,7 @@ def prepare(
     facts = json.loads(json.dumps(inputs.facts | {"shorter_side": shorter_side}))
     if _earlier(output, facts, overwrite):
         log.info("%s is complete: nothing to do.", output)
-        return json.loads((output / MANIFEST).read_text())
+        return read_manifest(str(output))
     tasks = {
         split: [
             shards.Task(unit, str(output / split), number, len(units), shorter_side)
@@ -82,8 +86,15 @@ def _earlier(output: epath.Path, facts: dict[str, Any], overwrite: bool) -> bool
         if output.exists() and any(output.iterdir()):
             raise UserError(f"--output={output} has other files: give a new folder.")
         return False
-    found = json.loads((output / state).read_text())
-    earlier = found["facts"] if state == MANIFEST else found
+    try:
+        if state == MANIFEST:
+            earlier = read_manifest(str(output))["facts"]
+        else:
+            earlier = files.read_json(output / state, remedy(str(output)))
+    except UserError:
+        if not overwrite:
+            raise
+        earlier = {}  # damaged
     differing = [
         f"{name} is {facts.get(name)!r}, but was {earlier.get(name)!r}"
         for name in {**earlier, **facts}
@@ -178,11 +189,12 @@ def _finish(
         paths = [task.table_path for task in of_split]
         tables[split] = list(map_of(paths)(shards.Table.load, paths))
     found = [value for of in tables.values() for table in of for value in table.label_values]
-    guessed = _class_names(found)
+    _check_labels(found, sum(len(table.begins) for of in tables.values() for table in of))
+    guessed, numbered = _class_names(found), all(isinstance(value, int) for value in found)
     splits = {}
     for split, of in tables.items():
         names = inputs.class_names[split] or guessed
-        index = _index(split, of, names)
+        index = _index(split, of, names, numbered or inputs.class_names[split] is not None)
         if not len(index):
             lines = [line for table in of for line in table.unreadable]
             raise UserError(
@@ -205,8 +217,8 @@ def _finish(
     return manifest
 
 
-def _index(split: str, tables: list[shards.Table], names: list[str]) -> Index:
-    labels = [_numbers(table, names) for table in tables]
+def _index(split: str, tables: list[shards.Table], names: list[str], numbered: bool) -> Index:
+    labels = [_numbers(table, names, numbered) for table in tables]
     joined = np.concatenate(labels)
     without = int((joined < 0).sum())
     if 0 < without < len(joined):
@@ -222,14 +234,29 @@ def _index(split: str, tables: list[shards.Table], names: list[str]) -> Index:
     )
 
 
-def _numbers(table: shards.Table, names: list[str]) -> np.ndarray:
-    """The class number of each image of a file, int32; -1 for none."""
+def _numbers(table: shards.Table, names: list[str], numbered: bool) -> np.ndarray:
+    """The class number of each image of a file, int32; -1 for none. `numbered`: whether numbers among the labels are these."""
     rows = {name: row for row, name in enumerate(names)}
     values = [
-        value if isinstance(value, int) and value < len(names) else rows.get(str(value), -1)
+        value if numbered and isinstance(value, int) and value < len(names) else rows.get(str(value), -1)
         for value in table.label_values
     ]
     return np.array([*values, -1], np.int32)[table.labels]
+
+
+def _check_labels(values: list[str | int], images: int) -> None:
+    """Refuses numbers of classes that can only be a mistake: there would be more classes than `PLENTY_OF_CLASSES` and images.
+
+    Raises:
+      UserError: with the largest number.
+    """
+    largest = max((value for value in values if isinstance(value, int)), default=0)
+    if largest >= max(images, PLENTY_OF_CLASSES):
+        raise UserError(
+            f"--images: a label is {largest}, which makes {largest + 1:,} classes, but there are {images:,} images, of "
+            f"{len(set(values)):,} classes. Labels are 0, 1, ...: less than the number of images or than "
+            f"{PLENTY_OF_CLASSES:,}."
+        )
 
 
 def _class_names(values: list[str | int]) -> list[str]:
@@ -240,5 +267,5 @@ def _class_names(values: list[str | int]) -> list[str]:
     # 2 before 10.
     return sorted(
         map(str, distinct),
-        key=lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)],
+        key=lambda name: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)],
     )

@@ -76,10 +76,12 @@ def _thumbnail(path: str, folder: epath.Path | None) -> str | None:
     from PIL import Image
     from PIL import ImageOps
 
+    from simclr_jax.augment.image_files import pixels_of
+
     try:
         with ((folder / path) if folder else epath.Path(path)).open("rb") as file, Image.open(file) as image:
             image.draft("RGB", (2 * PICTURE_SIZE, 2 * PICTURE_SIZE))
-            small = ImageOps.exif_transpose(image).convert("RGB")
+            small = Image.fromarray(pixels_of(ImageOps.exif_transpose(image)))
             small.thumbnail((PICTURE_SIZE, PICTURE_SIZE))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None

@@ -1,12 +1,16 @@
 """What a report says about some runs, as plain data. `reporting.page` renders it."""
 
 import base64
+import io
 import json
+import logging
 from typing import Any
 
+from etils import epath
 import numpy as np
 
 from simclr_jax.config import KINDS
+from simclr_jax.errors import UserError
 from simclr_jax.reporting import pictures
 from simclr_jax.reporting import summary
 from simclr_jax.reporting.parts import Cell
@@ -19,6 +23,8 @@ from simclr_jax.workdir import metrics_file
 from simclr_jax.workdir import predictions
 from simclr_jax.workdir import runs as saved_runs
 from simclr_jax.workdir.runs import SavedRun
+
+log = logging.getLogger("simclr_jax")
 
 # Kinds with their own section.
 OWN_SECTION = ("transform probe", "transfer")
@@ -187,7 +193,7 @@ def picture(runs: list[SavedRun], name: str) -> Section:
     """The pictures with this file name. Runs with the same picture show it once."""
     by_content: dict[bytes, list[SavedRun]] = {}
     for run in runs:
-        if (run.path / name).exists():
+        if (run.path / name).exists() and _is_whole(run.path / name):
             by_content.setdefault((run.path / name).read_bytes(), []).append(run)
     title, text = PICTURES[name]
     figures = [
@@ -197,6 +203,19 @@ def picture(runs: list[SavedRun], name: str) -> Section:
     return Section(title, text, [Part(figures=figures)] if figures else [])
 
 
+def _is_whole(path: epath.Path) -> bool:
+    """Whether a picture can be shown. Warns where it cannot."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(path.read_bytes())) as image:
+            image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        log.warning("%s is damaged (%s): it is left out.", path, str(error).replace("\n", " "))
+        return False
+    return True
+
+
 def confusions(runs: list[SavedRun]) -> Section:
     """Which classes are taken for which, in every evaluation of a pretrained encoder."""
     parts = []
@@ -204,7 +223,11 @@ def confusions(runs: list[SavedRun]) -> Section:
         folders = [path for path in run.draws() if (path / predictions.NAME).exists()]
         if run.config.get("init") != "pretrained" or not folders:
             continue
-        read = [predictions.read(path) for path in folders]
+        try:
+            read = [predictions.read(path) for path in folders]
+        except UserError as error:
+            log.warning("%s", error)
+            continue
         counts, names = np.sum([one.confusion() for one in read], axis=0), read[0].class_names
         if len(counts) <= LARGEST_MATRIX:
             parts.append(Part(heading=run.kind, run=run.name, matrix=_matrix(counts, names)))

@@ -1,14 +1,18 @@
 """What came out, in plain sentences: the first section of a report."""
 
 from collections.abc import Sequence
-import json
+import logging
 from typing import Any
 
 from simclr_jax.config import chance
+from simclr_jax.errors import UserError
 from simclr_jax.reporting.parts import Part
 from simclr_jax.reporting.parts import Section
+from simclr_jax.runtime import files
 from simclr_jax.workdir import runs as saved_runs
 from simclr_jax.workdir.runs import SavedRun
+
+log = logging.getLogger("simclr_jax")
 
 VERDICT = "verdict.json"
 HOW_TO = (
@@ -84,6 +88,13 @@ def _verdict(run: SavedRun) -> list[str]:
     path = run.path / VERDICT
     if not path.exists():
         return [HOW_TO] if run.results else []
-    verdict = json.loads(path.read_text())
-    score = f"The score without labels is {verdict['score']:.2f} of 1, untrained {verdict['score_untrained']:.2f}."
-    return [*(statement["text"] for statement in verdict["statements"]), score]
+    try:
+        verdict = files.read_json(path, "the verdict is left out; simclr_jax.verdict writes it again")
+        with files.damage_of(path, "the verdict is left out; simclr_jax.verdict writes it again"):
+            score = (
+                f"The score without labels is {verdict['score']:.2f} of 1, untrained {verdict['score_untrained']:.2f}."
+            )
+            return [*(statement["text"] for statement in verdict["statements"]), score]
+    except UserError as error:
+        log.warning("%s", error)
+        return []

@@ -56,7 +56,8 @@ def main(command: str) -> None:
         parse(command, sys.argv, values)
     except errors.UserError as error:
         sys.exit(_fail(error))
-    exit_at_once(lambda: _start(command, values))
+    flag = next((name for name in ("output", "workdir") if name in values and values[name].value), None)
+    exit_at_once(lambda: _start(command, values), f"--{flag}={values[flag].value}" if flag else None)
 
 
 def parse(command: str, argv: Sequence[str], values: flags.FlagValues) -> None:
@@ -168,8 +169,8 @@ def _start(command: str, values: flags.FlagValues) -> Any:
     return work(command, values)
 
 
-def exit_at_once(work: Callable[[], object]) -> None:
-    """Ends the process after `work()`, with its exit code.
+def exit_at_once(work: Callable[[], object], written: str | None = None) -> None:
+    """Ends the process after `work()`, with its exit code. `written`: where it writes, for messages about a disk.
 
     Not by sys.exit: threads of TensorFlow's input pipeline, which still read ahead, can delay or crash a normal exit.
     Everything that has to be kept is on disk by then.
@@ -194,7 +195,7 @@ def exit_at_once(work: Callable[[], object]) -> None:
         print("interrupted; the same command continues from what is saved", file=sys.stderr)
         code = 130
     except Exception as error:
-        if (problem := storage.problem(error)) is not None:
+        if (problem := storage.problem(error, written)) is not None:
             code = _fail(errors.StorageError(problem))
         else:
             traceback.print_exc()

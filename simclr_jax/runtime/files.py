@@ -2,7 +2,11 @@
 
 from collections.abc import Iterator
 import contextlib
+import json
 import time
+from typing import Any
+import zipfile
+import zlib
 
 from etils import epath
 from tensorboardX import record_writer
@@ -11,6 +15,8 @@ from simclr_jax.errors import UserError
 
 # A bucket stores whole objects, so a growing file is uploaded again each time: at most this often.
 UPLOAD_EVERY_SECONDS = 60.0
+# What JSON and numpy raise at damaged files, and what a file of other fields leads to.
+_OF_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def is_remote(path: epath.PathLike) -> bool:
@@ -35,8 +41,25 @@ def write_atomically(path: epath.Path, content: bytes) -> None:
         path.write_bytes(content)
         return
     temporary = path.parent / f".{path.name}.tmp"
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    try:
+        with named(path):
+            temporary.write_bytes(content)
+            temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def named(path: epath.PathLike) -> Iterator[None]:
+    """Adds the path to errors of the `with` block that have none: the system says only on opening which file it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def check_writable(path: epath.Path, flag: str) -> None:
@@ -60,6 +83,39 @@ def set_aside(path: epath.Path) -> epath.Path:
     target = path.parent / f"{path.stem}.damaged{path.suffix}"
     path.rename(target)
     return target
+
+
+@contextlib.contextmanager
+def damage_of(path: epath.PathLike, remedy: str) -> Iterator[None]:
+    """Names a file in the line of an error where the `with` block reads it and finds something else than it should have.
+
+    Args:
+      path: of the file.
+      remedy: what to do, as in "run the same command again".
+
+    Raises:
+      UserError: with both, and the reason.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except _OF_DAMAGE as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error) or "it ends too early"
+        raise UserError(f"{path} is damaged ({reason}): {remedy}.") from error
+
+
+def read_json(path: epath.Path, remedy: str) -> dict[str, Any]:
+    """The content of a JSON file that has fields.
+
+    Raises:
+      UserError: as `damage_of`.
+    """
+    with damage_of(path, remedy):
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise TypeError("it has no fields")
+        return content
 
 
 def remove(path: epath.Path) -> None:
@@ -95,20 +151,23 @@ class Appending:
 
     def write(self, data: bytes) -> int:
         if self._file:
-            return self._file.write(data)
+            with named(self._path):
+                return self._file.write(data)
         self._content += data
         return len(data)
 
     def flush(self) -> None:
         if self._file:
-            self._file.flush()
+            with named(self._path):
+                self._file.flush()
         elif time.monotonic() - self._stored_at > UPLOAD_EVERY_SECONDS:
             self.sync()
 
     def sync(self) -> None:
         """Store everything written so far."""
         if self._file:
-            self._file.flush()
+            with named(self._path):
+                self._file.flush()
         elif len(self._content) > self._stored:
             self._path.write_bytes(bytes(self._content))
             self._stored, self._stored_at = len(self._content), time.monotonic()

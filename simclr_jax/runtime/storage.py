@@ -25,16 +25,24 @@ REMEDIES = {
 _PATH = re.compile(r"""["'](/[^"']+)["']""")
 
 
-def problem(error: BaseException) -> str | None:
+def problem(error: BaseException, written: str | None = None) -> str | None:
     """The line for an error that a disk is the cause of; None for any other error.
 
     Looks at the errors that led to it as well: a checkpoint that cannot be written is reported by several libraries.
+
+    Args:
+      error: of any library.
+      written: where the command writes; the line has it where no error has a path.
     """
-    for one in _chain(error):
-        code = _code_of(one)
-        if code is not None:
-            return f"{_place_of(one)}: {os.strerror(code)}; {REMEDIES[code]}. What was saved before is kept."
-    return None
+    codes = [(one, code) for one in _chain(error) if (code := _code_of(one)) is not None]
+    if not codes:
+        return None
+    code = codes[0][1]
+    places = (_place_of(one) for one, other in codes if other == code)
+    place = next(
+        (place for place in places if place), f"a file (the command writes to {written})" if written else "a file"
+    )
+    return f"{place}: {os.strerror(code)}; {REMEDIES[code]}. What was saved before is kept."
 
 
 def check_room(directory: epath.Path, checkpoint_bytes: int, keep: int, existing: int) -> None:
@@ -86,8 +94,8 @@ def _code_of(error: BaseException) -> int | None:
     return next((code for code in REMEDIES if os.strerror(code) in text), None)
 
 
-def _place_of(error: BaseException) -> str:
+def _place_of(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.filename:
         return str(error.filename2 or error.filename)
     named = _PATH.search(str(error))
-    return named.group(1) if named else "a file"
+    return named.group(1) if named else None

@@ -23,6 +23,7 @@ from etils import epath
 from simclr_jax.errors import EXIT_PREEMPTED
 from simclr_jax.errors import UserError
 from simclr_jax.runtime import extras
+from simclr_jax.runtime import files
 from simclr_jax.runtime.heartbeat import working
 
 log = logging.getLogger("simclr_jax")
@@ -177,7 +178,7 @@ class Trackers:
             return
         self._workdir = workdir
         file = workdir / FILE
-        known = json.loads(file.read_text()) if file.exists() else {}
+        known = files.read_json(file, "delete it; the trackers then begin a new run") if file.exists() else {}
         for name, tracker in list(self._trackers.items()):
             try:
                 known[name] = tracker.start(epath.Path(workdir).name, config, known.get(name), workdir)

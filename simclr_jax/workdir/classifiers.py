@@ -49,8 +49,14 @@ def write(folder: epath.Path, classifier: SavedClassifier) -> None:
 
 
 def read(folder: epath.Path) -> SavedClassifier:
-    """Read the file that `write` has written to `folder`."""
-    with np.load(io.BytesIO((folder / NAME).read_bytes())) as saved:
+    """Read the file that `write` has written to `folder`.
+
+    Raises:
+      UserError: where it is damaged.
+    """
+    path = folder / NAME
+    remedy = "the same command of simclr_jax.linear_probe writes it again"
+    with files.damage_of(path, remedy), np.load(io.BytesIO(path.read_bytes())) as saved:
         l2 = float(saved["l2"])
         return SavedClassifier(
             saved["kernel"],

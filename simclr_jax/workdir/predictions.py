@@ -54,6 +54,14 @@ def write(
 
 
 def read(folder: epath.Path) -> Predictions:
-    """Read the file that `write` has written to `folder`."""
-    with np.load(io.BytesIO((folder / NAME).read_bytes())) as saved:
+    """Read the file that `write` has written to `folder`.
+
+    Raises:
+      UserError: where it is damaged.
+    """
+    path = folder / NAME
+    with (
+        files.damage_of(path, "the command of its run writes it again"),
+        np.load(io.BytesIO(path.read_bytes())) as saved,
+    ):
         return Predictions(saved["index"], saved["label"], saved["predicted"], saved["class_names"].tolist())

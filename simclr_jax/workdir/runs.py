@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import json
+import logging
+import os
 from typing import Any
 
 from etils import epath
@@ -13,6 +15,8 @@ from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
 from simclr_jax.runtime import files
 from simclr_jax.workdir import metrics_file
+
+log = logging.getLogger("simclr_jax")
 
 # An evaluation and its untrained baseline may differ in these fields.
 OF_THE_BASELINE = ("init", "pretrained", "optimizer.learning_rate")
@@ -59,14 +63,18 @@ def find(workdirs: list[str]) -> list[SavedRun]:
         top = epath.Path(workdir)
         if not top.is_dir():
             raise UserError(f"--workdirs: the folder {workdir} does not exist.")
-        here = [files.absolute(path) for path in _workdirs(top)]
+        here = [files.absolute(path) for path in _workdirs(top, set())]
         if not here:
             raise UserError(
                 f"--workdirs: there is no run in {workdir}: neither it nor a folder below it has a config.json of simclr_jax."
             )
-        found |= {str(path): path for path in here}
-    names = _short(list(found))
-    return [_read(name, path) for name, path in sorted(zip(names, found.values(), strict=True))]
+        found = {_real(path): path for path in here} | found
+    paths = {path: _fields(path) for path in found.values()}
+    readable = [path for path, config in paths.items() if config is not None]
+    if not readable:
+        raise UserError(f"--workdirs: no run in {', '.join(workdirs)} can be read.")
+    names = _short([str(path) for path in readable])
+    return [_saved_run(name, path, paths[path] or {}) for name, path in sorted(zip(names, readable, strict=True))]
 
 
 def earlier_results(folder: epath.Path, config: ConfigDict) -> dict[str, Any] | None:
@@ -79,30 +87,60 @@ def earlier_results(folder: epath.Path, config: ConfigDict) -> dict[str, Any] | 
         return None
     differing = saved_config.differences(config, saved_config.read(folder / "config.json", config))
     saved_config.refuse_another_run(folder, differing, "Take another --workdir.")
-    return json.loads((folder / "results.json").read_text())
+    return files.read_json(folder / "results.json", "delete it, and the same command writes it again")
+
+
+def read_results(folder: epath.Path) -> dict[str, Any] | None:
+    """The content of the results.json of a run; None where it has none, and with a warning where that is damaged."""
+    path = folder / "results.json"
+    if not path.exists():
+        return None
+    try:
+        return files.read_json(path, "its run is shown as not done; the same command writes it again")
+    except (UserError, OSError) as error:
+        log.warning("%s", error)
+        return None
 
 
 def evaluations(checkpoint: epath.Path, folders: list[epath.Path]) -> list[SavedRun]:
     """The finished runs directly in some folders that evaluated one checkpoint."""
     found: dict[str, SavedRun] = {}
     for folder in folders:
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        for path in _inside(folder) if folder.is_dir() else ():
             if not (path / "config.json").exists() or not (path / "results.json").exists():
                 continue
             try:
-                run = _read(path.name, path)
+                run = _saved_run(path.name, path, _fields(path) or {})
             except (UserError, AttributeError, KeyError, TypeError, ValueError):
-                continue  # another program's config.json
+                continue  # another program's config.json, or a damaged one
             if run.config.get("init") == "pretrained" and run.config.get("pretrained") == str(checkpoint):
-                found[str(path)] = run
-    return list(found.values())
+                found.setdefault(_real(path), run)
+    return sorted((run for run in found.values() if run.results), key=lambda run: str(run.path))
 
 
-def _workdirs(folder: epath.Path) -> list[epath.Path]:
+def _workdirs(folder: epath.Path, seen: set[str]) -> list[epath.Path]:
+    """The workdirs at or below a folder, each once. `seen`: the real paths of folders that were looked at, which grows."""
+    if _real(folder) in seen:
+        return []
+    seen.add(_real(folder))
     if (folder / "config.json").exists():
         return [folder]
-    below = (path for path in sorted(folder.iterdir()) if path.is_dir() and path.name not in NOT_RUNS)
-    return [workdir for path in below for workdir in _workdirs(path)]
+    try:
+        below = [path for path in _inside(folder) if path.is_dir() and path.name not in NOT_RUNS]
+    except PermissionError:
+        log.warning("%s may not be read; it is skipped.", folder)
+        return []
+    return [workdir for path in below for workdir in _workdirs(path, seen)]
+
+
+def _inside(folder: epath.Path) -> list[epath.Path]:
+    """What is in a folder, sorted, links last: a run has the name of its own folder before that of a link to it."""
+    return sorted(folder.iterdir(), key=lambda path: (os.path.islink(path), path.name))
+
+
+def _real(path: epath.Path) -> str:
+    """The path without links. A bucket has none."""
+    return str(path) if files.is_remote(path) else os.path.realpath(path)
 
 
 def _short(paths: list[str]) -> list[str]:
@@ -114,15 +152,26 @@ def _short(paths: list[str]) -> list[str]:
     return ["/".join(part[common:]) for part in parts]
 
 
-def _read(name: str, path: epath.Path) -> SavedRun:
+def _fields(path: epath.Path) -> dict[str, Any] | None:
+    """The flat config of a workdir; None, with a warning, where it is damaged.
+
+    Raises:
+      UserError: where it is of another program.
+    """
+    file = path / "config.json"
     try:
-        config = saved_config.flatten(ConfigDict(saved_config.upgrade(json.loads((path / "config.json").read_text()))))
+        values = files.read_json(file, "its run is left out")
+    except (UserError, OSError) as error:
+        log.warning("%s", error)
+        return None
+    try:
+        return saved_config.flatten(ConfigDict(saved_config.upgrade(values)))
     except UserError as error:
-        raise UserError(f"{path}/config.json: {error}") from error
-    results = path / "results.json"
-    return SavedRun(
-        name, path, config, KINDS[config["kind"]].title, json.loads(results.read_text()) if results.exists() else None
-    )
+        raise UserError(f"{file}: {error}") from error
+
+
+def _saved_run(name: str, path: epath.Path, config: dict[str, Any]) -> SavedRun:
+    return SavedRun(name, path, config, KINDS[config["kind"]].title, read_results(path))
 
 
 def baselines(runs: list[SavedRun]) -> list[tuple[SavedRun, SavedRun | None]]:

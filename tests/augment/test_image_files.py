@@ -9,6 +9,7 @@ import pytest
 
 from simclr_jax.augment import image_files
 from simclr_jax.augment import tf_crops
+from simclr_jax.inference import images
 from simclr_jax.runtime.tensorflow import tf
 
 
@@ -183,3 +184,18 @@ def test_what_has_no_pixels_stays_unreadable():
     for content in (b"", b"\xff\xd8\xff", encoded(picture(), "JPEG")[:100], FILES["png"][:-40]):
         with pytest.raises(tf.errors.OpError):
             image_files.decode(READ.completed(tf.constant(content)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "form"), [(np.uint16, "PNG"), (np.uint16, "TIFF"), (np.int32, "TIFF"), (np.float32, "TIFF")]
+)
+def test_wide_grey_images_in_memory_are_scaled_as_their_files(dtype, form):
+    values = np.linspace(0, 1, 12 * 16).reshape(12, 16) * (1 if dtype == np.float32 else 65535)
+    image = Image.fromarray(values.astype(dtype))
+    content = encoded(image, form)
+    ((in_memory, _),) = [images._encoded(image)]
+    of_file = image_files.decode_with_pillow(content)
+    np.testing.assert_array_equal(image_files.decode_with_pillow(in_memory), of_file)
+    assert len(np.unique(of_file)) > 100
+    with Image.open(io.BytesIO(content)) as opened:
+        np.testing.assert_array_equal(image_files.decode_with_pillow(images._encoded(opened)[0]), of_file)

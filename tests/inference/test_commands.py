@@ -216,3 +216,17 @@ def test_knn_of_a_folder_without_labels_draws_only(runs, tmp_path):
     page = tmp_path / "page.html"
     cli.call("report", f"--workdirs={tmp_path / 'knn'}", f"--output={page}")
     assert "no labels" in page.read_text()
+
+
+def test_damaged_parts_are_named_and_overwritten(tmp_path):
+    parts = Parts(epath.Path(tmp_path / "x.csv"), {"a": 1})
+    rows = stream.Rows(["p"], [""], np.ones(1, bool), np.ones([1, 2], np.float32), np.zeros([1, 0], np.int32))
+    parts.add(0, 1, rows)
+    (parts.folder / "000000000_000000001.npz").write_bytes(b"PK\x03\x04torn")
+    for read in (parts.counts, lambda: list(parts)):
+        with pytest.raises(UserError, match="000000000_000000001.npz is damaged .*: delete .*x.csv.partial, and run"):
+            read()
+    (parts.folder / "run.json").write_text('{"a"')
+    with pytest.raises(UserError, match="run.json is damaged .*: delete .*, or start anew with --overwrite"):
+        parts.open()
+    assert parts.open(overwrite=True) == 0

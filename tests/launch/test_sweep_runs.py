@@ -94,6 +94,17 @@ def test_a_stage_is_done_when_its_results_and_its_config_are_there(write, tmp_pa
     assert same[0].status() == "done"
 
 
+def test_torn_records_of_a_run_do_not_end_the_table_of_all(write, tmp_path, caplog):
+    run = load(write, workdir=tmp_path)[0]
+    for stage in run.stages:
+        finish(stage)
+    (run.stages[0].workdir / "results.json").write_text('{"top1": 0.')
+    run.records.mkdir(parents=True, exist_ok=True)
+    (run.records / "status.json").write_text('{"sta')
+    assert run.status() == "unfinished"
+    assert f"{run.stages[0].workdir}/results.json is damaged" in caplog.text
+
+
 def test_another_checkpoint_is_another_run(write, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

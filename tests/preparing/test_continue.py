@@ -154,6 +154,17 @@ def test_missing_or_torn_files_are_refused_when_they_are_opened(photos, prepare)
     (output / "train" / "index.npz").write_bytes(b"PK torn")
     with pytest.raises(UserError, match="index.npz cannot be read"):
         opened(output)
+    (output / "records.json").write_text('{"version": 1, "spl')
+    for command in (opened, lambda _: prepare(photos, "--shard_images=4")):
+        with pytest.raises(
+            UserError, match=r"records.json is damaged .*: delete .*, and the same command of simclr_jax"
+        ):
+            command(output)
+    (output / "records.json").write_text("{}")
+    with pytest.raises(UserError, match="records.json is damaged .it has no 'version'."):
+        opened(output)
+    prepare(photos, "--shard_images=4", "--overwrite")
+    assert opened(output).num_examples == 7
     with pytest.raises(UserError, match="has no records.json: give a folder that simclr_jax.prepare has written"):
         opened(photos)
     data = config_lib.pretrain().data

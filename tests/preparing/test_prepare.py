@@ -179,6 +179,58 @@ def test_a_missing_label_removes_all_with_a_warning(write_tar, prepare, jpegs, c
     assert opened("records", output).all_labels is None
 
 
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (
+            b"99999999",
+            "00001.jpg has the label 99999999, but labels are the numbers of classes, from 0 to 999999, or -1",
+        ),
+        (b"-7", "00001.jpg has the label -7, but"),
+        (b"999999", "a label is 999999, which makes 1,000,000 classes, but there are 2 images, of 2 classes"),
+    ],
+)
+def test_a_label_that_is_no_class_is_refused_with_its_value(write_tar, prepare, jpegs, label, message):
+    path = write_tar("a.tar", [{"jpg": jpegs[0], "cls": b"0"}, {"jpg": jpegs[1], "cls": label}])
+    with pytest.raises(UserError, match=message):
+        prepare(path)
+
+
+def test_labels_in_parquet_and_json_have_the_same_limit(write_tar, write_parquet, prepare, jpegs):
+    path = write_parquet("a.parquet", jpegs[:2], [0, 10**9])
+    with pytest.raises(UserError, match=r"a.parquet/1/1.jpg has the label 1000000000, but"):
+        prepare(path)
+    path = write_tar("a.tar", [{"jpg": jpegs[0], "json": b'{"label": 1e300}'}])
+    with pytest.raises(UserError, match="has the label 1000"):
+        prepare(path, output="b")
+
+
+def test_odd_labels_are_text_or_none(write_tar, prepare, jpegs):
+    labels = ["5", "\N{SUPERSCRIPT TWO}", "--1", "1"]
+    path = write_tar("a.tar", [{"jpg": jpegs[n], "cls": label.encode()} for n, label in enumerate(labels)])
+    source = opened("records", prepare(path)[0])
+    assert [source.class_names[label] for label in source.labels] == labels
+    path = write_tar("b.tar", [{"jpg": jpegs[0], "json": b'{"label": Infinity}'}])
+    assert opened("records", prepare(path, output="b")[0]).all_labels is None
+
+
+def test_names_that_are_not_utf8_are_skipped_and_named(tmp_path, write_tar, prepare, jpegs, caplog):
+    odd = "odd\udcff"
+    for name in ("a", odd):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        (tmp_path / "photos" / f"{name}.jpg").write_bytes(jpegs[0])
+    assert opened("records", prepare(tmp_path / "photos")[0]).num_examples == 1
+    assert caplog.text.count(r"the name 'odd\udcff.jpg' is not UTF-8") == 1
+    folder = write_tar("a.tar", [{"jpg": jpegs[0]}]).parent
+    write_tar(f"{odd}.tar", [{"jpg": jpegs[0]}])
+    for number, images in enumerate((folder, folder / "*.tar")):
+        caplog.clear()
+        assert opened("records", prepare(images, output=f"tar{number}")[0]).num_examples == 1
+        assert r"odd\udcff.tar' is not UTF-8; it is skipped" in caplog.text
+    inside = write_tar("b.tar", [{f"{odd}.jpg": jpegs[0]}])
+    assert list(opened("records", prepare(inside, output="inside")[0]).ids) == [r"b.tar/some/00000.odd\xff.jpg"]
+
+
 def test_patterns_and_splits_in_names():
     assert _expanded("a-{08..10}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar"]
     assert _expanded("{train,val}-{0..1}.tar") == ["train-0.tar", "train-1.tar", "val-0.tar", "val-1.tar"]

@@ -19,6 +19,7 @@ from simclr_jax.evaluation import metrics
 from simclr_jax.reporting import names
 from simclr_jax.reporting import pictures
 from simclr_jax.workdir import predictions
+from simclr_jax.workdir import runs as saved_runs
 from simclr_jax.workdir import writers
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -282,3 +283,49 @@ def test_in_a_real_browser(runs, tmp_path):
     green = (pixels[..., 1] > pixels[..., 0] + 40) & (pixels[..., 1] > pixels[..., 2] + 20)
     assert green.sum() > 500, "the diagonal of the confusion matrix"
     assert (pixels.sum(axis=2) < 300).sum() > 5000, "text"
+
+
+def test_links_in_a_circle_and_to_a_run_count_it_once(tmp_path):
+    top = epath.Path(tmp_path) / "lab"
+    evaluated(top / "here" / "run", config_lib.knn())
+    for name, target in (("latest", "."), ("again", "."), ("best", "here/run")):
+        (tmp_path / "lab" / name).symlink_to(target)
+    assert [run.path.name for run in saved_runs.find([str(top)])] == ["run"]
+    assert len(saved_runs.find([str(top), str(top / "latest")])) == 1
+
+
+def test_what_evaluated_a_checkpoint_is_counted_once(tmp_path):
+    config = config_lib.knn()
+    config.pretrained = "/some/checkpoints/9"
+    evaluated(epath.Path(tmp_path) / "knn", config)
+    (tmp_path / "a_link").symlink_to("knn")
+    found = saved_runs.evaluations(epath.Path("/some/checkpoints/9"), [epath.Path(tmp_path)])
+    assert [run.name for run in found] == ["knn"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("first/knn/results.json", b'{"top1": 0.'),
+        ("first/knn/results.json", b"[]"),
+        ("first/knn/config.json", b'{"kind": "k'),
+        ("first/pretrain/verdict.json", b"{}"),
+        ("first/pretrain/verdict.json", b"\xff"),
+        ("first/pretrain/views.png", b"\x89PNG\r\n\x1a\n"),
+        ("first/knn/draw_0/predictions.npz", b"PK\x03\x04"),
+    ],
+)
+def test_a_damaged_file_is_named_and_the_rest_is_shown(tmp_path, caplog, name, content):
+    top = epath.Path(tmp_path) / "first"
+    evaluated(top / "knn", config_lib.knn())
+    evaluated(top / "finetune", config_lib.finetune())
+    (top / "pretrain").mkdir(parents=True)
+    writers.write_atomically(top / "pretrain" / "config.json", saved_config.to_json(config_lib.pretrain()))
+    (tmp_path / name).write_bytes(content)
+    with caplog.at_level("WARNING", "simclr_jax"):
+        found = report.write([str(top)], str(tmp_path / "page.html"))
+    assert f"{tmp_path / name} is damaged" in caplog.text
+    assert {run.path.name for run in found} == {"knn", "finetune", "pretrain"} - (
+        {"knn"} if "config" in name else set()
+    )
+    assert any(row[:1] == ["finetune"] for row in Parser((tmp_path / "page.html").read_text()).rows)

@@ -1,19 +1,27 @@
 """Disks that are full, read-only or gone: one line with the path and what is needed, and a separate exit code."""
 
 import errno
+import multiprocessing
 import os
 import pathlib
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 
 from etils import epath
+import numpy as np
 import pytest
 
 from simclr_jax import errors
+from simclr_jax.inference import tables
+from simclr_jax.inference.rows import Rows
 from simclr_jax.runtime import cli
+from simclr_jax.runtime import files
 from simclr_jax.runtime import storage
 
+ROWS = Rows(["p"] * 999, [""] * 999, np.ones(999, bool), np.ones([999, 1], np.float32), np.zeros([999, 0], np.int32))
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -40,6 +48,51 @@ def test_what_a_disk_is_the_cause_of_is_a_line(make, message):
     problem = storage.problem(make())
     assert problem == message or (message is not None and problem.startswith(message))
     assert message is None or problem.endswith("What was saved before is kept.")
+
+
+def test_an_error_without_a_path_says_where_the_command_writes():
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert storage.problem(full, "--output=/a").startswith("a file (the command writes to --output=/a): No space left")
+    full.__cause__ = OSError(errno.ENOSPC, "No space left on device", "/a/b")
+    assert storage.problem(full, "--output=/a").startswith("/a/b: No space left")
+
+
+def limited_to(size, work):
+    """Runs `work()` in a process whose files may have at most this many bytes. Returns the line of its error."""
+
+    def run(connection):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        try:
+            work()
+        except OSError as error:
+            connection.send(storage.problem(error))
+
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=run, args=(there,))
+    process.start()
+    process.join()
+    return here.recv()
+
+
+def appended(path):
+    file = files.Appending(epath.Path(path))
+    file.write(b"x" * 5000)
+    file.flush()
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: files.write_atomically(epath.Path(path), b"x" * 5000),
+        lambda path: tables.write(epath.Path(path), [ROWS], tables.Layout(False, 1, None, {})),
+        appended,
+    ],
+)
+def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing_beside_it(tmp_path, write):
+    line = limited_to(3000, lambda: write(tmp_path / "a.csv"))
+    assert line.startswith(f"{tmp_path}/a.csv: File too large")
+    assert {path.name for path in tmp_path.iterdir()} <= {"a.csv"}
 
 
 @pytest.mark.parametrize(

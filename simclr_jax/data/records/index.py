@@ -7,7 +7,6 @@ beside the folders is written last, so that where it is, all of it is complete.
 from collections.abc import Sequence
 import dataclasses
 import io
-import json
 import os
 from typing import Any
 from typing import overload
@@ -60,8 +59,8 @@ class Index:
             with open_stream(path) as file, np.load(file) as arrays:
                 labels = arrays.get("labels")
                 found = {name: arrays[name] for name in ("begins", "sizes", "file_ends", "file_bytes")}
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path} cannot be read ({error}): prepare the images again.") from error
+        except (OSError, KeyError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+            raise UserError(f"{path} cannot be read ({error}): {remedy(os.path.dirname(folder))}.") from error
         return cls(**found, labels=labels, names=Names(path, len(found["begins"])))
 
     def save(self, folder: epath.Path) -> None:
@@ -103,7 +102,11 @@ class Names(Sequence[str]):
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         if self._arrays is None:
-            with open_stream(self._path) as file, np.load(file) as arrays:
+            with (
+                files.damage_of(self._path, "prepare the images again"),
+                open_stream(self._path) as file,
+                np.load(file) as arrays,
+            ):
                 self._arrays = arrays["names"], arrays["name_ends"]
         return self._arrays
 
@@ -136,11 +139,16 @@ def shard_name(number: int, count: int) -> str:
     return f"{number:05d}-of-{count:05d}.array_record"
 
 
+def remedy(root: str) -> str:
+    """What to do about a damaged file of a prepared folder."""
+    return f"delete {root}, and the same command of simclr_jax.prepare writes it again"
+
+
 def read_manifest(root: str) -> dict[str, Any]:
     """`records.json` of a prepared folder: `splits`, `facts` and `version`.
 
     Raises:
-      UserError: where the folder is not prepared, not completely, or by a newer version.
+      UserError: where the folder is not prepared, not completely, or by a newer version, or the file is damaged.
     """
     folder = epath.Path(root)
     if not (folder / MANIFEST).exists():
@@ -152,7 +160,12 @@ def read_manifest(root: str) -> dict[str, Any]:
             f"{root!r} has no {MANIFEST}: give a folder that simclr_jax.prepare has written. For a folder of images: "
             "--config.data.source=folder."
         )
-    manifest = json.loads((folder / MANIFEST).read_text())
-    if manifest["version"] > VERSION:
+    path = folder / MANIFEST
+    manifest = files.read_json(path, remedy(root))
+    with files.damage_of(path, remedy(root)):
+        newer = manifest["version"] > VERSION
+        splits = manifest["splits"] if not newer else {}
+        _ = manifest["facts"], [(split["images"], split["class_names"]) for split in splits.values()]
+    if newer:
         raise UserError(f"{root!r} was prepared by a newer simclr_jax, and cannot be read by this one.")
     return manifest

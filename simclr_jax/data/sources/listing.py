@@ -5,7 +5,9 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import concurrent.futures
 import functools
+import glob
 import logging
+import math
 import os
 
 from simclr_jax.augment import image_files
@@ -62,6 +64,20 @@ def has_image(folder: str) -> bool:
     return any(name.lower().endswith(readable()) for _, names in _walk(folder) for name in names)
 
 
+def files_below(folder: str, depth: int, *, quiet: bool = True) -> list[str]:
+    """The paths of all files in a local folder, and at most `depth` folders deeper. Names that are not UTF-8 are left out."""
+    return [os.path.join(parent, name) for parent, names in _walk_local(folder, depth, quiet=quiet) for name in names]
+
+
+def files_named(pattern: str) -> list[str]:
+    """The paths of local files that a pattern fits; of the file with this very name, if there is one. Warns of
+    names that are not UTF-8."""
+    paths = [pattern] if os.path.exists(pattern) else glob.glob(pattern)
+    for path in (path for path in paths if not is_text(path)):
+        log.warning("the name %s is not UTF-8; it is skipped. Rename it.", ascii(path))
+    return [path for path in paths if is_text(path)]
+
+
 def folders_in(folder: str) -> list[str]:
     """The sorted names of the folders in a folder, but for those that `images_below` skips."""
     if "://" in folder:
@@ -89,36 +105,48 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
     """Every folder below `folder`, once, with the names of its files; no folder whose name begins with a dot."""
     if "://" in folder:
         yield from _walk_bucket(folder)
-        return
-    seen, rest = set(), [folder]
+    else:
+        yield from _walk_local(folder)
+
+
+def _walk_local(folder: str, depth: float = math.inf, *, quiet: bool = False) -> Iterator[tuple[str, list[str]]]:
+    """`_walk` of a folder of this machine, at most `depth` folders deeper; `quiet`: without warnings."""
+    seen: set[str] = set()
+    rest: list[tuple[str, int]] = [(folder, 0)]
     while rest:
-        parent = rest.pop()
+        parent, level = rest.pop()
         place = os.path.realpath(parent)
         if place in seen:
             continue
         seen.add(place)
-        folders, names = _entries(parent)
-        rest += [os.path.join(parent, name) for name in sorted(folders, reverse=True)]
+        folders, names = _entries(parent, logging.DEBUG if quiet else logging.WARNING)
+        if level < depth:
+            rest += [(os.path.join(parent, name), level + 1) for name in sorted(folders, reverse=True)]
         yield parent, names
 
 
-def _entries(folder: str) -> tuple[list[str], list[str]]:
-    """The names of the folders, without those that begin with a dot, and of the files in a folder. Warns of the rest."""
+def _entries(folder: str, level: int) -> tuple[list[str], list[str]]:
+    """The names of the folders, without those that begin with a dot, and of the files in a folder. Tells of the rest.
+
+    Args:
+      folder: of this machine.
+      level: of the messages in the log.
+    """
     folders, names = [], []
     try:
         entries = list(os.scandir(folder))
     except PermissionError:
-        log.warning("%s may not be read; it is skipped.", folder)
+        log.log(level, "%s may not be read; it is skipped.", folder)
         return [], []
     for entry in entries:
         if not is_text(entry.name):
-            log.warning("%s: the name %s is not UTF-8; it is skipped. Rename it.", folder, ascii(entry.name))
+            log.log(level, "%s: the name %s is not UTF-8; it is skipped. Rename it.", folder, ascii(entry.name))
         elif _is(entry.is_dir):
             folders += [entry.name] * (not entry.name.startswith("."))
         elif _is(entry.is_file):
             names.append(entry.name)
         else:
-            log.warning("%s is no file; it is skipped. It is a link to nothing, or a pipe.", entry.path)
+            log.log(level, "%s is no file; it is skipped. It is a link to nothing, or a pipe.", entry.path)
     return folders, names
 
 
