@@ -86,8 +86,8 @@ class Tar:
         key, parts = None, {}
         try:
             # Names of records are UTF-8; of another name, its other bytes are written as \xff.
-            options = {"encoding": "utf-8", "errors": "backslashreplace"}
-            with open_stream(self.path) as file, tarfile.open(fileobj=file, mode="r|*", **options) as tar:
+            codec: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
+            with open_stream(self.path) as file, tarfile.open(fileobj=file, mode="r|*", **codec) as tar:
                 for member in tar:
                     if not member.isfile() or os.path.basename(member.name).startswith("."):
                         continue
