@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import dataclasses
+import functools
 import gzip
 import json
 import math
@@ -86,8 +87,8 @@ class Tar:
         key, parts = None, {}
         try:
             # Names of records are UTF-8; of another name, its other bytes are written as \xff.
-            codec: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
-            with open_stream(self.path) as file, tarfile.open(fileobj=file, mode="r|*", **codec) as tar:
+            open_tar = functools.partial(tarfile.open, mode="r|*", encoding="utf-8", errors="backslashreplace")
+            with open_stream(self.path) as file, open_tar(fileobj=file) as tar:
                 for member in tar:
                     if not member.isfile() or os.path.basename(member.name).startswith("."):
                         continue
