@@ -151,7 +151,7 @@ def test_a_truncated_jpeg_is_read_up_to_where_it_ends(orientation, progressive, 
     cut = whole[:-missing]
     with pytest.raises(tf.errors.OpError):
         image_files.decode(image_files.DEFAULT_DECODING.completed(tf.constant(cut)))
-    assert "truncated_jpeg=read would read what there is of it" in image_files.problem(cut)
+    assert "truncated_jpeg=read reads what there is of it" in image_files.problem(cut)
     pixels = image_files.decode(READ.completed(tf.constant(cut))).numpy().astype(int)
     np.testing.assert_allclose(pixels, image_files.decode_with_pillow(cut + b"\xff\xd9"), atol=5)
     full = image_files.decode(tf.constant(whole)).numpy().astype(int)
