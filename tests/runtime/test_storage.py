@@ -1,27 +1,19 @@
 """Disks that are full, read-only or gone: one line with the path and what is needed, and a separate exit code."""
 
 import errno
-import multiprocessing
 import os
 import pathlib
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 
 from etils import epath
-import numpy as np
 import pytest
 
 from simclr_jax import errors
-from simclr_jax.inference import tables
-from simclr_jax.inference.rows import Rows
 from simclr_jax.runtime import cli
-from simclr_jax.runtime import files
 from simclr_jax.runtime import storage
 
-ROWS = Rows(["p"] * 999, [""] * 999, np.ones(999, bool), np.ones([999, 1], np.float32), np.zeros([999, 0], np.int32))
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -57,42 +49,48 @@ def test_an_error_without_a_path_says_where_the_command_writes():
     assert storage.problem(full, "--output=/a").startswith("/a/b: No space left")
 
 
-def limited_to(size, work):
-    """Runs `work()` in a process whose files may have at most this many bytes. Returns the line of its error."""
-
-    def run(connection):
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-        try:
-            work()
-        except OSError as error:
-            connection.send(storage.problem(error))
-
-    here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("fork").Process(target=run, args=(there,))
-    process.start()
-    process.join()
-    return here.recv()
-
+# In a process whose files may have at most 3,000 bytes.
+LIMITED = """
+import pathlib, resource, signal, sys
+import numpy as np
+from etils import epath
+from simclr_jax.inference import tables
+from simclr_jax.inference.rows import Rows
+from simclr_jax.runtime import files, storage
 
 def appended(path):
-    file = files.Appending(epath.Path(path))
+    file = files.Appending(path)
     file.write(b"x" * 5000)
     file.flush()
 
+rows = Rows(["p"] * 999, [""] * 999, np.ones(999, bool), np.ones([999, 1], np.float32), np.zeros([999, 0], np.int32))
+writers = {
+    "whole": lambda path: files.write_atomically(path, b"x" * 5000),
+    "table": lambda path: tables.write(path, [rows], tables.Layout(False, 1, None, {})),
+    "appended": appended,
+}
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+for name, write in writers.items():
+    folder = epath.Path(sys.argv[1]) / name
+    folder.mkdir()
+    try:
+        write(folder / "a.csv")
+        print("no error")
+    except OSError as error:
+        print(storage.problem(error))
+"""
 
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda path: files.write_atomically(epath.Path(path), b"x" * 5000),
-        lambda path: tables.write(epath.Path(path), [ROWS], tables.Layout(False, 1, None, {})),
-        appended,
-    ],
-)
-def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing_beside_it(tmp_path, write):
-    line = limited_to(3000, lambda: write(tmp_path / "a.csv"))
-    assert line.startswith(f"{tmp_path}/a.csv: File too large")
-    assert {path.name for path in tmp_path.iterdir()} <= {"a.csv"}
+
+@pytest.mark.slow
+def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing_beside_it(tmp_path):
+    words = [sys.executable, "-c", LIMITED, str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 3
+    for name, line in zip(("whole", "table", "appended"), lines, strict=True):
+        assert line.startswith(f"{tmp_path}/{name}/a.csv: File too large")
+        assert {path.name for path in (tmp_path / name).iterdir()} <= {"a.csv"}
 
 
 @pytest.mark.parametrize(
