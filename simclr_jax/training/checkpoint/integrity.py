@@ -32,7 +32,7 @@ NAME = "checksums.json"
 ASIDE = "damaged_checkpoints"
 # Of a checkpoint from which a run continues. One that is evaluated need not have its optimiser.
 TO_CONTINUE = ("encoder", "optimizer", "config")
-_CHUNK = 2**22
+_CHUNK = 2**20
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
