@@ -31,7 +31,7 @@ from benchmarks.damage import KINDS
 from benchmarks.damage import damage
 from benchmarks.damage import files_of
 from benchmarks.harness import ROOT
-from benchmarks.verdict_table import filled
+from benchmarks.pages import filled
 
 TINY: dict[str, object] = {
     "model.depth": 10,

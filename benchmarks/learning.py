@@ -18,8 +18,8 @@ import sys
 from typing import Any
 
 from benchmarks.harness import ROOT
+from benchmarks.pages import filled
 from benchmarks.verdict import copy_first
-from benchmarks.verdict_table import filled
 
 PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 PROBE = "configs/linear_probe.py:lbfgs_quick"

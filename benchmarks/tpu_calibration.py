@@ -8,9 +8,9 @@ checkpoints and evaluations. Compiles such a step for a v3:2x2, which is a v3-8,
 
 import pathlib
 
+from benchmarks.pages import filled
 from benchmarks.tpu_step import SIZE
 from benchmarks.tpu_step import plain_encoder
-from benchmarks.verdict_table import filled
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "scale.md"
 TOPOLOGY, BATCH, STEPS, HOURS = "v3:2x2", 1024, 125_100, 4.4

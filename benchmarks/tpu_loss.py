@@ -11,7 +11,7 @@ import argparse
 import pathlib
 import sys
 
-from benchmarks.verdict_table import filled
+from benchmarks.pages import filled
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "scale.md"
 TOPOLOGY = "v5e:2x4"

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata as ranks
 
+from benchmarks.pages import filled
 from benchmarks.verdict_runs import Run
 
 UNTRAINED = "untrained"  # the name of the folder with the probe of the untrained network
 RESAMPLES = 2000  # of the bootstrap
 FEWEST_RUNS = 3  # of a data set; fewer have no meaningful rank correlation
 SCORE = "score"
-# Between these marks, a page of docs/ has the results of a benchmark.
-BEGIN, END = "<!-- results: written by python -m benchmarks.{} -->", "<!-- end of results -->"
 
 Row = dict[str, Any]
 
@@ -134,19 +133,10 @@ def write(output: pathlib.Path, runs: Sequence[Run], docs: pathlib.Path | None =
     if docs is not None:
         tables.append(docs / "results" / "verdict.csv")
         page = docs / "verdict.md"
-        page.write_text(filled(page.read_text(), text))
+        page.write_text(filled(page.read_text(), text, "verdict"))
     for table in tables:
         _write_csv(table, rows)
     return text
-
-
-def filled(page: str, text: str, benchmark: str = "verdict") -> str:
-    """The page with the text between the two marks."""
-    before, begin, rest = page.partition(BEGIN.format(benchmark))
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page has no {BEGIN!r} ... {END!r}")
-    return f"{before}{begin}\n\n{text}\n{end}{after}"
 
 
 def _write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:

@@ -36,7 +36,7 @@ log = logging.getLogger("simclr_jax")
 
 # Writes the files of all tasks and yields, for each, its number of images and lines about unreadable ones.
 RunTasks = Callable[[list[shards.Task]], Iterable[tuple[int, list[str]]]]
-# So many classes may have no image, as in a part of a large data set.
+# Up to this many classes may have no image, as in a part of a large data set.
 PLENTY_OF_CLASSES = 100_000
 # Unreadable images that are named.
 SHOWN = 20

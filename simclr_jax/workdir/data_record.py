@@ -61,7 +61,8 @@ def check(workdir: epath.Path, now: Record, *, accept: bool) -> dict[str, Any]:
                 f"{workdir / FILE} is damaged, so nothing says on which images this run was begun. If they are the same, "
                 "--accept_new_data continues; otherwise take another --workdir."
             )
-        log.warning("%s was damaged; it is kept as %s.", workdir / FILE, files.set_aside(workdir / FILE))
+        if distributed.is_primary():  # all processes come here, and only one can rename it
+            log.warning("%s was damaged; it is kept as %s.", workdir / FILE, files.set_aside(workdir / FILE))
     if old is None:
         return dict(now)
     before = old.get(BEFORE, [])

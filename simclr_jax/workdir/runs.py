@@ -134,7 +134,7 @@ def _workdirs(folder: epath.Path, seen: set[str]) -> list[epath.Path]:
 
 
 def _inside(folder: epath.Path) -> list[epath.Path]:
-    """What is in a folder, sorted, links last: a run has the name of its own folder before that of a link to it."""
+    """What is in a folder, sorted, links last, so that a run is named by its folder and not by a link to it."""
     return sorted(folder.iterdir(), key=lambda path: (os.path.islink(path), path.name))
 
 

@@ -6,6 +6,7 @@ from helpers import REPOSITORY
 import numpy as np
 import pytest
 
+from benchmarks import pages
 from benchmarks import verdict_runs
 from benchmarks import verdict_table
 from simclr_jax.diagnosis import statements
@@ -108,12 +109,12 @@ def test_pooled_correlations_do_not_mistake_a_better_data_set_for_a_better_run()
 
 def test_the_results_replace_the_earlier_ones_in_the_documentation():
     page = (REPOSITORY / "docs" / "verdict.md").read_text()
-    once = verdict_table.filled(page, "| new |")
-    assert verdict_table.filled(once, "| new |") == once
+    once = pages.filled(page, "| new |", "verdict")
+    assert pages.filled(once, "| new |", "verdict") == once
     assert "| new |" in once
-    assert once.startswith(page.partition(verdict_table.BEGIN.format("verdict"))[0])
+    assert once.startswith(page.partition(pages.BEGIN.format("verdict"))[0])
     with pytest.raises(ValueError, match="has no"):
-        verdict_table.filled("nothing", "| new |")
+        pages.filled("nothing", "| new |", "verdict")
 
 
 def test_tables_of_runs(tmp_path):
