@@ -88,9 +88,10 @@ def _verdict(run: SavedRun) -> list[str]:
     path = run.path / VERDICT
     if not path.exists():
         return [HOW_TO] if run.results else []
+    remedy = "the verdict is left out; simclr_jax.verdict writes it again"
     try:
-        verdict = files.read_json(path, "the verdict is left out; simclr_jax.verdict writes it again")
-        with files.damage_of(path, "the verdict is left out; simclr_jax.verdict writes it again"):
+        verdict = files.read_json(path, remedy)
+        with files.damage_of(path, remedy):
             score = (
                 f"The score without labels is {verdict['score']:.2f} of 1, untrained {verdict['score_untrained']:.2f}."
             )
