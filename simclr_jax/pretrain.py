@@ -31,7 +31,7 @@ from simclr_jax import config as config_lib
 from simclr_jax.config import checks as config_checks
 from simclr_jax.config import saved as saved_config
 from simclr_jax.data import sources
-from simclr_jax.data.pipeline import BadImages
+from simclr_jax.data.bad_images import BadImages
 from simclr_jax.errors import UserError
 from simclr_jax.evaluation import metrics
 from simclr_jax.evaluation.forward import run_over
@@ -39,6 +39,7 @@ from simclr_jax.evaluation.labelled_data import warn_of_one_class
 from simclr_jax.reporting import pictures
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime import sharding
+from simclr_jax.runtime import tensorflow
 from simclr_jax.runtime.heartbeat import working
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import advice
@@ -167,6 +168,8 @@ def _open_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | Non
     hint = "set it in the config file or on the command line."
     config_checks.require(config, "data.source", "data.image_size", "data.eval_crop", "model.depth", hint=hint)
     config_checks.check_values(config, jax.device_count())
+    if not config.data.resident:
+        tensorflow.check_installed()
     source = sources.open_source(config.data, "train")
     if config.data.resident and not isinstance(source, sources.RandomAccess):
         raise UserError(

@@ -4,6 +4,8 @@ TensorFlow's decoders are fast, but they refuse WebP with alpha, read palettes o
 photograph, and may abort the process on an animated WebP. So the first bytes of a file decide who reads it.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 import contextlib
 import dataclasses
@@ -33,7 +35,7 @@ class Decoding:
     reduced_decode: bool = False
 
     @classmethod
-    def of(cls, data: ConfigDict) -> "Decoding":
+    def of(cls, data: ConfigDict) -> Decoding:
         """That of `config.data`."""
         return cls(
             truncated_jpeg=data.get("truncated_jpeg") or cls.truncated_jpeg,
@@ -54,6 +56,11 @@ class Decoding:
             return image
         truncated = tf.io.is_jpeg(image) & (tf.strings.substr(image, -2, 2) != END_OF_JPEG)
         return tf.cond(truncated, lambda: tf.strings.join([image, END_OF_JPEG]), lambda: image)
+
+    def completed_bytes(self, content: bytes) -> bytes:
+        """`completed` without TensorFlow."""
+        truncated = content[:3] == JPEG and content[-2:] != END_OF_JPEG
+        return content + END_OF_JPEG if truncated and self.truncated_jpeg != "skip" else content
 
 
 DEFAULT_DECODING = Decoding()
@@ -159,6 +166,14 @@ def decode_with_pillow(content: bytes | np.ndarray, ratio: int = 1, draft_side: 
         if draft_side is not None:
             opened.draft(None, (draft_side, draft_side))
         return pixels_of(ImageOps.exif_transpose(opened))
+
+
+def size_of(content: bytes) -> tuple[int, int]:
+    """Two sides of an image in pixels, which is not decoded."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as image:
+        return image.size
 
 
 def pixels_of(image: Any) -> np.ndarray:

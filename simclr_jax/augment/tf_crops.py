@@ -1,5 +1,7 @@
 """Decode and crop images (paper appendix A), stateless, in TensorFlow: one image at a time."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from collections.abc import Sequence
 
@@ -9,7 +11,7 @@ from simclr_jax.augment import image_files
 from simclr_jax.augment import tf_random
 from simclr_jax.runtime.tensorflow import tf
 
-ChooseBox = Callable[[tf.Tensor], tf.Tensor]
+ChooseBox = Callable[["tf.Tensor"], "tf.Tensor"]
 
 
 def open_cropped(image: tf.Tensor, choose_boxes: Sequence[ChooseBox], reduce_to: int | None = None) -> list[tf.Tensor]:

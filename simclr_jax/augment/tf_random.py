@@ -3,6 +3,8 @@
 Every use of random numbers has its own stream. So drawing more numbers in one place changes none in another place.
 """
 
+from __future__ import annotations
+
 import math
 
 from simclr_jax.runtime.tensorflow import tf

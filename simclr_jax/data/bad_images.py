@@ -63,10 +63,9 @@ class BadImages:
         if not isinstance(self._source, RandomAccess):
             return ""
         from simclr_jax.augment import image_files
-        from simclr_jax.runtime.tensorflow import tf
 
         try:
-            content = self._source.fetch(tf.constant(index, tf.int64)).numpy()
-        except tf.errors.OpError as error:
-            return f": {image_files.reason_of(error)}"
+            content = self._source.content(index)
+        except OSError as error:
+            return f": {error.strerror or error}"
         return f": {image_files.problem(content)}" if isinstance(content, bytes) else ""

@@ -1,5 +1,7 @@
 """Open the image of a record: the first of its candidates, or the first one that can be read."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses

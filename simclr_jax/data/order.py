@@ -5,6 +5,8 @@ The training stream is one endless sequence of positions 0, 1, 2, ... Step s of 
 stored iterators, and the number of hosts or threads changes nothing.
 """
 
+from __future__ import annotations
+
 import dataclasses
 
 import numpy as np
@@ -68,10 +70,16 @@ class HostShard:
         steps = tf.data.Dataset.counter(self.start_step, dtype=tf.int64)
         if self.num_steps is not None:
             steps = steps.take(self.num_steps)
-        first = self.process_index * self.local_batch_size
-        rows = np.arange(first, first + self.local_batch_size) if self.rows is None else self.rows
-        rows = tf.constant(rows, tf.int64)
+        rows = tf.constant(self._rows(), tf.int64)
         return steps.map(lambda step: step * self.batch_size + rows)
+
+    def positions_of_step(self, step: int) -> np.ndarray:
+        """This host's global positions of a step, without TensorFlow: int64 `[local batch]`."""
+        return step * self.batch_size + self._rows()
+
+    def _rows(self) -> np.ndarray:
+        first = self.process_index * self.local_batch_size
+        return np.arange(first, first + self.local_batch_size) if self.rows is None else self.rows
 
     def piece(self, num_examples: int) -> tuple[int, int]:
         """This host's range [start, stop) when `num_examples` examples are divided among the hosts in consecutive pieces."""

@@ -4,6 +4,8 @@ Training and evaluation share one path. A record of a source is read, decoded an
 views; views become batches. `Stages` holds what differs between the two.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from collections.abc import Iterator
 import dataclasses
@@ -19,11 +21,11 @@ import numpy as np
 
 from simclr_jax.augment import family
 from simclr_jax.augment import tf_crops
-from simclr_jax.augment import tf_ops
 from simclr_jax.augment import tf_random
 from simclr_jax.augment.image_files import DEFAULT_DECODING
 from simclr_jax.augment.image_files import Decoding
 from simclr_jax.data import read_ahead
+from simclr_jax.data import without_tensorflow
 from simclr_jax.data.bad_images import BadImages
 from simclr_jax.data.open_records import Stages
 from simclr_jax.data.open_records import first_index
@@ -32,6 +34,7 @@ from simclr_jax.data.open_records import open_first_readable
 from simclr_jax.data.order import HostShard
 from simclr_jax.data.sources.base import Source
 from simclr_jax.runtime import sharding
+from simclr_jax.runtime import tensorflow
 from simclr_jax.runtime.tensorflow import tf
 from simclr_jax.runtime.tensorflow import without_autograph
 
@@ -135,6 +138,11 @@ def eval_batches(
     Raises:
       UserError: from `bad_images`.
     """
+    if not tensorflow.is_installed():
+        yield from without_tensorflow.eval_batches(
+            source, size=size, crop=crop, shard=shard, bad_images=bad_images, decoding=decoding
+        )
+        return
     reduce_to = size if decoding.reduced_decode else None
     stages = Stages(
         records=lambda shard, many: source.ordered(shard),
@@ -185,6 +193,8 @@ def _augmented(crops: tf.Tensor, positions: tf.Tensor, augment: ConfigDict, seed
     draws = [tf_random.uniforms(seed, positions, view, family.NUM_DRAWS) for view in range(num_views)]
     if augment.get("one_branch", False):
         draws[1:] = [tf.fill(tf.shape(draw), family.NEVER) for draw in draws[1:]]
+    from simclr_jax.augment import tf_ops
+
     views = tf_ops.random_views(
         tf.reshape(crops, [-1, size, size, 3]),
         tf.reshape(tf.stack(draws, axis=1), [-1, family.NUM_DRAWS]),
@@ -194,6 +204,8 @@ def _augmented(crops: tf.Tensor, positions: tf.Tensor, augment: ConfigDict, seed
 
 
 def _without_augmentation(crops: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
+    from simclr_jax.augment import tf_ops
+
     del positions
     return tf_ops.to_uint8(crops)
 
@@ -210,7 +222,7 @@ def _batches(stages: Stages, shard: HostShard) -> Iterator[dict[str, np.ndarray]
     for open_record in (open_first, open_first_readable):
         num_steps = None if shard.num_steps is None else shard.num_steps - (step - shard.start_step)
         rest = dataclasses.replace(shard, start_step=step, num_steps=num_steps)
-        iterator = _dataset(stages, rest, open_record).as_numpy_iterator()
+        iterator = without_autograph(_dataset)(stages, rest, open_record).as_numpy_iterator()
         try:
             for batch in iterator:
                 yield batch
@@ -234,7 +246,6 @@ def _drop_in_background(last_reference: list[Any]) -> None:
     threading.Thread(target=last_reference.clear, name="end of input", daemon=True).start()
 
 
-@without_autograph
 def _dataset(stages: Stages, shard: HostShard, open_record: Callable) -> tf.data.Dataset:
     """The batches of `_batches`: records, then groups of crops, then chunks of views, then batches."""
     batch_size, pixels = shard.local_batch_size, stages.size**2

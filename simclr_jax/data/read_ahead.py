@@ -1,5 +1,7 @@
 """Read several images in one call, for sources whose `fetch` is a call of Python: such a call takes as long as a few images."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 import math
 
@@ -10,7 +12,7 @@ from simclr_jax.runtime.tensorflow import tf
 # Images that one call reads. From a bucket they are requested at the same time.
 IMAGES = 32
 
-ReadMany = Callable[[tf.Tensor], dict[str, tf.Tensor]]
+ReadMany = Callable[["tf.Tensor"], dict[str, "tf.Tensor"]]
 
 
 def function_of(source: Source) -> ReadMany | None:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import dataclasses
 import math
 import os
-from typing import TYPE_CHECKING
 from typing import Any
 
 import jax
@@ -21,21 +20,18 @@ from jaxtyping import UInt8
 from jaxtyping import UInt32
 import numpy as np
 
+from simclr_jax.augment.image_files import DEFAULT_DECODING
+from simclr_jax.augment.image_files import Decoding
+from simclr_jax.data import decoded
+from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.errors import UserError
 from simclr_jax.runtime import sharding
-
-if TYPE_CHECKING:
-    from simclr_jax.augment.image_files import Decoding
-    from simclr_jax.data.sources.base import RandomAccess
 
 # Separates the order from all other draws with a run's seed.
 _SHUFFLE = 0x73687566
 # With 8 rounds, some orders of 5 examples are more frequent than the rest; with 16, no order of 6 is (chi-square over 20,000
 # epochs).
 _ROUNDS = 16
-
-# Images that are decoded at a time.
-_CHUNK = 256
 
 
 # --- Order ---------------------------------------------------------------------------------------------------------
@@ -123,16 +119,19 @@ class Resident:
         return cls._place(lambda start, stop: images[start:stop], images.shape[1:], labels, mesh)
 
     @classmethod
-    def load(cls, source: "RandomAccess", mesh: Mesh, decoding: "Decoding | None" = None) -> "Resident":
+    def load(cls, source: RandomAccess, mesh: Mesh, decoding: Decoding = DEFAULT_DECODING) -> "Resident":
         """Decodes a source into device memory. Each process decodes only the rows of its devices, one part at a time.
 
         Raises:
-          UserError: where the devices have no room for the images (after reading one image); and as `as_arrays`.
+          UserError: where the devices have no room for the images (after reading one image); and as `decoded.as_arrays`.
         """
-        shape = _first_shape(source, decoding)
+        shape = decoded.first_shape(source, decoding)
         _check_room(source, shape, mesh)
         return cls._place(
-            lambda start, stop: _decode(source, start, stop, shape, decoding), shape, _labels(source), mesh
+            lambda start, stop: decoded.decode(source, start, stop, shape, decoding),
+            shape,
+            decoded.labels_of(source),
+            mesh,
         )
 
     @classmethod
@@ -191,19 +190,7 @@ class Resident:
         return look_up(self.images), look_up(self.labels)
 
 
-# --- Sources -------------------------------------------------------------------------------------------------------
-
-
-def as_arrays(source: "RandomAccess") -> tuple[np.ndarray, np.ndarray]:
-    """All examples of a source, decoded: uint8 `[n, height, width, 3]` and int32 `[n]`, -1 for no label.
-
-    Raises:
-      UserError: naming the first image that cannot be read, or whose shape is not that of the first image.
-    """
-    return _decode(source, 0, source.num_examples, _first_shape(source)), _labels(source)
-
-
-def _check_room(source: "RandomAccess", shape: tuple[int, ...], mesh: Mesh) -> None:
+def _check_room(source: RandomAccess, shape: tuple[int, ...], mesh: Mesh) -> None:
     """Raises a UserError if the images do not fit into the memory of this process's devices."""
     each = -(-source.num_examples // mesh.size) * math.prod(shape)
     room = min(map(free_bytes, mesh.local_devices))
@@ -222,63 +209,3 @@ def free_bytes(device: jax.Device) -> int:
     if stats and "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
-
-
-def _labels(source: "RandomAccess") -> np.ndarray:
-    if source.class_names is None or source.multi_label:  # pretraining uses no list of labels
-        return np.full(source.num_examples, -1, np.int32)
-    return np.asarray(source.labels, np.int32)
-
-
-def _first_shape(source: "RandomAccess", decoding: "Decoding | None" = None) -> tuple[int, ...]:
-    return tuple(_open(source, 0, decoding).shape)
-
-
-def _open(source: "RandomAccess", index: int, decoding: "Decoding | None") -> np.ndarray:
-    """One image, uint8 `[height, width, 3]`."""
-    from simclr_jax.augment import image_files
-    from simclr_jax.runtime.tensorflow import tf
-
-    try:
-        content = (decoding or image_files.Decoding()).completed(source.fetch(tf.constant(index, tf.int64)))
-        return image_files.decode(content).numpy()
-    except tf.errors.OpError:
-        raise UserError(f"cannot read the image {source.describe(index)}, which config.data.resident needs.") from None
-
-
-def _decode(
-    source: "RandomAccess", start: int, stop: int, shape: tuple[int, ...], decoding: "Decoding | None" = None
-) -> np.ndarray:
-    """The images [start, stop): uint8 `[stop - start, *shape]`."""
-    from simclr_jax.augment import image_files
-    from simclr_jax.runtime.tensorflow import tf
-    from simclr_jax.runtime.tensorflow import without_autograph
-
-    decoding = decoding or image_files.Decoding()
-
-    @without_autograph
-    def load(index):
-        return tf.ensure_shape(image_files.decode(decoding.completed(source.fetch(index))), shape)
-
-    images = np.empty((stop - start, *shape), np.uint8)
-    chunks = tf.data.Dataset.range(start, stop).map(load, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    done = 0
-    try:
-        for chunk in chunks.batch(_CHUNK).prefetch(1).as_numpy_iterator():
-            images[done : done + len(chunk)] = chunk
-            done += len(chunk)
-    except tf.errors.OpError:
-        # The error does not name the image.
-        for index in range(start + done, stop):
-            actual = _open(source, index, decoding).shape
-            if actual != shape:
-                raise UserError(
-                    f"config.data.resident needs images of one shape, but {source.describe(index)} is "
-                    f"{_pixels(actual)} and {source.describe(0)} is {_pixels(shape)} (height x width)."
-                ) from None
-        raise
-    return images
-
-
-def _pixels(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]}x{shape[1]}"

@@ -24,6 +24,7 @@ from simclr_jax.models.init_rngs import InitRngs
 from simclr_jax.models.networks import Classifier
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime import sharding
+from simclr_jax.runtime import tensorflow
 from simclr_jax.training import inputs
 from simclr_jax.training import loop
 from simclr_jax.training import optim
@@ -84,6 +85,7 @@ class ClassifierTraining:
         frozen_statistics: bool = False,
         any_rate: bool = False,
     ):
+        tensorflow.check_installed()  # it makes the views
         self.setup, self.frozen, self.name, self.teacher, self.any_rate = setup, frozen, name, teacher, any_rate
 
         def make_model(rngs):

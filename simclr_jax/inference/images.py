@@ -8,6 +8,7 @@ import os
 import struct
 from typing import Any
 
+from etils import epath
 import numpy as np
 
 from simclr_jax.augment import image_files
@@ -46,7 +47,7 @@ def sources_of(images: Any) -> Iterator[Source]:
     Raises:
       UserError: for something that is no image, and for a path that does not exist.
     """
-    if _is_path(images) and tf.io.gfile.isdir(folder := expanded(os.fspath(images))):
+    if _is_path(images) and epath.Path(folder := expanded(os.fspath(images))).is_dir():
         yield of_files(images_below(folder), name=folder)
         return
     if _is_one_image(images):
@@ -64,8 +65,11 @@ def sources_of(images: Any) -> Iterator[Source]:
 
 
 def _of_bytes(contents: list[bytes], ids: list[str]) -> RandomAccess:
-    encoded = tf.constant(contents)
-    return dataclasses.replace(of_files(ids), fetch=lambda index: tf.gather(encoded, index))
+    return dataclasses.replace(
+        of_files(ids),
+        fetch=lambda index: tf.gather(tf.constant(contents), index),
+        read_content=lambda index: contents[index],
+    )
 
 
 def _chunks(encoded: Iterable[tuple[bytes, str | None]]) -> Iterator[list[tuple[bytes, str | None]]]:
@@ -84,7 +88,7 @@ def _encoded(image: Any) -> tuple[bytes, str | None]:
     """The bytes of an image file, and its name if it has one. Pixels become an uncompressed BMP: no value changes."""
     if _is_path(image):
         path = _existing(image)
-        return tf.io.gfile.GFile(path, "rb").read(), path
+        return epath.Path(path).read_bytes(), path
     if hasattr(image, "convert"):  # a PIL image
         return _bmp(image_files.pixels_of(image)), None
     if not hasattr(image, "__array__"):
@@ -124,8 +128,8 @@ def _existing(path: Any) -> str:
     path = expanded(os.fspath(path))
     if not is_text(path):
         raise UserError(f"the name of the image {path!a} is not UTF-8: rename it.")
-    if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
-        raise UserError(f"the image {path!r} does not exist{', it is a folder' * tf.io.gfile.exists(path)}.")
+    if not epath.Path(path).exists() or epath.Path(path).is_dir():
+        raise UserError(f"the image {path!r} does not exist{', it is a folder' * epath.Path(path).exists()}.")
     return path
 
 

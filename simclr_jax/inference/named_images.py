@@ -1,9 +1,13 @@
 """The images that a command line names: a folder, a list of files, records, a TFDS split, the digits."""
 
+import functools
 import os
 import re
 
+from etils import epath
+
 from simclr_jax import config as config_lib
+from simclr_jax.data.sources.arrays import Arrays
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.data.sources.base import Source
 from simclr_jax.data.sources.base import join
@@ -15,7 +19,6 @@ from simclr_jax.data.sources.listing import images_below
 from simclr_jax.data.sources.listing import readable
 from simclr_jax.data.sources.records import open_by_name
 from simclr_jax.errors import UserError
-from simclr_jax.runtime.tensorflow import tf
 
 # A TFDS split up to this size is held in memory; a larger one is streamed.
 MEMORY_MIB = 256
@@ -26,8 +29,8 @@ def open_images(name: str, data_dir: str | None = None) -> Source:
 
     Args:
       name: a folder with images at any depth; one image; a text file with the path of an image in each line, and perhaps its
-        label after a tab; a split that `simclr_jax.prepare` has written; tfds:NAME:SPLIT; or digits, digits:train,
-        digits:test.
+        label after a tab; FILE.npz, arrays of images, or FILE.npz:SPLIT; a split that `simclr_jax.prepare` has written;
+        tfds:NAME:SPLIT; or digits, digits:train, digits:test.
       data_dir: of TFDS; None for its own default.
 
     Raises:
@@ -38,13 +41,15 @@ def open_images(name: str, data_dir: str | None = None) -> Source:
     if name.startswith("tfds:"):
         return _tfds(name, data_dir)
     name = expanded(name)
-    if tf.io.gfile.isdir(name):
+    if (match := re.fullmatch(r"(.+\.npz)(?::(\w+))?", name, re.IGNORECASE)) and not epath.Path(name).is_dir():
+        return _of_arrays(match[1], match[2])
+    if epath.Path(name).is_dir():
         prepared = open_by_name(name)
         if prepared is not None:
             return prepared
         paths = images_below(name)
         return of_files(paths, name, _labels(name, paths))
-    if not tf.io.gfile.exists(name):
+    if not epath.Path(name).exists():
         raise UserError(
             f"--images={name!r} does not exist: give a folder, a text file with paths, tfds:NAME:SPLIT, or digits."
         )
@@ -60,6 +65,16 @@ def _labels(folder: str, paths: list[str]) -> list[str] | None:
     if all(part and part[0] in ("train", *TEST_SPLITS) for part in parts):
         parts = [part[1:] for part in parts]
     return [part[0] for part in parts] if all(parts) else None
+
+
+def _of_arrays(file: str, split: str | None) -> RandomAccess:
+    """The images of one split in a file of NumPy arrays, or of all."""
+    what = f"--images={file!r}"
+    if not epath.Path(file).exists():
+        raise UserError(f"{what} does not exist: give a file of NumPy arrays.")
+    arrays = Arrays(file, what)
+    first, *rest = (arrays.open([name]) for name in ([split] if split else arrays.splits() or TEST_SPLITS[:1]))
+    return functools.reduce(join, rest, first)
 
 
 def _digits(split: str) -> RandomAccess:

@@ -1,16 +1,22 @@
 """The only place that imports TensorFlow: `from simclr_jax.runtime.tensorflow import tf`, or `tfds`.
 
-TensorFlow reads data and nothing else. Here its start-up messages are silenced, because they say nothing to a user of
-this project, and the accelerators are hidden from it, because JAX owns them. Its errors are exceptions and stay visible.
+TensorFlow reads data and nothing else. It is imported when something of it is first used, which takes seconds; a run on data in
+device memory can do without. Its start-up messages are silenced, because they say nothing to a user of this project, and the
+accelerators are hidden from it, because JAX owns them. Its errors are exceptions and stay visible.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
+import functools
 import importlib
+import importlib.util
 import os
 import sys
+from typing import TYPE_CHECKING
 from typing import Any
 
+from simclr_jax.errors import UserError
 from simclr_jax.runtime import quiet
 
 # 3 hides its log lines of every level. At the default, each unreadable image would print several.
@@ -43,16 +49,58 @@ def _without_keras() -> Iterator[None]:
         del sys.modules["keras"]
 
 
-with _silent(), _without_keras():
+MISSING = (
+    "TensorFlow, which reads the images, is not installed: pip install tensorflow-cpu, or tensorflow where there is no such "
+    "package. Without it, pretraining needs --config.data.resident=true, for small images of one size; neighbours, linear "
+    "probes and embeddings need nothing else."
+)
+
+
+@functools.cache
+def _imported() -> Any:
+    try:
+        with _silent(), _without_keras():
+            tensorflow = importlib.import_module("tensorflow")
+    except ModuleNotFoundError:
+        raise UserError(MISSING) from None
+    for kind in ("GPU", "TPU"):
+        tensorflow.config.set_visible_devices([], kind)
+    return tensorflow
+
+
+class _WhenUsed:
+    """TensorFlow, imported when its first attribute is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_imported(), name)
+
+
+if TYPE_CHECKING:
     import tensorflow as tf
+else:
+    tf = _WhenUsed()
 
-for _kind in ("GPU", "TPU"):
-    tf.config.set_visible_devices([], _kind)
+
+def is_installed() -> bool:
+    """Whether TensorFlow can be imported, without importing it."""
+    if "tensorflow" in sys.modules:
+        return sys.modules["tensorflow"] is not None
+    return importlib.util.find_spec("tensorflow") is not None
 
 
-# For a function that builds data sets. AutoGraph turns `if` and `for` over tensors into TensorFlow's; the functions here
-# have none, and converting them takes seconds at each start.
-without_autograph = tf.autograph.experimental.do_not_convert
+def check_installed() -> None:
+    """Raises a UserError where TensorFlow cannot be imported."""
+    if not is_installed():
+        raise UserError(MISSING)
+
+
+def without_autograph(function: Callable) -> Callable:
+    """For a function that builds data sets.
+
+    AutoGraph turns `if` and `for` over tensors into TensorFlow's; the functions here have none, and converting them takes
+    seconds at each start.
+    """
+    return tf.autograph.experimental.do_not_convert(function)
 
 
 def load_saved_model(folder: str) -> Any:
@@ -64,5 +112,6 @@ def load_saved_model(folder: str) -> Any:
 def __getattr__(name: str) -> Any:
     """`tfds` (TensorFlow Datasets), imported when it is first asked for: it takes a second."""
     if name == "tfds":
+        check_installed()
         return importlib.import_module("tensorflow_datasets")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

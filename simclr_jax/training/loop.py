@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from simclr_jax.data.pipeline import BadImages
+from simclr_jax.data.bad_images import BadImages
 from simclr_jax.errors import NonFiniteLoss
 from simclr_jax.errors import Preempted
 from simclr_jax.runtime import distributed

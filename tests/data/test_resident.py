@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from simclr_jax.data import decoded
 from simclr_jax.data import resident
+from simclr_jax.data.decoded import as_arrays
 from simclr_jax.data.resident import Resident
-from simclr_jax.data.resident import as_arrays
 from simclr_jax.data.resident import permuted
 from simclr_jax.data.sources import digits
 from simclr_jax.data.sources import folder
@@ -180,8 +181,8 @@ def test_more_than_the_devices_have_room_for_is_refused_before_it_is_read(monkey
     source = digits.open_digits("train")
     each = -(-1437 // 8) * 8 * 8 * 3
     read = []
-    decode = resident._decode
-    monkeypatch.setattr(resident, "_decode", lambda *args: read.append(args) or decode(*args))
+    decode = decoded.decode
+    monkeypatch.setattr(decoded, "decode", lambda *args: read.append(args) or decode(*args))
     monkeypatch.setattr(resident, "free_bytes", lambda device: each - (device == jax.devices()[3]))
     with pytest.raises(
         UserError, match=r"1437 images of 8 x 8 x 3 take 0\.00 GiB on each of 8 device\(s\), which have 0\.00"

@@ -4,6 +4,8 @@ A source yields *records*: a few candidates for every position of a sequence. Th
 read. So an unreadable image is replaced, always by the same image, and no position is lost.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
@@ -13,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from simclr_jax.augment import image_files
 from simclr_jax.data import order
 from simclr_jax.data.order import HostShard
 from simclr_jax.errors import UserError
@@ -67,7 +70,7 @@ class Source(Protocol):
     def describe(self, index: int) -> str:
         """A name of this example for messages: a path, or its name in the data set."""
 
-    def subset(self, indices: np.ndarray) -> "RandomAccess":
+    def subset(self, indices: np.ndarray) -> RandomAccess:
         """Only these examples, renumbered from 0."""
 
 
@@ -84,6 +87,7 @@ class RandomAccess:
       ids: a name of each example, or None if its number is enough.
       fetch_many: `fetch` of several, int64 `[n]` to bytes `[n]`, where one call for all of them takes less time. It never
         fails: where an image cannot be read, it gives empty bytes.
+      read_content: `fetch` without TensorFlow, if there is such a way; see `content`.
     """
 
     name: str
@@ -93,6 +97,20 @@ class RandomAccess:
     class_names: Sequence[str] | None = None
     ids: Sequence[str] | None = None
     fetch_many: Callable[[tf.Tensor], tf.Tensor] | None = None
+    read_content: Callable[[int], bytes | np.ndarray] | None = None
+
+    def content(self, index: int) -> bytes | np.ndarray:
+        """An image as `fetch` gives it, encoded bytes or uint8 pixels `[height, width, 3]`, on the host.
+
+        Raises:
+          OSError: where it cannot be read.
+        """
+        if self.read_content is not None:
+            return self.read_content(int(index))
+        try:
+            return self.fetch(tf.constant(index, tf.int64)).numpy()
+        except tf.errors.OpError as error:
+            raise OSError(image_files.reason_of(error)) from error
 
     @property
     def labels(self) -> np.ndarray:
@@ -148,17 +166,47 @@ class RandomAccess:
     def describe(self, index: int) -> str:
         return self.ids[index] if self.ids is not None else f"example {index} of {self.name}"
 
-    def subset(self, indices: np.ndarray) -> "RandomAccess":
-        rows = tf.constant(indices, tf.int64)
+    def subset(self, indices: np.ndarray) -> RandomAccess:
+        rows = np.asarray(indices, np.int64)
         many = self.fetch_many
         return dataclasses.replace(
             self,
             num_examples=len(indices),
             fetch=lambda index: self.fetch(tf.gather(rows, index)),
             fetch_many=None if many is None else lambda indices: many(tf.gather(rows, indices)),
+            read_content=lambda index: self.content(rows[index]),
             all_labels=None if self.all_labels is None else self.all_labels[indices],
             ids=[self.describe(int(index)) for index in indices],
         )
+
+
+def of_arrays(
+    name: str, images: np.ndarray, labels: np.ndarray | None, class_names: Sequence[str] | None, ids: Sequence[str]
+) -> RandomAccess:
+    """A source of pixels in memory.
+
+    Args:
+      name: of the source.
+      images: uint8 `[n, height, width, 3]`.
+      labels: int32 `[n]`, or None.
+      class_names: of the labels.
+      ids: a name of each image.
+    """
+
+    @functools.cache
+    def in_tensorflow() -> tf.Tensor:
+        with tf.init_scope():
+            return tf.constant(images)
+
+    return RandomAccess(
+        name=name,
+        num_examples=len(images),
+        fetch=lambda index: tf.gather(in_tensorflow(), index),
+        all_labels=labels,
+        class_names=class_names,
+        ids=ids,
+        read_content=lambda index: images[index],
+    )
 
 
 def join(first: RandomAccess, second: RandomAccess) -> RandomAccess:
@@ -170,6 +218,9 @@ def join(first: RandomAccess, second: RandomAccess) -> RandomAccess:
         num_examples=first.num_examples + second.num_examples,
         fetch=lambda index: tf.cond(
             index < first.num_examples, lambda: first.fetch(index), lambda: second.fetch(index - first.num_examples)
+        ),
+        read_content=lambda index: (
+            first.content(index) if index < first.num_examples else second.content(index - first.num_examples)
         ),
         all_labels=np.concatenate([source.labels for source in sources]) if labelled else None,
         class_names=first.class_names,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from simclr_jax.data.sources.base import RandomAccess
-from simclr_jax.runtime.tensorflow import tf
+from simclr_jax.data.sources.base import of_arrays
 
 CLASS_NAMES = tuple(str(digit) for digit in range(10))
 
@@ -16,12 +16,6 @@ def open_digits(split: str) -> RandomAccess:
     number = np.arange(len(digits.target))
     rows = number[(number % 5 == 0) == (split == "test")]
     images = np.round(digits.images[rows] * (255 / 16)).astype(np.uint8)
-    images = tf.constant(np.repeat(images[..., None], 3, axis=-1))
-    return RandomAccess(
-        name=f"digits, split {split}",
-        num_examples=len(rows),
-        fetch=lambda index: tf.gather(images, index),
-        all_labels=digits.target[rows].astype(np.int32),
-        class_names=CLASS_NAMES,
-        ids=[f"digits/{row}" for row in rows],
-    )
+    labels = digits.target[rows].astype(np.int32)
+    ids = [f"digits/{row}" for row in rows]
+    return of_arrays(f"digits, split {split}", np.repeat(images[..., None], 3, axis=-1), labels, CLASS_NAMES, ids)

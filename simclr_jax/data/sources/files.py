@@ -1,8 +1,10 @@
 """Image files as a source, wherever their paths come from: a folder, a list, a table of labels."""
 
 from collections.abc import Sequence
+import functools
 import os
 
+from etils import epath
 import numpy as np
 
 from simclr_jax.data.sources.base import RandomAccess
@@ -12,13 +14,19 @@ from simclr_jax.runtime.tensorflow import tf
 
 def of_files(paths: list[str], name: str = "images", labels: Sequence[str] | None = None) -> RandomAccess:
     """A source of files; an unreadable one is found only when it is read. `labels`: the class of each, by name."""
-    path_tensor = tf.constant(paths)
     class_names = sorted(set(labels)) if labels else None
+
+    @functools.cache
+    def path_tensor() -> "tf.Tensor":
+        with tf.init_scope():
+            return tf.constant(paths)
+
     number = {label: place for place, label in enumerate(class_names or [])}
     return RandomAccess(
         name=name,
         num_examples=len(paths),
-        fetch=lambda index: tf.io.read_file(tf.gather(path_tensor, index)),
+        fetch=lambda index: tf.io.read_file(tf.gather(path_tensor(), index)),
+        read_content=lambda index: epath.Path(paths[index]).read_bytes(),
         all_labels=np.array([number[label] for label in labels], np.int32) if labels else None,
         class_names=class_names,
         ids=paths,
@@ -37,8 +45,8 @@ def read_list(file: str, what: str) -> tuple[list[str], list[str] | None]:
     """
     check_file_system(file, what)
     try:
-        text = tf.io.gfile.GFile(file, "rb").read().decode("utf-8-sig")
-    except (UnicodeDecodeError, tf.errors.OpError) as error:
+        text = epath.Path(file).read_bytes().decode("utf-8-sig")
+    except (UnicodeDecodeError, OSError) as error:
         raise UserError(f"{what} is no text file with the path of an image in each line: {error}") from error
     # Not `splitlines`, which ends lines at characters that names of files may have.
     lines = [line.split("\t") for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
@@ -52,7 +60,7 @@ def read_list(file: str, what: str) -> tuple[list[str], list[str] | None]:
     paths = [expanded(line[0].strip()) for line in lines]
     for path in {path.partition("://")[0]: path for path in paths if "://" in path}.values():
         check_file_system(path, what)
-    if not any(tf.io.gfile.exists(path) for path in paths[:100]):
+    if not any(epath.Path(path).exists() for path in paths[:100]):
         raise UserError(
             f"{what}: {paths[0]!r} does not exist, nor do the paths after it. They are relative to the current folder."
         )

@@ -3,9 +3,11 @@
 import logging
 import os
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from simclr_jax.data.records.index import MANIFEST
+import simclr_jax.data.sources.arrays as arrays
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.data.sources.files import check_file_system
 from simclr_jax.data.sources.files import expanded
@@ -17,18 +19,16 @@ from simclr_jax.data.sources.listing import has_image
 from simclr_jax.data.sources.listing import images_below
 from simclr_jax.data.sources.listing import readable
 from simclr_jax.errors import UserError
-from simclr_jax.runtime.tensorflow import tf
 
 log = logging.getLogger("simclr_jax")
 
-DEFAULT_SPLIT = "train"
-TEST_SPLITS = ("test", "val", "validation")
+DEFAULT_SPLIT, TEST_SPLITS = arrays.DEFAULT_SPLIT, arrays.TEST_SPLITS
 # Other names that folders beside a training split have.
 OTHER_SPLITS = ("dev", "unlabeled", "unlabelled", "extra")
 
 
 def open_folder(data: ConfigDict, split: str) -> RandomAccess:
-    """The image files of a folder, or of a list, as a source. Only their names are read here.
+    """The image files of a folder, or of a list, as a source. Only their names are read here; of an .npz, everything.
 
     Labels are those of the table `data.labels`. Without one they are the names of the class folders in `root/SPLIT`, or
     those that a list has. If `root/SPLIT` does not exist, the training split is all images anywhere below `root`, without
@@ -47,22 +47,33 @@ def open_folder(data: ConfigDict, split: str) -> RandomAccess:
             'config.data.root is not set: give the folder of your images, as in "--config.data.root=photos".'
         )
     check_file_system(root, "config.data.root")
-    is_folder = tf.io.gfile.isdir(root)
-    if not is_folder and not tf.io.gfile.exists(root):
+    is_folder = epath.Path(root).is_dir()
+    if not is_folder and not epath.Path(root).exists():
         raise UserError(
-            f"config.data.root={root!r} does not exist: give a folder, or a text file with paths of images."
+            f"config.data.root={root!r} does not exist: give a folder, a text file with paths of images, or an .npz of arrays."
         )
+    if root.lower().endswith(arrays.EXTENSION) and not is_folder:
+        return _of_arrays(data, root, split)
     if data.get("labels"):
         return _of_table(data, root, split)
     if not is_folder:
         return _of_list(data, root, split)
-    if tf.io.gfile.exists(os.path.join(root, MANIFEST)):
+    if (epath.Path(root) / MANIFEST).exists():
         raise UserError(
             f"config.data.root={root!r} has records of simclr_jax.prepare: add --config.data.source=records."
         )
     folder = _split_folder(data, root, split)
     paths = images_below(folder)
     return of_files(paths, folder, None if folder == root else _labels(folder, paths))
+
+
+def _of_arrays(data: ConfigDict, root: str, split: str) -> RandomAccess:
+    """The images of a split in a file of NumPy arrays."""
+    if data.get("labels"):
+        raise UserError(f"config.data.labels: {root!r} has arrays with labels; leave the table out.")
+    test_splits = (data.test_split,) if data.test_split else TEST_SPLITS
+    splits = (data.train_split,) if split == "train" else test_splits
+    return arrays.Arrays(root, f"config.data.root={root!r}").open(splits)
 
 
 def _of_list(data: ConfigDict, root: str, split: str) -> RandomAccess:
@@ -100,7 +111,7 @@ def _of_table(data: ConfigDict, root: str, split: str) -> RandomAccess:
             f"config.data.labels={table.file!r} has no split {' or '.join(names)}: {there}. The column split names the split "
             f"of each image; --config.data.{given} chooses one."
         )
-    is_folder = tf.io.gfile.isdir(root)
+    is_folder = epath.Path(root).is_dir()
     images = images_below(root) if is_folder else _listed(root)[0]
     paths, classes = table.select(images, root if is_folder else "", name, say=split == "train")
     if not paths:
@@ -112,14 +123,14 @@ def _split_folder(data: ConfigDict, root: str, split: str) -> str:
     """The folder of a split; `root` itself if there is none for training."""
     if split == "train":
         folder = os.path.join(root, data.train_split)
-        if tf.io.gfile.isdir(folder):
+        if epath.Path(folder).is_dir():
             _check_is_a_split(root, data.train_split)
             return folder
         _check_has_no_split(root, data.train_split)
         return root
     names = (data.test_split,) if data.test_split else TEST_SPLITS
     for name in names:
-        if tf.io.gfile.isdir(os.path.join(root, name)):
+        if (epath.Path(root) / name).is_dir():
             return os.path.join(root, name)
     there = folders_in(root)
     raise UserError(

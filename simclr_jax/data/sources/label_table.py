@@ -10,11 +10,12 @@ import logging
 import os
 from typing import Any
 
+from etils import epath
+
 from simclr_jax.data.sources.files import check_file_system
 from simclr_jax.data.sources.files import expanded
 from simclr_jax.errors import UserError
 from simclr_jax.runtime import extras
-from simclr_jax.runtime.tensorflow import tf
 
 log = logging.getLogger("simclr_jax")
 
@@ -105,11 +106,11 @@ def read(file: str) -> LabelTable:
     file = expanded(file)
     what = f"config.data.labels={file!r}"
     check_file_system(file, "config.data.labels")
-    if not tf.io.gfile.exists(file):
+    if not epath.Path(file).exists():
         raise UserError(f"{what} does not exist: give a CSV or Parquet file with the columns {PATH} and {CLASS}.")
-    if tf.io.gfile.isdir(file):
+    if epath.Path(file).is_dir():
         raise UserError(f"{what} is a folder, but has to be a CSV or Parquet file with the columns {PATH} and {CLASS}.")
-    content = tf.io.gfile.GFile(file, "rb").read()
+    content = epath.Path(file).read_bytes()
     is_parquet = content[:4] == b"PAR1" or file.lower().endswith(".parquet")
     columns, values = (_of_parquet if is_parquet else _of_csv)(content, what)
     missing = [name for name in (PATH, CLASS) if name not in columns]

@@ -4,6 +4,8 @@ A record is an image file. It is read alone: by its position, which the index kn
 any position can be read without the positions before it, as in a folder.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 import functools
 import os
@@ -79,12 +81,14 @@ def open_split(root: str, name: str, class_names: list[str] | None) -> RandomAcc
     index = Index.load(folder)
     paths = [os.path.join(folder, shard_name(number, len(index.file_ends))) for number in range(len(index.file_ends))]
     _check_files(paths, index)
-    fetch, fetch_many = fetchers(Reader(paths, index))
+    reader = Reader(paths, index)
+    fetch, fetch_many = fetchers(reader)
     return RandomAccess(
         name=folder,
         num_examples=len(index),
         fetch=fetch,
         fetch_many=fetch_many,
+        read_content=lambda index: reader(np.array([index]))[0],
         all_labels=index.labels,
         class_names=class_names if index.labels is not None else None,
         ids=index.names,
@@ -122,7 +126,7 @@ class Reader:
         return content if len(content) == size else b""
 
 
-Fetch = Callable[[tf.Tensor], tf.Tensor]
+Fetch = Callable[["tf.Tensor"], "tf.Tensor"]
 
 
 def fetchers(read_many: Callable[[np.ndarray], np.ndarray]) -> tuple[Fetch, Fetch]:
