@@ -23,35 +23,13 @@ LEARNING_RATE = 0.075 * math.sqrt(BATCH)
 
 def make_network(seed: int):
     """Encoder and head."""
-    from lightly.models.modules import SimCLRProjectionHead
     import torch
-    from torch import nn
 
-    class Block(nn.Module):
-        def __init__(self, inputs: int, outputs: int, stride: int):
-            super().__init__()
-            self.first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-            self.first_norm = nn.BatchNorm2d(outputs)
-            self.second = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-            self.second_norm = nn.BatchNorm2d(outputs)
-            self.shortcut = nn.Identity()
-            if stride > 1 or inputs != outputs:
-                shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-                self.shortcut = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))  # type: ignore[assignment]
-
-        def forward(self, x):
-            y = torch.relu(self.first_norm(self.first(x)))
-            return torch.relu(self.second_norm(self.second(y)) + self.shortcut(x))
+    from benchmarks import torch_networks
 
     torch.manual_seed(seed)
-    layers = [nn.Conv2d(3, WIDTH, 3, 1, 1, bias=False), nn.BatchNorm2d(WIDTH), nn.ReLU()]
-    inputs = WIDTH
-    for stage in range(4):
-        for number in range(2):
-            layers.append(Block(inputs, WIDTH * 2**stage, 2 if stage and not number else 1))  # type: ignore[arg-type]
-            inputs = WIDTH * 2**stage
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]  # type: ignore[list-item]
-    return nn.Sequential(*layers), SimCLRProjectionHead(inputs, inputs, 128)
+    encoder, features = torch_networks.resnet(18, "cifar", WIDTH)
+    return encoder, torch_networks.projection_head(features)
 
 
 def pretrain(images: pathlib.Path, encoder, head, *, seed: int, epochs: float) -> float:
