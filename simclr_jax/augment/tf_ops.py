@@ -151,6 +151,11 @@ def to_uint8(images: Float32[tf.Tensor, "..."]) -> UInt8[tf.Tensor, "..."]:
     return tf.cast(tf.round(clip(images) * 255.0), tf.uint8)
 
 
+# From this side on, one image at a time goes through the operations. To divide a chunk among them copies it twice for each
+# operation, which takes longer than the calls of ops that it saves.
+LARGE_SIDE = 128
+
+
 # --- The family ----------------------------------------------------------------------------------------------------
 
 
@@ -162,6 +167,9 @@ def _apply_each(planes: Planes, which: tf.Tensor, ops: Sequence[Callable[[Planes
       which: int32 `[n]`, the number of the operation for each image; `len(ops)` for none.
       ops: functions of some of the images and of their rows, int32.
     """
+    if planes.shape[0] == 1:  # nothing to divide
+        branches = [lambda op=op: op(planes, tf.zeros([1], tf.int32)) for op in ops]
+        return tf.switch_case(which[0], [*branches, lambda: planes])
     kinds = len(ops) + 1
     rows = tf.dynamic_partition(tf.range(tf.shape(planes)[0]), which, kinds)
     parts = tf.dynamic_partition(planes, which, kinds)
@@ -261,8 +269,16 @@ def random_views(
       draws: from `tf_random.uniforms`, `family.NUM_DRAWS` for each view.
       augment: `config.augment`. An operation whose fields are missing (a supervised config has crop and flip only) is off.
     """
+    before_clip = family.OPS_BEFORE_CLIP
     planes = tf.transpose(crops, [0, 3, 1, 2])
-    planes = _apply(family.OPS_BEFORE_CLIP, planes, draws, augment)
+    if planes.shape[2] < LARGE_SIDE:
+        planes = _apply(before_clip, planes, draws, augment)
+    else:
+        planes = tf.map_fn(
+            lambda one: _apply(before_clip, one[0][None], one[1][None], augment)[0],
+            (planes, draws),
+            fn_output_signature=tf.TensorSpec(planes.shape[1:], tf.float32),
+        )
     planes = clip(planes)
     planes = _apply(family.OPS_AFTER_CLIP, planes, draws, augment)
     return to_uint8(tf.transpose(planes, [0, 2, 3, 1]))

@@ -301,3 +301,24 @@ def test_views_depend_on_seed_position_and_view_alone():
     np.testing.assert_array_equal(view(fields, 3), view(fields, 3))
     assert not np.array_equal(view(fields, 3), view(fields, 4))
     assert not np.array_equal(view(fields, 3), view(fields, 3, seed=1))
+
+
+@pytest.mark.parametrize("number", [0, 1, 6])
+def test_large_images_go_through_the_operations_one_at_a_time(monkeypatch, number):
+    fields = config(**{op.prob_field: 0.7 for op in family.OPS})
+    side = tf_ops.LARGE_SIDE
+    crops = tf.constant(np.random.default_rng(0).uniform(size=(number, side, side, 3)).astype(np.float32))
+    draws = tf_random.uniforms(0, tf.range(number), 0, family.NUM_DRAWS)
+
+    def views():
+        shapes = [tf.TensorSpec([None, *crops.shape[1:]]), tf.TensorSpec([None, family.NUM_DRAWS])]
+        traced = tf.function(lambda *args: tf_ops.random_views(*args, fields), shapes, autograph=False)  # as in a pipeline
+        return traced(crops, draws).numpy()
+
+    alone = views()
+    assert alone.shape == crops.shape
+    monkeypatch.setattr(tf_ops, "LARGE_SIDE", side + 1)
+    together = views()
+    # The mean that contrast needs may be added up in another order.
+    np.testing.assert_allclose(alone.astype(int), together.astype(int), atol=1)
+    assert np.sum(alone != together) <= 1e-5 * alone.size
