@@ -304,12 +304,12 @@ def test_the_learning_rate_is_chosen_on_held_out_labels(tmp_path, pretrained, mo
 
 
 def test_no_learning_rate_is_chosen_on_too_few_labels_or_many(tmp_path, pretrained):
-    fields = {"learning_rates": (0.1, 0.001, 0.01), "choose_below": 30, "optimizer": {"learning_rate": 0.01}}
+    fields = {"learning_rates": (0.1, 0.001, 0.01, 1.0), "choose_below": 30, "optimizer": {"learning_rate": 0.01}}
     setup = setup_of(tmp_path, pretrained, config_lib.finetune, **fields)
     tuning = few_labels.FineTuning(setup)
     one_of_each_class = np.unique(setup.train.labels, return_index=True)[1]
-    for rows in (one_of_each_class, np.arange(30)):
-        assert tuning._choose_rate(rows, 0, tmp_path, None, None) == (0.01, {})
+    for rows, rate in ((one_of_each_class, 0.01), (np.arange(30), 0.1)):
+        assert tuning._choose_rate(rows, 0, tmp_path, None, None) == (rate, {})
 
 
 def test_a_batch_has_no_more_images_than_there_are_labels():

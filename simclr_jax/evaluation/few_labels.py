@@ -102,14 +102,15 @@ class FineTuning:
             return None, {}
         if len(self.rates) == 1:
             return self.rates[0], {}
-        middle = sorted(self.rates)[(len(self.rates) - 1) // 2]
+        # Of an even number there are two middle ones: with few labels the smaller one stays nearer to the probe.
+        small, large = (sorted(self.rates)[place // 2] for place in (len(self.rates) - 1, len(self.rates)))
         if len(rows) >= config.choose_below:
-            log.info("%d labels, not below choose_below=%d: learning rate %g.", len(rows), config.choose_below, middle)
-            return middle, {}
+            log.info("%d labels, not below choose_below=%d: learning rate %g.", len(rows), config.choose_below, large)
+            return large, {}
         held_out = logistic_regression.hold_out(self.setup.train.labels[rows], config.lbfgs.holdout, seed)
         if held_out is None:
-            log.info("%d labels are too few to hold some out: learning rate %g.", len(rows), middle)
-            return middle, {}
+            log.info("%d labels are too few to hold some out: learning rate %g.", len(rows), small)
+            return small, {}
         fit_rows = np.delete(rows, held_out)
         classifier = self._probe(features, fit_rows, seed)
         found, trainings = {}, len(self.rates) + 1
