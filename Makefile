@@ -20,7 +20,7 @@ PEERS_INSTALLED := $(PEERS)/installed
 # it back, and clears gigabytes of it for the next step.
 KEEP_MEMORY := GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1000000000000
 
-.PHONY: help quickstart test test-fast test-heavy test-interop coverage lint format types docs bench peers clean
+.PHONY: help quickstart test test-fast test-heavy test-interop interop-environment coverage lint format types docs bench peers clean
 
 help:
 	@echo "make quickstart   pretrain, probe and fine-tune on handwritten digits; 6 to 15 minutes on 2 cores"
@@ -73,8 +73,13 @@ test-heavy: $(TO_TEST)
 	$(PYTEST) --dist loadgroup -m heavy $(TESTARGS)
 
 # PyTorch is large, and not needed for anything else, so it has an environment of its own.
+INTEROP := EXTRAS=torch VENV=.venv-interop
+
+interop-environment:
+	$(MAKE) '.venv-interop/installed-test,torch' $(INTEROP)
+
 test-interop:
-	$(MAKE) test EXTRAS=torch VENV=.venv-interop MARKS="not heavy" TESTARGS="tests/interchange $(TESTARGS)"
+	$(MAKE) test $(INTEROP) MARKS="not heavy" TESTARGS="tests/interchange $(TESTARGS)"
 
 coverage: $(TO_TEST)
 	$(PYTEST) -m "not heavy" --cov --cov-report=term:skip-covered --cov-report=html $(TESTARGS)

@@ -23,7 +23,6 @@ from collections.abc import Callable
 import dataclasses
 import itertools
 import logging
-import os
 import time
 
 from etils import epath
@@ -42,7 +41,6 @@ from simclr_jax.evaluation.setup import Setup
 from simclr_jax.evaluation.setup import set_up
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime.run_monitor import RunMonitor
-from simclr_jax.runtime.tensorflow import tf
 from simclr_jax.workdir import runs
 from simclr_jax.workdir import writers
 
@@ -114,8 +112,9 @@ def _split(setup: Setup) -> Parts:
                 "name validation images with --config.data.val_split."
             )
         return Parts(train, np.setdiff1d(np.arange(train.num_examples), held_out), held_out)
-    of_folders = config.data.source == "folder" and not config.data.labels
-    if of_folders and not tf.io.gfile.isdir(os.path.join(expanded(config.data.root), config.data.val_split)):
+    root = epath.Path(expanded(config.data.root or ""))
+    of_folders = config.data.source == "folder" and not config.data.labels and root.is_dir()
+    if of_folders and not (root / config.data.val_split).is_dir():
         raise UserError(
             f"config.data.val_split is {config.data.val_split!r}, but {config.data.root} has no such folder."
         )

@@ -13,6 +13,7 @@ from simclr_jax import config as config_lib
 from simclr_jax import errors
 from simclr_jax import transfer
 from simclr_jax.config import CONFIGS
+from simclr_jax.config import saved as saved_config
 from simclr_jax.data import sources
 from simclr_jax.evaluation import logistic_regression
 from simclr_jax.evaluation import metrics
@@ -286,3 +287,23 @@ def test_the_papers_data_sets_are_known_to_tfds():
             assert builder.name == tfds_name.partition("/")[0]
     assert len(transfer_config.DATASETS) == 12
     assert epath.Path(CONFIGS / "sweeps" / "transfer.py").exists()
+
+
+@pytest.mark.slow
+def test_arrays_may_name_their_validation_images_or_hold_some_out(tmp_path, pretrained):
+    rng, arrays = np.random.default_rng(0), {}
+    for split in ("train", "val", "test"):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (40, 8, 8, 3), np.uint8)
+        arrays[f"{split}_labels"] = np.arange(40) % 2
+    np.savez(tmp_path / "images.npz", **arrays)
+    for name, fields in (("named", ",val=val"), ("held_out", "")):
+        config = f"{CONFIG}:folder,root={tmp_path}/images.npz{fields}"
+        results = cli.call("transfer", config, f"--pretrained={pretrained}", f"--workdir={tmp_path / name}", *FEW_L2)
+        assert results["n"] == 40
+
+
+def test_on_the_images_of_pretraining_validation_images_are_held_out():
+    config, pretraining = config_lib.transfer(), config_lib.pretrain()
+    pretraining.data.update(source="folder", root="photos")
+    saved_config.inherit(config, pretraining)
+    assert (config.data.root, config.data.val_split) == ("photos", None)

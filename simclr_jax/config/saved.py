@@ -163,6 +163,6 @@ def inherit(config: ml_collections.ConfigDict, pretrained: ml_collections.Config
             if other_folder and block == "data" and key == "labels":
                 continue
             if value is None and pretrained is not None:
-                config[block][key] = pretrained[block][key]
+                config[block][key] = pretrained[block].get(key)
     config.data.train_split = config.data.train_split or "train"
     config.data.truncated_jpeg = config.data.truncated_jpeg or "skip"

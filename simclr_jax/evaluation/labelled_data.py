@@ -55,7 +55,8 @@ def check_labels(source: sources.Source, *, multi_label: bool) -> None:
     if source.class_names is None:
         raise UserError(
             f"{source.name} has no labels, which an evaluation needs: point --config.data.root at a folder with "
-            "train/CLASS and test/CLASS, or name a table with --config.data.labels (or choose another --config.data.source)."
+            "train/CLASS and test/CLASS, or name a table with --config.data.labels (an .npz needs the arrays train_labels and "
+            "test_labels; or choose another --config.data.source)."
         )
 
 

@@ -1,6 +1,8 @@
 """The images that a command line names: a folder, a list of files, records, a TFDS split, the digits."""
 
+import dataclasses
 import functools
+import logging
 import os
 import re
 
@@ -19,6 +21,8 @@ from simclr_jax.data.sources.listing import images_below
 from simclr_jax.data.sources.listing import readable
 from simclr_jax.data.sources.records import open_by_name
 from simclr_jax.errors import UserError
+
+log = logging.getLogger("simclr_jax")
 
 # A TFDS split up to this size is held in memory; a larger one is streamed.
 MEMORY_MIB = 256
@@ -73,8 +77,12 @@ def _of_arrays(file: str, split: str | None) -> RandomAccess:
     if not epath.Path(file).exists():
         raise UserError(f"{what} does not exist: give a file of NumPy arrays.")
     arrays = Arrays(file, what)
-    first, *rest = (arrays.open([name]) for name in ([split] if split else arrays.splits() or TEST_SPLITS[:1]))
-    return functools.reduce(join, rest, first)
+    parts = [arrays.open([name]) for name in ([split] if split else arrays.splits() or TEST_SPLITS[:1])]
+    unlabelled = [part for part in parts if part.all_labels is None]
+    if unlabelled and len(unlabelled) < len(parts):
+        log.warning("%s has no labels, so no labels are used. To use some: --images=%s:SPLIT", unlabelled[0].name, file)
+        parts = [dataclasses.replace(part, all_labels=None, class_names=None) for part in parts]
+    return functools.reduce(join, parts)
 
 
 def _digits(split: str) -> RandomAccess:

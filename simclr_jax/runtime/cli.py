@@ -197,6 +197,9 @@ def exit_at_once(work: Callable[[], object], written: str | None = None) -> None
     except Exception as error:
         if (problem := storage.problem(error, written)) is not None:
             code = _fail(errors.StorageError(problem))
+        elif (problem := storage.unreachable(error)) is not None:
+            print(f"error: {problem}", file=sys.stderr)
+            code = 1  # another try may reach it
         else:
             traceback.print_exc()
             code = 1

@@ -22,6 +22,8 @@ REMEDIES = {
     errno.EIO: "the disk or the network file system fails: when it works again, run the same command again",
     errno.ESTALE: "the network file system has lost it: when it is mounted again, run the same command again",
 }
+# Of aiohttp, google-auth and Python, by name: the first two are imported only where there is a bucket.
+NETWORK_ERRORS = {"ClientConnectionError", "TransportError", "DefaultCredentialsError", "gaierror"}
 _PATH = re.compile(r"""["'](/[^"']+)["']""")
 
 
@@ -43,6 +45,16 @@ def problem(error: BaseException, written: str | None = None) -> str | None:
         (place for place in places if place), f"a file (the command writes to {written})" if written else "a file"
     )
     return f"{place}: {os.strerror(code)}; {REMEDIES[code]}. What was saved before is kept."
+
+
+def unreachable(error: BaseException) -> str | None:
+    """The line for an error that means that a bucket cannot be reached; None for any other error."""
+    for one in _chain(error):
+        if {kind.__name__ for kind in type(one).__mro__} & NETWORK_ERRORS:
+            return (
+                f"the bucket cannot be reached: {one}. Check network and credentials, then run the same command again."
+            )
+    return None
 
 
 def check_room(directory: epath.Path, checkpoint_bytes: int, keep: int, existing: int) -> None:

@@ -50,9 +50,9 @@ def _without_keras() -> Iterator[None]:
 
 
 MISSING = (
-    "TensorFlow, which reads the images, is not installed: pip install tensorflow-cpu, or tensorflow where there is no such "
-    "package. Without it, pretraining needs --config.data.resident=true, for small images of one size; neighbours, linear "
-    "probes and embeddings need nothing else."
+    "TensorFlow, which this needs to read its images, is not installed: pip install tensorflow-cpu, or tensorflow where there "
+    "is no such package. Without it these run, on files or .npz arrays of this machine: pretraining on small images of one "
+    "size with --config.data.resident=true, knn, linear probes by L-BFGS, embed and predict."
 )
 
 

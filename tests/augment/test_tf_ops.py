@@ -312,7 +312,9 @@ def test_large_images_go_through_the_operations_one_at_a_time(monkeypatch, numbe
 
     def views():
         shapes = [tf.TensorSpec([None, *crops.shape[1:]]), tf.TensorSpec([None, family.NUM_DRAWS])]
-        traced = tf.function(lambda *args: tf_ops.random_views(*args, fields), shapes, autograph=False)  # as in a pipeline
+        traced = tf.function(
+            lambda *args: tf_ops.random_views(*args, fields), shapes, autograph=False
+        )  # as in a pipeline
         return traced(crops, draws).numpy()
 
     alone = views()

@@ -1,5 +1,8 @@
 """Files of NumPy arrays as data."""
 
+import os
+import zipfile
+
 from ml_collections import ConfigDict
 import numpy as np
 import pytest
@@ -70,13 +73,28 @@ def test_names_of_many_classes_are_in_the_order_of_their_numbers(tmp_path):
     ("arrays", "message"),
     [
         ({"pictures": IMAGES}, "no array train_images or x_train or images; it has pictures.$"),
-        ({"images": IMAGES / 255}, "images is float64, but images have to be uint8"),
+        ({"images": IMAGES / 255}, "images is float64, but images have to be uint8, 0 to 255; floats in"),
         ({"images": IMAGES[0, 0]}, r"images has the shape \[5, 3\]"),
         ({"images": IMAGES.swapaxes(1, 3)}, r"images has the shape \[6, 3, 5, 5\]"),
-        ({"images": IMAGES[:0]}, r"images has the shape \[0, 5, 5, 3\]"),
+        ({"images": IMAGES[:0]}, r"images has the shape \[0, 5, 5, 3\]: there are no images in it"),
+        ({"images": IMAGES[0]}, r"the shape \[5, 5, 3\], a single image: \[1, 5, 5, 3\] is right"),
+        (
+            {"images": IMAGES, "labels": np.eye(6, dtype=int)},
+            r"\[6\] is right. One-hot labels become that by labels.argmax",
+        ),
+        (
+            {"images": IMAGES, "labels": np.array(list("abcabc"))},
+            "labels has to be whole numbers from 0 on, but is <U1",
+        ),
+        ({"images": IMAGES, "x_test": IMAGES, "y_test": np.full(6, np.nan)}, None),
+        (
+            {"images": IMAGES, "labels": LABELS, "x_test": IMAGES, "y_test": np.full(6, np.nan)},
+            "y_test has to be whole numbers",
+        ),
+        ({"images": IMAGES, "labels": LABELS + 2**33, "class_names": np.array(list("abc"))}, "goes from 8589934592 to"),
         ({"images": IMAGES, "labels": LABELS[:5]}, r"labels has the shape \[5\], but there are 6 images"),
-        ({"images": IMAGES, "labels": LABELS / 2}, "labels has to be whole numbers from 0 on; it is float64"),
-        ({"images": IMAGES, "labels": LABELS - 1}, "whole numbers from 0 on; it is int64, the least -1"),
+        ({"images": IMAGES, "labels": LABELS / 2}, "labels has to be whole numbers from 0 on, but is float64"),
+        ({"images": IMAGES, "labels": LABELS - 1}, "whole numbers from 0 on, but goes from -1 to 1"),
         ({"images": IMAGES, "labels": LABELS + 9999}, "has the label 10001, more than there are images"),
         (
             {"images": IMAGES, "labels": LABELS, "class_names": np.array(["a", "b"])},
@@ -86,6 +104,9 @@ def test_names_of_many_classes_are_in_the_order_of_their_numbers(tmp_path):
     ],
 )
 def test_wrong_arrays_are_named(tmp_path, arrays, message):
+    if message is None:
+        assert opened(saved(tmp_path, **arrays)).class_names is None
+        return
     with pytest.raises(UserError, match=message):
         opened(saved(tmp_path, **arrays))
 
@@ -98,18 +119,71 @@ def test_a_missing_split_names_those_that_are_there(tmp_path):
         opened(path, train_split="extra")
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\3\4 torn", b"no arrays"])
-def test_a_damaged_file_is_named(tmp_path, content):
-    path = tmp_path / "images.npz"
+def no_member(path):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("readme.txt", "no array")
+
+
+def damaged(path):
+    np.savez_compressed(path, images=np.zeros((99, 8, 8, 3), np.uint8))
+    content = bytearray(path.read_bytes())
+    content[60:80] = bytes(20)
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"images.npz' cannot be read as a file of NumPy arrays"):
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_bytes(b""), "no file of NumPy arrays"),
+        (lambda path: path.write_bytes(b"PK\3\4 torn"), "no file of NumPy arrays"),
+        (lambda path: np.save(path.open("wb"), IMAGES), "it is not what numpy.savez writes"),
+        (no_member, "has no array train_images or .*; it has readme.txt"),
+        (damaged, "cannot be read as a file of NumPy arrays"),
+        (lambda path: np.savez(path, images=np.array([{}, None])), "Python objects; save texts with dtype=str"),
+        (os.mkfifo, "is no regular file"),
+    ],
+)
+def test_a_file_of_something_else_is_named(tmp_path, make, message):
+    path = tmp_path / "images.npz"
+    make(path)
+    with pytest.raises(UserError, match=rf"images.npz'.* {message}"):
         opened(path)
 
 
-def test_objects_are_refused(tmp_path):
-    path = saved(tmp_path, images=np.array([print, None], object))
-    with pytest.raises(UserError, match="cannot be read as a file of NumPy arrays"):
-        opened(path)
+def test_names_of_classes_may_be_bytes(tmp_path):
+    path = saved(tmp_path, images=IMAGES, labels=LABELS, class_names=np.array([b"cat", b"dog", b"emu"]))
+    assert opened(path).class_names == ["cat", "dog", "emu"]
+
+
+def test_labels_under_another_name_are_told(tmp_path, caplog):
+    caplog.set_level("WARNING", "simclr_jax")
+    assert opened(saved(tmp_path, train_images=IMAGES, labels=LABELS)).class_names is None
+    assert "has no array train_labels; labels is not used" in caplog.text
+
+
+def test_a_table_beside_arrays_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"config\.data\.labels='table.csv': the labels of .* are an array in it"):
+        opened(saved(tmp_path, images=IMAGES), labels="table.csv")
+
+
+def test_other_images_of_a_large_file_are_other_data(tmp_path, monkeypatch):
+    monkeypatch.setitem(sources.fingerprint.__globals__, "SMALL_EXAMPLES", 4)
+    first = sources.fingerprint(opened(saved(tmp_path, images=IMAGES)))
+    (tmp_path / "moved").mkdir()
+    moved = sources.fingerprint(opened(saved(tmp_path / "moved", images=IMAGES)))
+    other = sources.fingerprint(opened(saved(tmp_path, images=255 - IMAGES)))
+    assert first["contents"] == moved["contents"] != other["contents"]
+    assert first["names"] == moved["names"] == other["names"]
+
+
+def test_with_all_splits_labels_that_one_lacks_are_told(tmp_path, caplog):
+    caplog.set_level("WARNING", "simclr_jax")
+    for labelled in ("train", "test"):
+        path = saved(tmp_path, train_images=IMAGES, test_images=IMAGES, **{f"{labelled}_labels": LABELS})
+        source = open_images(str(path))
+        assert (source.num_examples, source.class_names) == (12, None)
+        assert "images has no labels, so no labels are used. To use some: --images=" in caplog.text
+        caplog.clear()
 
 
 def test_commands_take_one_split_or_all(tmp_path):

@@ -4,6 +4,7 @@ import errno
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -166,3 +167,13 @@ def test_a_place_that_is_not_ours_is_a_line(tmp_path):
     assert code in (errors.EXIT_STORAGE, errors.EXIT_USER_ERROR), line
     assert line.startswith("error: ")
     assert "file" in line
+
+
+def test_a_bucket_that_cannot_be_reached_is_a_line():
+    try:
+        socket.getaddrinfo("no-such-host.invalid", 443)
+    except OSError as error:
+        wrapped = RuntimeError("of a library")
+        wrapped.__cause__ = error
+    assert storage.unreachable(wrapped).startswith("the bucket cannot be reached: [Errno")
+    assert storage.unreachable(ValueError("a bug")) is None

@@ -1,15 +1,19 @@
 """Images in a file of NumPy arrays, .npz: as MedMNIST and Keras have them, or what `numpy.savez` made of your own."""
 
 from collections.abc import Sequence
+import io
+import logging
 import re
 import zipfile
 
-from etils import epath
 import numpy as np
 
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.data.sources.base import of_arrays
+from simclr_jax.data.sources.files import read_file
 from simclr_jax.errors import UserError
+
+log = logging.getLogger("simclr_jax")
 
 EXTENSION = ".npz"
 DEFAULT_SPLIT = "train"
@@ -18,6 +22,9 @@ TEST_SPLITS = ("test", "val", "validation")
 NAMES = (("{}_images", "{}_labels"), ("x_{}", "y_{}"))
 WITHOUT_SPLITS = ("images", "labels")
 CLASS_NAMES = "class_names"
+LIKE_LABELS = "labels|.+_labels|y_.+"
+# Many more than anybody has; a label above is a mistake.
+MOST_CLASSES = 1_000_000
 
 
 class Arrays:
@@ -38,11 +45,16 @@ class Arrays:
 
     def __init__(self, file: str, what: str):
         self.file, self.what = file, what
+        content = io.BytesIO(read_file(file, what))
+        if not zipfile.is_zipfile(content):
+            raise UserError(f"{what} is no file of NumPy arrays: it is not what numpy.savez writes.")
         try:
-            with epath.Path(file).open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
-                self.arrays = {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{what} cannot be read as a file of NumPy arrays: {error}") from error
+            with np.load(content, allow_pickle=False) as arrays:
+                self.arrays = {name: np.asarray(arrays[name]) for name in arrays.files}
+        except Exception as error:  # each kind of damage raises another type
+            objects = "allow_pickle" in str(error)
+            reason = "it has an array of Python objects; save texts with dtype=str" if objects else error
+            raise UserError(f"{what} cannot be read as a file of NumPy arrays: {reason}") from error
 
     def splits(self) -> list[str]:
         """The names of the splits that have images, sorted; "train" for arrays without splits."""
@@ -66,24 +78,35 @@ class Arrays:
                 f"{', '.join(sorted(self.arrays)[:10]) or 'none'}."
             )
         images = _as_images(self.arrays[names[0]], f"{self.what}: {names[0]}")
-        labels = self.arrays.get(names[1])
-        if labels is not None:
-            labels = _as_labels(labels, len(images), f"{self.what}: {names[1]}")
+        labels = self._labels(names)
+        if labels is None:
+            unused = sorted(name for name in self.arrays if re.fullmatch(LIKE_LABELS, name))
+            if unused:
+                log.warning("%s has no array %s; %s is not used.", self.what, names[1], " or ".join(unused))
         class_names = None if labels is None else self._class_names(int(labels.max()))
         ids = [f"{names[0]}[{number}]" for number in range(len(images))]  # the same wherever the file is
         return of_arrays(f"{self.file}, {names[0]}", images, labels, class_names, ids)
 
+    def _labels(self, names: tuple[str, str]) -> np.ndarray | None:
+        """The labels of a split, given the names of its two arrays."""
+        if names[1] not in self.arrays:
+            return None
+        return _as_labels(self.arrays[names[1]], len(self.arrays[names[0]]), f"{self.what}: {names[1]}")
+
     def _class_names(self, largest: int) -> list[str]:
         """The names of all classes, the same for all splits. `largest`: a label."""
         if CLASS_NAMES in self.arrays:
-            names = [str(name) for name in self.arrays[CLASS_NAMES].reshape(-1)]
+            given = self.arrays[CLASS_NAMES].reshape(-1)
+            names = [name.decode() if isinstance(name, bytes) else str(name) for name in given.tolist()]
             if largest >= len(names):
                 raise UserError(f"{self.what} has the label {largest}, but {CLASS_NAMES} has only {len(names)} names.")
             if len(set(names)) < len(names):
                 raise UserError(f"{self.what}: {CLASS_NAMES} has a name twice.")
             return names
-        all_labels = [array for name, array in self.arrays.items() if re.fullmatch("labels|.+_labels|y_.+", name)]
-        number = 1 + max(int(labels.max(initial=0)) for labels in all_labels)
+        splits = [(images.format(split), labels.format(split)) for split in self.splits() for images, labels in NAMES]
+        splits = [names for names in (*splits, WITHOUT_SPLITS) if names[0] in self.arrays]
+        all_labels = [labels for names in splits if (labels := self._labels(names)) is not None]
+        number = 1 + max(int(labels.max()) for labels in all_labels)
         if number > sum(labels.size for labels in all_labels):
             raise UserError(
                 f"{self.what} has the label {number - 1}, more than there are images: number the classes from 0 on."
@@ -95,22 +118,34 @@ class Arrays:
 def _as_images(images: np.ndarray, what: str) -> np.ndarray:
     """uint8 `[n, height, width, 3]`."""
     shape = list(images.shape)
+    if images.ndim == 3 and shape[-1] == 3:
+        raise UserError(f"{what} has the shape {shape}, a single image: {[1, *shape]} is right.")
     if images.ndim == 3 or (images.ndim == 4 and images.shape[-1] == 1):
         images = np.repeat(images.reshape(*shape[:3], 1), 3, axis=-1)
-    if images.ndim != 4 or images.shape[-1] != 3 or 0 in images.shape:
+    if images.ndim != 4 or images.shape[-1] != 3:
         raise UserError(f"{what} has the shape {shape}, but has to be [n, height, width, 3] or [n, height, width].")
+    if 0 in images.shape:
+        raise UserError(f"{what} has the shape {shape}: there are no images in it.")
     if images.dtype != np.uint8:
-        raise UserError(f"{what} is {images.dtype}, but images have to be uint8, 0 to 255.")
+        floats = "; floats in [0, 1] become that by (255 * images).round().astype(numpy.uint8)"
+        raise UserError(
+            f"{what} is {images.dtype}, but images have to be uint8, 0 to 255{floats * (images.dtype.kind == 'f')}."
+        )
     return images
 
 
 def _as_labels(labels: np.ndarray, number: int, what: str) -> np.ndarray:
     """int32 `[n]`."""
     if labels.shape not in ((number,), (number, 1)):
+        one_hot = f" One-hot labels become that by {what.split()[-1]}.argmax(axis=1)." * (labels.ndim == 2)
         raise UserError(
-            f"{what} has the shape {list(labels.shape)}, but there are {number} images: [{number}] is right."
+            f"{what} has the shape {list(labels.shape)}, but there are {number} images: [{number}] is right.{one_hot}"
         )
     labels = labels.reshape(number)
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise UserError(f"{what} has to be whole numbers from 0 on; it is {labels.dtype}, the least {labels.min()}.")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(f"{what} has to be whole numbers from 0 on, but is {labels.dtype}.")
+    if labels.min() < 0 or labels.max() >= MOST_CLASSES:
+        raise UserError(
+            f"{what} has to be whole numbers from 0 on, but goes from {labels.min()} to {labels.max()}: number the classes."
+        )
     return labels.astype(np.int32)

@@ -88,6 +88,7 @@ class RandomAccess:
       fetch_many: `fetch` of several, int64 `[n]` to bytes `[n]`, where one call for all of them takes less time. It never
         fails: where an image cannot be read, it gives empty bytes.
       read_content: `fetch` without TensorFlow, if there is such a way; see `content`.
+      pixels: all images, uint8 `[n, height, width, 3]`, if they are in memory.
     """
 
     name: str
@@ -98,6 +99,7 @@ class RandomAccess:
     ids: Sequence[str] | None = None
     fetch_many: Callable[[tf.Tensor], tf.Tensor] | None = None
     read_content: Callable[[int], bytes | np.ndarray] | None = None
+    pixels: np.ndarray | None = None
 
     def content(self, index: int) -> bytes | np.ndarray:
         """An image as `fetch` gives it, encoded bytes or uint8 pixels `[height, width, 3]`, on the host.
@@ -175,6 +177,7 @@ class RandomAccess:
             fetch=lambda index: self.fetch(tf.gather(rows, index)),
             fetch_many=None if many is None else lambda indices: many(tf.gather(rows, indices)),
             read_content=lambda index: self.content(rows[index]),
+            pixels=None if self.pixels is None else self.pixels[rows],
             all_labels=None if self.all_labels is None else self.all_labels[indices],
             ids=[self.describe(int(index)) for index in indices],
         )
@@ -206,6 +209,7 @@ def of_arrays(
         class_names=class_names,
         ids=ids,
         read_content=lambda index: images[index],
+        pixels=images,
     )
 
 

@@ -45,8 +45,8 @@ def read_list(file: str, what: str) -> tuple[list[str], list[str] | None]:
     """
     check_file_system(file, what)
     try:
-        text = epath.Path(file).read_bytes().decode("utf-8-sig")
-    except (UnicodeDecodeError, OSError) as error:
+        text = read_file(file, what).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise UserError(f"{what} is no text file with the path of an image in each line: {error}") from error
     # Not `splitlines`, which ends lines at characters that names of files may have.
     lines = [line.split("\t") for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
@@ -79,6 +79,20 @@ def _check_lines(lines: list[list[str]], what: str) -> None:
             raise UserError(
                 f"{what} names {path!r} twice, as {label_of[path]!r} and as {labels[0]!r}: leave one of the lines."
             )
+
+
+def read_file(path: str, what: str) -> bytes:
+    """The content of a file, also in a bucket.
+
+    Raises:
+      UserError: for a folder, or a pipe, which would be waited for; and where it cannot be read. `what` names it.
+    """
+    if "://" not in path and os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{what} is no regular file.")
+    try:
+        return epath.Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{what} cannot be read: {error.strerror or error}") from error
 
 
 def check_file_system(path: str, what: str) -> None:

@@ -6,6 +6,8 @@ import hashlib
 from typing import Any
 import zlib
 
+import numpy as np
+
 from simclr_jax.data.records.index import Names
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.data.sources.base import Source
@@ -20,7 +22,8 @@ def fingerprint(source: Source) -> dict[str, Any]:
     Returns:
       `images`, `classes`: how many images, and the names of the classes (None without labels). `names`, `labels`: digests of
       the names of the images without the folder they are in, and of their labels; None where they are not known without
-      reading the whole source. `contents`: a digest of the images of a small data set on this machine; None for another one.
+      reading the whole source. `contents`: a digest of the images of a small data set on this machine, or of one in
+      memory; None for another one.
     """
     known = source if isinstance(source, RandomAccess) else None
     ids = known.ids if known else None
@@ -42,6 +45,10 @@ def _digest_of_names(ids: Sequence[str], folder: str) -> str:
 
 
 def _contents(source: RandomAccess) -> str | None:
+    if source.pixels is not None and source.num_examples > SMALL_EXAMPLES:
+        return _digest(
+            [zlib.crc32(np.ascontiguousarray(source.pixels).data).to_bytes(4, "little")]
+        )  # as they are in memory
     if source.num_examples > SMALL_EXAMPLES or "://" in source.name:
         return None
     sums, size = [], 0

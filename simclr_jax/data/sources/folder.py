@@ -70,7 +70,9 @@ def open_folder(data: ConfigDict, split: str) -> RandomAccess:
 def _of_arrays(data: ConfigDict, root: str, split: str) -> RandomAccess:
     """The images of a split in a file of NumPy arrays."""
     if data.get("labels"):
-        raise UserError(f"config.data.labels: {root!r} has arrays with labels; leave the table out.")
+        raise UserError(
+            f"config.data.labels={data.labels!r}: the labels of {root!r} are an array in it. Leave the table out."
+        )
     test_splits = (data.test_split,) if data.test_split else TEST_SPLITS
     splits = (data.train_split,) if split == "train" else test_splits
     return arrays.Arrays(root, f"config.data.root={root!r}").open(splits)

@@ -14,6 +14,7 @@ from etils import epath
 
 from simclr_jax.data.sources.files import check_file_system
 from simclr_jax.data.sources.files import expanded
+from simclr_jax.data.sources.files import read_file
 from simclr_jax.errors import UserError
 from simclr_jax.runtime import extras
 
@@ -110,7 +111,7 @@ def read(file: str) -> LabelTable:
         raise UserError(f"{what} does not exist: give a CSV or Parquet file with the columns {PATH} and {CLASS}.")
     if epath.Path(file).is_dir():
         raise UserError(f"{what} is a folder, but has to be a CSV or Parquet file with the columns {PATH} and {CLASS}.")
-    content = epath.Path(file).read_bytes()
+    content = read_file(file, what)
     is_parquet = content[:4] == b"PAR1" or file.lower().endswith(".parquet")
     columns, values = (_of_parquet if is_parquet else _of_csv)(content, what)
     missing = [name for name in (PATH, CLASS) if name not in columns]
