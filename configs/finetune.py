@@ -9,7 +9,9 @@ The first argument is the share of the labels to use. What few labels need, and 
   the network is never far from the frozen probe.
 - AdamW, because the gradients of a network with frozen statistics have any size: SGD diverged on the digits.
 - Below 5,000 labels the learning rate is the best of four, on a fifth of the labels; then all labels are used. With fewer than
-  two labels of each class it is the second, 1e-4, which stays near the probe; with 5,000 and more the third, 1e-3.
+  two labels of each class it is the second, 1e-4, which stays near the probe.
+- With 5,000 labels and more, BatchNorm has the statistics of each batch and the learning rate is 3e-3, as from scratch. With
+  frozen statistics the network is never far from the probe, and below training from scratch (docs/results.md).
 - `--config.init=random` trains the same network from scratch, with a random classifier, the statistics of each batch, and
   larger learning rates.
 Costs five trainings for each subset of the labels, where the learning rate is chosen.

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from unittest import mock
 
 from etils import epath
 from helpers import REPOSITORY
@@ -303,13 +304,31 @@ def test_the_learning_rate_is_chosen_on_held_out_labels(tmp_path, pretrained, mo
     assert cli.call("finetune", *arguments)["top1"] == results["top1"]
 
 
-def test_no_learning_rate_is_chosen_on_too_few_labels_or_many(tmp_path, pretrained):
-    fields = {"learning_rates": (0.1, 0.001, 0.01, 1.0), "choose_below": 30, "optimizer": {"learning_rate": 0.01}}
+def test_no_learning_rate_is_chosen_on_too_few_labels_or_many(tmp_path, pretrained, monkeypatch):
+    fields = {
+        "learning_rates": (0.1, 0.001, 0.01, 1.0),
+        "scratch_learning_rates": (0.3, 0.5, 0.01),
+        "choose_below": 30,
+        "freeze_statistics": True,
+        "optimizer": {"learning_rate": 0.01},
+    }
     setup = setup_of(tmp_path, pretrained, config_lib.finetune, **fields)
+    trained = []
+
+    class Training(mock.Mock):
+        def train(self, rows, seed, workdir, *, recipe, classifier, learning_rate):
+            trained.append((len(rows), learning_rate, self.frozen_statistics))
+            return None, 0
+
+        def test(self, *args):
+            return {}
+
+    monkeypatch.setattr(supervised, "ClassifierTraining", lambda setup, **options: Training(**options))
     tuning = few_labels.FineTuning(setup)
     one_of_each_class = np.unique(setup.train.labels, return_index=True)[1]
-    for rows, rate in ((one_of_each_class, 0.01), (np.arange(30), 0.1)):
-        assert tuning._choose_rate(rows, 0, tmp_path, None, None) == (rate, {})
+    for rows, rate in ((one_of_each_class, 0.01), (np.arange(30), 0.3)):
+        assert tuning.run(rows, 0, tmp_path)["learning_rate"] == rate
+    assert trained == [(10, 0.01, True), (30, 0.3, False)]
 
 
 def test_a_batch_has_no_more_images_than_there_are_labels():

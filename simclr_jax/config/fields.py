@@ -113,7 +113,8 @@ def _finetune() -> Block:
         ),
         "freeze_statistics": Field(
             False,
-            "Keep the BatchNorm statistics of pretraining: those of a few labelled images are noise. Not from scratch.",
+            "Below `choose_below` labels, keep the BatchNorm statistics of pretraining: those of a few labelled images are "
+            "noise. Not from scratch.",
         ),
         "learning_rates": Field(
             (),
@@ -121,10 +122,15 @@ def _finetune() -> Block:
             bound=field.POSITIVE_NUMBERS_OR_NONE,
         ),
         "scratch_learning_rates": Field(
-            (), "The same from scratch, which needs larger ones.", bound=field.POSITIVE_NUMBERS_OR_NONE
+            (),
+            "The same from scratch, which needs larger ones. With `choose_below` labels or more the middle one of these is "
+            "taken, also for a pretrained network.",
+            bound=field.POSITIVE_NUMBERS_OR_NONE,
         ),
         "choose_below": Field(
-            5000, "With as many labels, or more, no learning rate is chosen.", bound=field.NOT_NEGATIVE
+            5000,
+            "With as many labels, or more, fine-tuning is as training from scratch, from a better start.",
+            bound=field.NOT_NEGATIVE,
         ),
         "lbfgs": blocks.lbfgs() | {"holdout": holdout},
     }

@@ -7,6 +7,7 @@ small one is never far below it.
 """
 
 import dataclasses
+import functools
 import logging
 from typing import Any
 
@@ -44,16 +45,11 @@ class FineTuning:
         self.setup = setup
         self.from_probe = pretrained and config.init_classifier == "probe"
         self.rates = tuple(config.learning_rates if pretrained else config.scratch_learning_rates)
-        self.training = supervised.ClassifierTraining(
-            setup,
-            frozen=False,
-            name="finetune",
-            frozen_statistics=pretrained and config.freeze_statistics,
-            any_rate=bool(self.rates),
-        )
+        self.frozen_statistics = pretrained and config.freeze_statistics
 
     def run(self, rows: np.ndarray, seed: int, workdir: epath.Path) -> dict[str, Any]:
-        """Trains on some rows of the training source and tests; for `label_subsets.evaluate_each`.
+        """Trains on some rows of the training source and tests. With `choose_below` rows or more, BatchNorm has the statistics
+        of the batches, and the learning rate is that of training from scratch. For `label_subsets.evaluate_each`.
 
         Args:
           rows: of the training source, int `[labels]`.
@@ -63,7 +59,9 @@ class FineTuning:
         Returns:
           The accuracy on the test images; `learning_rate`, and in `held_out` the top-1 of each that was tried.
         """
-        recipe = self.training.recipe(len(rows))
+        many = len(rows) >= self.setup.config.choose_below
+        training = self._training(self.frozen_statistics and not many)
+        recipe = training.recipe(len(rows))
         log.info(
             "%d labels: %d steps of %d images%s.",
             len(rows),
@@ -74,13 +72,33 @@ class FineTuning:
             else "",
         )
         features = self._features(rows) if self.from_probe else None
-        rate, found = self._choose_rate(rows, seed, workdir, recipe, features)
+        rate, found = self._rate_of_many() if many else self._choose_rate(rows, seed, workdir, recipe, features)
         classifier = self._probe(features, rows, seed)
-        state, bad_images = self.training.train(
+        state, bad_images = training.train(
             rows, seed, workdir, recipe=recipe, classifier=classifier, learning_rate=rate
         )
         chosen = {"learning_rate": rate or self.setup.config.optimizer.learning_rate, "held_out": found}
-        return self.training.test(state, workdir, bad_images) | chosen
+        return training.test(state, workdir, bad_images) | chosen
+
+    @functools.cache  # noqa: B019 (it lives as long as the process)
+    def _training(self, frozen_statistics: bool) -> supervised.ClassifierTraining:
+        return supervised.ClassifierTraining(
+            self.setup,
+            frozen=False,
+            name="finetune",
+            frozen_statistics=frozen_statistics,
+            any_rate=bool(self.rates),
+        )
+
+    def _rate_of_many(self) -> tuple[float | None, dict[str, float]]:
+        """The learning rate for many labels: that of training from scratch, whose results need no better start to be good."""
+        config = self.setup.config
+        rates = sorted(config.scratch_learning_rates or self.rates)
+        if not self.rates or not rates:
+            return None, {}
+        rate = rates[len(rates) // 2]
+        log.info("Not fewer labels than choose_below=%d: learning rate %g.", config.choose_below, rate)
+        return rate, {}
 
     def _features(self, rows: np.ndarray) -> Outputs:
         """The features of some rows of the training source, without augmentation; `index` has these rows."""
@@ -102,15 +120,12 @@ class FineTuning:
             return None, {}
         if len(self.rates) == 1:
             return self.rates[0], {}
-        # Of an even number there are two middle ones: with few labels the smaller one stays nearer to the probe.
-        small, large = (sorted(self.rates)[place // 2] for place in (len(self.rates) - 1, len(self.rates)))
-        if len(rows) >= config.choose_below:
-            log.info("%d labels, not below choose_below=%d: learning rate %g.", len(rows), config.choose_below, large)
-            return large, {}
+        # Of an even number there are two middle ones: the smaller one stays nearer to the probe.
+        middle = sorted(self.rates)[(len(self.rates) - 1) // 2]
         held_out = logistic_regression.hold_out(self.setup.train.labels[rows], config.lbfgs.holdout, seed)
         if held_out is None:
-            log.info("%d labels are too few to hold some out: learning rate %g.", len(rows), small)
-            return small, {}
+            log.info("%d labels are too few to hold some out: learning rate %g.", len(rows), middle)
+            return middle, {}
         fit_rows = np.delete(rows, held_out)
         classifier = self._probe(features, fit_rows, seed)
         found, trainings = {}, len(self.rates) + 1
@@ -146,10 +161,9 @@ class FineTuning:
             return earlier["top1"]
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            state, _ = self.training.train(
-                fit_rows, seed, folder, recipe=recipe, classifier=classifier, learning_rate=rate
-            )
-            outputs = self.training.outputs(state, setup.train.subset(held_out))
+            training = self._training(self.frozen_statistics)
+            state, _ = training.train(fit_rows, seed, folder, recipe=recipe, classifier=classifier, learning_rate=rate)
+            outputs = training.outputs(state, setup.train.subset(held_out))
             results = metrics.accuracy(outputs.values, outputs.labels)
         except NonFiniteLoss as error:
             log.info("Learning rate %g is too large: %s", rate, str(error).partition(";")[0])
