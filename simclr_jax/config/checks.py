@@ -163,11 +163,11 @@ def _check_lbfgs(flat: dict[str, Any], device_count: int) -> None:
 
 def _check_learning_rates(flat: dict[str, Any], device_count: int) -> None:
     del device_count
-    rates = [*flat.get("learning_rates", ()), *flat.get("scratch_learning_rates", ())]
+    rates = flat.get("learning_rates", ())
     rate = flat.get("optimizer.learning_rate")
     if rates and rate not in rates:
         raise UserError(
-            f"config.optimizer.learning_rate is {rate:g}, but the learning rate is one of config.learning_rates or "
-            f"config.scratch_learning_rates, {', '.join(f'{one:g}' for one in rates)}. For a single one set both, as "
+            f"config.optimizer.learning_rate is {rate:g}, but the learning rate is one of config.learning_rates, "
+            f"{', '.join(f'{one:g}' for one in rates)}. For a single one set both, as "
             f"--config.learning_rates={rate:g} --config.optimizer.learning_rate={rate:g}."
         )

@@ -111,26 +111,18 @@ def _finetune() -> Block:
             "probe: start from the linear probe of the same labels. From scratch it is always random.",
             choices=choices.INIT_CLASSIFIERS,
         ),
-        "freeze_statistics": Field(
-            False,
-            "Below `choose_below` labels, keep the BatchNorm statistics of pretraining: those of a few labelled images are "
-            "noise. Not from scratch.",
+        "freeze_below": Field(
+            0,
+            "With fewer labels, a pretrained network keeps its BatchNorm statistics: those of a few labelled images are noise.",
+            bound=field.NOT_NEGATIVE,
         ),
         "learning_rates": Field(
             (),
             "Below `choose_below` labels the best of these, on held-out labels, replaces optimizer.learning_rate.",
             bound=field.POSITIVE_NUMBERS_OR_NONE,
         ),
-        "scratch_learning_rates": Field(
-            (),
-            "The same from scratch, which needs larger ones. With `choose_below` labels or more the middle one of these is "
-            "taken, also for a pretrained network.",
-            bound=field.POSITIVE_NUMBERS_OR_NONE,
-        ),
         "choose_below": Field(
-            5000,
-            "With as many labels, or more, fine-tuning is as training from scratch, from a better start.",
-            bound=field.NOT_NEGATIVE,
+            5000, "With as many labels, or more, the middle one of `learning_rates` is taken.", bound=field.NOT_NEGATIVE
         ),
         "lbfgs": blocks.lbfgs() | {"holdout": holdout},
     }

@@ -41,15 +41,13 @@ class FineTuning:
 
     def __init__(self, setup: Setup):
         config = setup.config
-        pretrained = config.init == "pretrained"
         self.setup = setup
-        self.from_probe = pretrained and config.init_classifier == "probe"
-        self.rates = tuple(config.learning_rates if pretrained else config.scratch_learning_rates)
-        self.frozen_statistics = pretrained and config.freeze_statistics
+        self.pretrained = config.init == "pretrained"
+        self.from_probe = self.pretrained and config.init_classifier == "probe"
+        self.rates = sorted(config.learning_rates)
 
     def run(self, rows: np.ndarray, seed: int, workdir: epath.Path) -> dict[str, Any]:
-        """Trains on some rows of the training source and tests. With `choose_below` rows or more, BatchNorm has the statistics
-        of the batches, and the learning rate is that of training from scratch. For `label_subsets.evaluate_each`.
+        """Trains on some rows of the training source and tests; for `label_subsets.evaluate_each`.
 
         Args:
           rows: of the training source, int `[labels]`.
@@ -59,8 +57,7 @@ class FineTuning:
         Returns:
           The accuracy on the test images; `learning_rate`, and in `held_out` the top-1 of each that was tried.
         """
-        many = len(rows) >= self.setup.config.choose_below
-        training = self._training(self.frozen_statistics and not many)
+        training = self._training(len(rows))
         recipe = training.recipe(len(rows))
         log.info(
             "%d labels: %d steps of %d images%s.",
@@ -72,7 +69,7 @@ class FineTuning:
             else "",
         )
         features = self._features(rows) if self.from_probe else None
-        rate, found = self._rate_of_many() if many else self._choose_rate(rows, seed, workdir, recipe, features)
+        rate, found = self._choose_rate(rows, seed, workdir, recipe, features)
         classifier = self._probe(features, rows, seed)
         state, bad_images = training.train(
             rows, seed, workdir, recipe=recipe, classifier=classifier, learning_rate=rate
@@ -80,8 +77,12 @@ class FineTuning:
         chosen = {"learning_rate": rate or self.setup.config.optimizer.learning_rate, "held_out": found}
         return training.test(state, workdir, bad_images) | chosen
 
+    def _training(self, labels: int) -> supervised.ClassifierTraining:
+        """The training for so many labels."""
+        return self._training_with(self.pretrained and labels < self.setup.config.freeze_below)
+
     @functools.cache  # noqa: B019 (it lives as long as the process)
-    def _training(self, frozen_statistics: bool) -> supervised.ClassifierTraining:
+    def _training_with(self, frozen_statistics: bool) -> supervised.ClassifierTraining:
         return supervised.ClassifierTraining(
             self.setup,
             frozen=False,
@@ -89,16 +90,6 @@ class FineTuning:
             frozen_statistics=frozen_statistics,
             any_rate=bool(self.rates),
         )
-
-    def _rate_of_many(self) -> tuple[float | None, dict[str, float]]:
-        """The learning rate for many labels: that of training from scratch, whose results need no better start to be good."""
-        config = self.setup.config
-        rates = sorted(config.scratch_learning_rates or self.rates)
-        if not self.rates or not rates:
-            return None, {}
-        rate = rates[len(rates) // 2]
-        log.info("Not fewer labels than choose_below=%d: learning rate %g.", config.choose_below, rate)
-        return rate, {}
 
     def _features(self, rows: np.ndarray) -> Outputs:
         """The features of some rows of the training source, without augmentation; `index` has these rows."""
@@ -120,16 +111,19 @@ class FineTuning:
             return None, {}
         if len(self.rates) == 1:
             return self.rates[0], {}
-        # Of an even number there are two middle ones: the smaller one stays nearer to the probe.
-        middle = sorted(self.rates)[(len(self.rates) - 1) // 2]
+        middle = self.rates[len(self.rates) // 2]
+        if len(rows) >= config.choose_below:
+            log.info("%d labels, not below choose_below=%d: learning rate %g.", len(rows), config.choose_below, middle)
+            return middle, {}
         held_out = logistic_regression.hold_out(self.setup.train.labels[rows], config.lbfgs.holdout, seed)
         if held_out is None:
-            log.info("%d labels are too few to hold some out: learning rate %g.", len(rows), middle)
-            return middle, {}
+            rate = self.rates[0] if self.pretrained else middle  # the smallest stays nearest to what is known
+            log.info("%d labels are too few to hold some out: learning rate %g.", len(rows), rate)
+            return rate, {}
         fit_rows = np.delete(rows, held_out)
         classifier = self._probe(features, fit_rows, seed)
         found, trainings = {}, len(self.rates) + 1
-        for number, rate in enumerate(sorted(self.rates), start=1):
+        for number, rate in enumerate(self.rates, start=1):
             log.info("Training %d of %d: learning rate %g, without the held-out labels.", number, trainings, rate)
             folder = workdir / "learning_rates" / f"{rate:g}"
             found[rate] = self._try(rate, fit_rows, rows[held_out], seed, folder, recipe, classifier)
@@ -161,7 +155,7 @@ class FineTuning:
             return earlier["top1"]
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            training = self._training(self.frozen_statistics)
+            training = self._training(len(fit_rows) + len(held_out))
             state, _ = training.train(fit_rows, seed, folder, recipe=recipe, classifier=classifier, learning_rate=rate)
             outputs = training.outputs(state, setup.train.subset(held_out))
             results = metrics.accuracy(outputs.values, outputs.labels)

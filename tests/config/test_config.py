@@ -82,8 +82,8 @@ def test_protocols_are_the_papers():
     more, _ = load("imagenet_finetune", "0.1")
     assert (more.epochs, more.optimizer.warmup_epochs, more.optimizer.weight_decay) == (30.0, 0.0, 0.0)
     assert (more.optimizer.name, more.optimizer.scaling, more.optimizer.nesterov) == ("sgd", "linear", True)
-    assert (more.init_classifier, more.freeze_statistics, more.min_steps) == ("random", False, 0)
-    assert more.learning_rates == more.scratch_learning_rates == ()
+    assert (more.init_classifier, more.freeze_below, more.min_steps) == ("random", 0, 0)
+    assert more.learning_rates == ()
     assert load("linear_probe")[0].lbfgs.l2_values == 45
     transfer, _ = load("transfer", "flowers,protocol=finetune")
     assert (transfer.lbfgs.l2_min, transfer.lbfgs.l2_max, transfer.lbfgs.l2_values) == (1e-6, 1e5, 45)
