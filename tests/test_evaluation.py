@@ -28,6 +28,7 @@ from simclr_jax.training import checkpoint
 from simclr_jax.workdir import metrics_file
 from simclr_jax.workdir import predictions
 
+PROBE = "--config=configs/linear_probe.py:lbfgs"
 FEW_L2 = ("--config.lbfgs.l2_values=4", "--config.lbfgs.max_iterations=50")
 
 
@@ -419,3 +420,15 @@ def test_a_refused_evaluation_leaves_the_config_of_what_is_there(tmp_path, pretr
     with pytest.raises(errors.UserError, match="batch_size"):
         cli.call("finetune", *arguments, *small[:2], "--config.batch_size=16")
     assert (tmp_path / "config.json").read_text() == before
+
+
+def test_images_of_which_none_can_be_read_are_refused(tmp_path, pretrained):
+    for split, number in (("train", 4), ("test", 1)):
+        for name in ("cat", "dog"):
+            for seed in range(number):
+                write_image(tmp_path / "images" / split / name / f"{seed}.png", seed=seed)
+    for path in (tmp_path / "images" / "test").rglob("*.png"):
+        path.write_bytes(b"torn")
+    data = ("--config.data.source=folder", f"--config.data.root={tmp_path}/images")
+    with pytest.raises(errors.UserError, match=r"none of the 2 images of \S*/test can be read"):
+        cli.call("linear_probe", PROBE, f"--pretrained={pretrained}", f"--workdir={tmp_path}/run", *data, *FEW_L2)

@@ -167,7 +167,7 @@ def _check_learning_rates(flat: dict[str, Any], device_count: int) -> None:
     rate = flat.get("optimizer.learning_rate")
     if rates and rate not in rates:
         raise UserError(
-            f"config.optimizer.learning_rate is {rate:g}, but the learning rate is one of config.learning_rates, "
-            f"{', '.join(f'{one:g}' for one in rates)}. For a single one set both, as "
-            f"--config.learning_rates={rate:g} --config.optimizer.learning_rate={rate:g}."
+            f"config.optimizer.learning_rate is {rate:g}, but one of config.learning_rates, "
+            f"{', '.join(f'{one:g}' for one in rates)}, is taken: set --config.optimizer.learning_rate={rates[0]:g}, or for a "
+            f"single other one also --config.learning_rates={rate:g}."
         )

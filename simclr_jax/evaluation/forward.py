@@ -14,6 +14,7 @@ from simclr_jax.augment.image_files import Decoding
 from simclr_jax.data import pipeline
 from simclr_jax.data.sources.base import Source
 from simclr_jax.errors import Preempted
+from simclr_jax.errors import UserError
 from simclr_jax.runtime import sharding
 from simclr_jax.runtime.heartbeat import working
 
@@ -97,6 +98,7 @@ def run_over(
 
     Raises:
       Preempted: when `stop` says so.
+      UserError: where no image can be read.
     """
     batches = batches_over(
         forward,
@@ -117,6 +119,8 @@ def run_over(
             if stop():
                 raise Preempted("asked to stop during an evaluation; the same command runs it again.")
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    if not len(joined["index"]):
+        raise UserError(f"none of the {source.num_examples} images of {source.name} can be read.")
     by_index = np.argsort(joined["index"])
     joined = {key: value[by_index] for key, value in joined.items()}
     return Outputs(joined["output"], joined["label"], joined["index"], source.num_examples - len(by_index))

@@ -107,8 +107,27 @@ def _earlier(output: epath.Path, facts: dict[str, Any], overwrite: bool) -> bool
             f"--output={output} has records of other images or flags: {'; '.join(differing)}. Give the same ones, another "
             "folder, or --overwrite."
         )
+    _check_ours(output)
     files.remove(output)
     return False
+
+
+def _check_ours(output: epath.Path) -> None:
+    """Refuses to remove a folder with anything that this command has not written."""
+    for path in _paths_in(output):
+        inside = _paths_in(path) if path.is_dir() else []
+        written = path.name in (MANIFEST, UNFINISHED) or _is_written(path) or (inside and all(map(_is_written, inside)))
+        if not written and (inside or not path.is_dir()):
+            foreign = next((one for one in inside if not _is_written(one)), path)
+            raise UserError(
+                f"--overwrite would remove {foreign}, which simclr_jax.prepare has not written: move it away, or give another "
+                "--output."
+            )
+
+
+def _is_written(path: epath.Path) -> bool:
+    """Whether it has a name that this command gives."""
+    return path.name.startswith(".writing-") or (path.suffix in (".array_record", ".npz") and not path.is_dir())
 
 
 def _remove_unfinished(folder: epath.Path) -> None:

@@ -52,6 +52,8 @@ def check(values: flags.FlagValues) -> None:
             raise UserError(f"--output={output} is a file, but has to be a folder.")
         if not folder.absolute().parent.is_dir():
             raise UserError(f"--output={output}: there is no folder {folder.parent}.")
+        if "://" not in images and _is_in(pathlib.Path(images), folder):
+            raise UserError(f"--images={images} is in --output={output}, which may be removed: give another folder.")
         if "://" not in images and pathlib.Path(images).is_dir():
             inside = pathlib.Path(images).resolve()
             if inside == folder.resolve() or inside in folder.resolve().parents:
@@ -64,3 +66,8 @@ def check(values: flags.FlagValues) -> None:
     extras.check("array_record", "to write records needs array_record, which is not installed", "records")
     if runner:
         extras.check("apache_beam", f"--runner={runner} needs apache_beam, which is not installed", "beam")
+
+
+def _is_in(images: pathlib.Path, folder: pathlib.Path) -> bool:
+    """Whether images, or a pattern of them, are in a folder, and not the folder itself."""
+    return folder.resolve() in images.resolve().parents

@@ -121,3 +121,8 @@ def test_a_class_may_have_any_name_that_is_text(tmp_path):
     source = opened(tmp_path)
     assert source.class_names == sorted(["no\u00a0break", "狗", "$a_{$"])
     assert sorted(source.labels) == [0, 1, 2]
+
+
+def test_a_folder_of_a_mac_has_no_images(tmp_path):
+    write_image(tmp_path / "__MACOSX" / "train" / "cat" / "._0.png")
+    assert not listing.has_image(str(tmp_path))

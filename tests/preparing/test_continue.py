@@ -104,6 +104,32 @@ def test_a_folder_with_something_else_is_refused(photos, prepare, tmp_path):
         prepare(photos, output="a/b/records")
 
 
+@pytest.mark.parametrize("foreign", ["thesis.tex", "train/notes.txt", "photos/a.jpg"])
+def test_nothing_that_it_has_not_written_is_removed(photos, prepare, foreign):
+    output, _ = prepare(photos)
+    path = output / foreign
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("...")
+    before = files_of(output)
+    with pytest.raises(
+        UserError, match=rf"--overwrite would remove \S*/{foreign}, which simclr_jax.prepare has not written"
+    ):
+        prepare(photos, "--overwrite", "--shorter_side=64")
+    (output / "records.json").write_text('{"a": 1}')
+    with pytest.raises(UserError, match="--overwrite would remove"):
+        prepare(photos, "--overwrite")
+    assert files_of(output).keys() == before.keys()
+
+
+def test_images_in_the_output_are_refused(photos, prepare):
+    output, _ = prepare(photos)
+    before = files_of(output)
+    for images in (output / "train", output / "tars-*.tar"):
+        with pytest.raises(UserError, match=r"--images=\S* is in --output=\S*, which may be removed"):
+            prepare(images, "--overwrite")
+    assert files_of(output) == before
+
+
 def test_images_that_are_not_there_are_refused(photos, prepare, tmp_path, write_tar):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("...")
@@ -145,7 +171,7 @@ def test_missing_or_torn_files_are_refused_when_they_are_opened(photos, prepare)
     path = output / "train" / "00001-of-00002.array_record"
     content = path.read_bytes()
     path.write_bytes(content[:-1])
-    with pytest.raises(UserError, match="00001-of-00002.array_record is damaged: delete"):
+    with pytest.raises(UserError, match="00001-of-00002.array_record is damaged: the command of"):
         opened(output)
     path.unlink()
     with pytest.raises(UserError, match="00001-of-00002.array_record is missing"):
@@ -157,7 +183,7 @@ def test_missing_or_torn_files_are_refused_when_they_are_opened(photos, prepare)
     (output / "records.json").write_text('{"version": 1, "spl')
     for command in (opened, lambda _: prepare(photos, "--shard_images=4")):
         with pytest.raises(
-            UserError, match=r"records.json is damaged .*: delete .*, and the same command of simclr_jax"
+            UserError, match=r"records.json is damaged .*: the command of simclr_jax.prepare that wrote .* --overwrite"
         ):
             command(output)
     (output / "records.json").write_text("{}")

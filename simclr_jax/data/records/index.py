@@ -141,7 +141,7 @@ def shard_name(number: int, count: int) -> str:
 
 def remedy(root: str) -> str:
     """What to do about a damaged file of a prepared folder."""
-    return f"delete {root}, and the same command of simclr_jax.prepare writes it again"
+    return f"the command of simclr_jax.prepare that wrote {root} writes it again with --overwrite"
 
 
 def read_manifest(root: str) -> dict[str, Any]:

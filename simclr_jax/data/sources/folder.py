@@ -187,5 +187,9 @@ def _labels(folder: str, paths: list[str]) -> list[str] | None:
         return None
     empty = sorted(set(folders_in(folder)) - set(classes))
     if empty:
-        raise UserError(f"the class folder{'s' * (len(empty) > 1)} {', '.join(empty)} in {folder!r} hold no images.")
+        are = "class folder {} in {!r} holds" if len(empty) == 1 else "class folders {} in {!r} hold"
+        raise UserError(
+            f"the {are.format(', '.join(empty), folder)} no images: remove what is empty. If a --workdir is meant, take one "
+            "outside of the images."
+        )
     return classes

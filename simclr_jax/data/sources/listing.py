@@ -61,7 +61,9 @@ def images_below(folder: str) -> list[str]:
 
 def has_image(folder: str) -> bool:
     """Whether there is an image in a folder, at any depth."""
-    return any(name.lower().endswith(readable()) for _, names in _walk(folder) for name in names)
+    return any(
+        name.lower().endswith(readable()) and not name.startswith(".") for _, names in _walk(folder) for name in names
+    )
 
 
 def files_below(folder: str, depth: int, *, quiet: bool = True) -> list[str]:

@@ -24,6 +24,7 @@ from simclr_jax.data.records.index import INDEX
 from simclr_jax.data.records.index import MANIFEST
 from simclr_jax.data.records.index import Index
 from simclr_jax.data.records.index import read_manifest
+from simclr_jax.data.records.index import remedy
 from simclr_jax.data.records.index import shard_name
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.data.sources.folder import TEST_SPLITS
@@ -168,4 +169,4 @@ def _check_files(paths: list[str], index: Index) -> None:
     for path, size in zip(paths, index.file_bytes, strict=True):
         if size and there.get(os.path.basename(path)) != size:
             state = "is missing" if os.path.basename(path) not in there else "is damaged"
-            raise UserError(f"{path} {state}: delete {os.path.dirname(folder)} and prepare the images again.")
+            raise UserError(f"{path} {state}: {remedy(os.path.dirname(folder))}.")
