@@ -308,6 +308,7 @@ def test_the_learning_rate_is_chosen_on_held_out_labels(tmp_path, pretrained, mo
 def test_no_learning_rate_is_chosen_on_too_few_labels_or_many(tmp_path, pretrained, monkeypatch):
     fields = {
         "learning_rates": (0.1, 0.001, 0.01, 1.0),
+        "frozen_learning_rates": (0.3, 0.1, 0.02, 0.01),
         "choose_below": 30,
         "freeze_below": 20,
         "optimizer": {"learning_rate": 0.01},
@@ -326,9 +327,9 @@ def test_no_learning_rate_is_chosen_on_too_few_labels_or_many(tmp_path, pretrain
     monkeypatch.setattr(supervised, "ClassifierTraining", lambda setup, **options: Training(**options))
     tuning = few_labels.FineTuning(setup)
     one_of_each_class = np.unique(setup.train.labels, return_index=True)[1]
-    for rows, rate in ((one_of_each_class, 0.001), (np.arange(30), 0.1)):
+    for rows, rate in ((one_of_each_class, 0.02), (np.arange(30), 0.1)):
         assert tuning.run(rows, 0, tmp_path)["learning_rate"] == rate
-    assert trained == [(10, 0.001, True), (30, 0.1, False)]
+    assert trained == [(10, 0.02, True), (30, 0.1, False)]
 
 
 def test_a_batch_has_no_more_images_than_there_are_labels():

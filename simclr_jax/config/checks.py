@@ -163,7 +163,7 @@ def _check_lbfgs(flat: dict[str, Any], device_count: int) -> None:
 
 def _check_learning_rates(flat: dict[str, Any], device_count: int) -> None:
     del device_count
-    rates = flat.get("learning_rates", ())
+    rates = flat.get("learning_rates") or flat.get("frozen_learning_rates", ())
     rate = flat.get("optimizer.learning_rate")
     if rates and rate not in rates:
         raise UserError(

@@ -44,7 +44,6 @@ class FineTuning:
         self.setup = setup
         self.pretrained = config.init == "pretrained"
         self.from_probe = self.pretrained and config.init_classifier == "probe"
-        self.rates = sorted(config.learning_rates)
 
     def run(self, rows: np.ndarray, seed: int, workdir: epath.Path) -> dict[str, Any]:
         """Trains on some rows of the training source and tests; for `label_subsets.evaluate_each`.
@@ -77,9 +76,20 @@ class FineTuning:
         chosen = {"learning_rate": rate or self.setup.config.optimizer.learning_rate, "held_out": found}
         return training.test(state, workdir, bad_images) | chosen
 
+    def _is_frozen(self, labels: int) -> bool:
+        """Whether BatchNorm keeps its statistics with so many labels."""
+        return self.pretrained and labels < self.setup.config.freeze_below
+
+    def _rates(self, labels: int) -> list[float]:
+        """The learning rates to try with so many labels, the smallest first."""
+        config = self.setup.config
+        if self._is_frozen(labels) and config.frozen_learning_rates:
+            return sorted(config.frozen_learning_rates)
+        return sorted(config.learning_rates)
+
     def _training(self, labels: int) -> supervised.ClassifierTraining:
         """The training for so many labels."""
-        return self._training_with(self.pretrained and labels < self.setup.config.freeze_below)
+        return self._training_with(self._is_frozen(labels))
 
     @functools.cache  # noqa: B019 (it lives as long as the process)
     def _training_with(self, frozen_statistics: bool) -> supervised.ClassifierTraining:
@@ -88,7 +98,7 @@ class FineTuning:
             frozen=False,
             name="finetune",
             frozen_statistics=frozen_statistics,
-            any_rate=bool(self.rates),
+            any_rate=bool(self.setup.config.learning_rates or self.setup.config.frozen_learning_rates),
         )
 
     def _features(self, rows: np.ndarray) -> Outputs:
@@ -107,23 +117,26 @@ class FineTuning:
     ) -> tuple[float | None, dict[str, float]]:
         """The learning rate, None for that of the config, and the top-1 of each that was tried."""
         config = self.setup.config
-        if not self.rates:
-            return None, {}
-        if len(self.rates) == 1:
-            return self.rates[0], {}
-        middle = self.rates[len(self.rates) // 2]
+        rates = self._rates(len(rows))
+        if len(rates) <= 1:
+            return next(iter(rates), None), {}
+        # Of an even number there are two middle ones: with few labels the smaller one stays nearer to what is known.
+        small, large = rates[(len(rates) - 1) // 2], rates[len(rates) // 2]
         if len(rows) >= config.choose_below:
-            log.info("%d labels, not below choose_below=%d: learning rate %g.", len(rows), config.choose_below, middle)
-            return middle, {}
+            log.info("%d labels, not below choose_below=%d: learning rate %g.", len(rows), config.choose_below, large)
+            return large, {}
         held_out = logistic_regression.hold_out(self.setup.train.labels[rows], config.lbfgs.holdout, seed)
         if held_out is None:
-            rate = self.rates[0] if self.pretrained else middle  # the smallest stays nearest to what is known
-            log.info("%d labels are too few to hold some out: learning rate %g.", len(rows), rate)
-            return rate, {}
+            log.info("%d labels are too few to hold some out: learning rate %g.", len(rows), small)
+            return small, {}
+        if self._is_frozen(len(rows)):
+            log.info(
+                "Fewer labels than freeze_below=%d: the rates are config.frozen_learning_rates.", config.freeze_below
+            )
         fit_rows = np.delete(rows, held_out)
         classifier = self._probe(features, fit_rows, seed)
-        found, trainings = {}, len(self.rates) + 1
-        for number, rate in enumerate(self.rates, start=1):
+        found, trainings = {}, len(rates) + 1
+        for number, rate in enumerate(rates, start=1):
             log.info("Training %d of %d: learning rate %g, without the held-out labels.", number, trainings, rate)
             folder = workdir / "learning_rates" / f"{rate:g}"
             found[rate] = self._try(rate, fit_rows, rows[held_out], seed, folder, recipe, classifier)
