@@ -9,8 +9,9 @@ The first argument is the share of the labels to use. What few labels need, and 
 - Below 200 labels BatchNorm keeps its statistics of pretraining, so that with a small learning rate the network is never far
   from the frozen probe. With more labels that would keep it below what it can reach (docs/results.md).
 - AdamW, because the gradients of a network with frozen statistics have any size: SGD diverged on the digits.
-- Below 5,000 labels the learning rate is the best of four, on a fifth of the labels; then all labels are used. With 5,000 and
-  more it is 3e-3; with fewer than two labels of each class 1e-4, which stays near the probe.
+- Below 5,000 labels the learning rate is the best of four, on a fifth of the labels; then all labels are used. With frozen
+  statistics it is one of 1e-5, 1e-4, 1e-3, 1e-2, otherwise one of 1e-4, 1e-3, 3e-3, 1e-2 (`config.learning_rates` gives other
+  ones). With 5,000 labels and more it is 3e-3; with fewer than two of each class 1e-4, which stays near the probe.
 - `--config.init=random` trains the same network from scratch, with a random classifier and the statistics of each batch.
 Costs five trainings for each subset of the labels, where the learning rate is chosen.
 """
@@ -27,8 +28,7 @@ def get_config(arg=None):
     config.min_steps = args.steps
     config.init_classifier = "probe"
     config.freeze_below = 200
-    config.frozen_learning_rates = (1e-5, 1e-4, 1e-3, 1e-2)
-    config.learning_rates = (1e-4, 1e-3, 3e-3, 1e-2)
+    config.rates_by_labels = True
     config.optimizer.update(name="adamw", learning_rate=1e-3, scaling="none")
     config.lbfgs.update(l2_min=1e-2, l2_max=1e4, l2_values=7)
     return config

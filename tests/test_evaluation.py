@@ -307,11 +307,10 @@ def test_the_learning_rate_is_chosen_on_held_out_labels(tmp_path, pretrained, mo
 
 def test_no_learning_rate_is_chosen_on_too_few_labels_or_many(tmp_path, pretrained, monkeypatch):
     fields = {
-        "learning_rates": (0.1, 0.001, 0.01, 1.0),
-        "frozen_learning_rates": (0.3, 0.1, 0.02, 0.01),
+        "rates_by_labels": True,
         "choose_below": 30,
         "freeze_below": 20,
-        "optimizer": {"learning_rate": 0.01},
+        "optimizer": {"learning_rate": 1e-3},
     }
     setup = setup_of(tmp_path, pretrained, config_lib.finetune, **fields)
     trained = []
@@ -327,9 +326,9 @@ def test_no_learning_rate_is_chosen_on_too_few_labels_or_many(tmp_path, pretrain
     monkeypatch.setattr(supervised, "ClassifierTraining", lambda setup, **options: Training(**options))
     tuning = few_labels.FineTuning(setup)
     one_of_each_class = np.unique(setup.train.labels, return_index=True)[1]
-    for rows, rate in ((one_of_each_class, 0.02), (np.arange(30), 0.1)):
+    for rows, rate in ((one_of_each_class, 1e-4), (np.arange(30), 3e-3)):
         assert tuning.run(rows, 0, tmp_path)["learning_rate"] == rate
-    assert trained == [(10, 0.02, True), (30, 0.1, False)]
+    assert trained == [(10, 1e-4, True), (30, 3e-3, False)]
 
 
 def test_a_batch_has_no_more_images_than_there_are_labels():

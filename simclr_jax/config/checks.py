@@ -161,13 +161,22 @@ def _check_lbfgs(flat: dict[str, Any], device_count: int) -> None:
         raise UserError(f"config.lbfgs.l2_min is {low:g}, but must be at most config.lbfgs.l2_max={high:g}.")
 
 
+# What optimizer.learning_rate has to be where it is not used.
+RATE_BY_LABELS = 1e-3
+
+
 def _check_learning_rates(flat: dict[str, Any], device_count: int) -> None:
     del device_count
-    rates = flat.get("learning_rates") or flat.get("frozen_learning_rates", ())
+    rates = flat.get("learning_rates", ())
     rate = flat.get("optimizer.learning_rate")
     if rates and rate not in rates:
         raise UserError(
             f"config.optimizer.learning_rate is {rate:g}, but one of config.learning_rates, "
             f"{', '.join(f'{one:g}' for one in rates)}, is taken: set --config.optimizer.learning_rate={rates[0]:g}, or for a "
             f"single other one also --config.learning_rates={rate:g}."
+        )
+    if flat.get("rates_by_labels") and not rates and rate != RATE_BY_LABELS:
+        raise UserError(
+            f"config.optimizer.learning_rate is {rate:g}, but config.rates_by_labels=True takes a rate that suits the number "
+            f"of labels: set --config.learning_rates={rate:g} as well."
         )

@@ -121,11 +121,11 @@ def _finetune() -> Block:
             "Below `choose_below` labels the best of these, on held-out labels, replaces optimizer.learning_rate.",
             bound=field.POSITIVE_NUMBERS_OR_NONE,
         ),
-        "frozen_learning_rates": Field(
-            (), "The same below `freeze_below` labels. Empty: learning_rates.", bound=field.POSITIVE_NUMBERS_OR_NONE
+        "rates_by_labels": Field(
+            False, "Where learning_rates is empty, rates that suit the number of labels; see configs/finetune.py."
         ),
         "choose_below": Field(
-            5000, "With as many labels, or more, the middle one of `learning_rates` is taken.", bound=field.NOT_NEGATIVE
+            5000, "With as many labels, or more, no rate is chosen: the middle one is taken.", bound=field.NOT_NEGATIVE
         ),
         "lbfgs": blocks.lbfgs() | {"holdout": holdout},
     }

@@ -31,6 +31,9 @@ log = logging.getLogger("simclr_jax")
 # A class without a labelled image gets the lowest bias of the others, less this. A probe would give it -inf, for ever.
 BELOW_OTHERS = 10.0
 
+# To choose from by `config.rates_by_labels`: with BatchNorm's statistics frozen, and otherwise.
+FROZEN_RATES, RATES = [1e-5, 1e-4, 1e-3, 1e-2], [1e-4, 1e-3, 3e-3, 1e-2]
+
 
 class FineTuning:
     """Fine-tuning, or training from scratch, on any number of label subsets.
@@ -83,9 +86,9 @@ class FineTuning:
     def _rates(self, labels: int) -> list[float]:
         """The learning rates to try with so many labels, the smallest first."""
         config = self.setup.config
-        if self._is_frozen(labels) and config.frozen_learning_rates:
-            return sorted(config.frozen_learning_rates)
-        return sorted(config.learning_rates)
+        if config.learning_rates or not config.rates_by_labels:
+            return sorted(config.learning_rates)
+        return FROZEN_RATES if self._is_frozen(labels) else RATES
 
     def _training(self, labels: int) -> supervised.ClassifierTraining:
         """The training for so many labels."""
@@ -98,7 +101,7 @@ class FineTuning:
             frozen=False,
             name="finetune",
             frozen_statistics=frozen_statistics,
-            any_rate=bool(self.setup.config.learning_rates or self.setup.config.frozen_learning_rates),
+            any_rate=bool(self.setup.config.learning_rates or self.setup.config.rates_by_labels),
         )
 
     def _features(self, rows: np.ndarray) -> Outputs:

@@ -68,9 +68,17 @@ def test_a_learning_rate_that_would_not_be_used_is_refused():
     config, _ = load("finetune", "0.01")
     config.optimizer.learning_rate = 0.5
     with pytest.raises(
-        UserError, match=r"learning_rate is 0.5, but the learning rate is one of .*--config.learning_rates=0.5"
+        UserError, match=r"learning_rate is 0.5, but config.rates_by_labels=True .*: set --config.learning_rates=0.5"
     ):
         config_checks.check_values(config, device_count=1)
+    config.learning_rates = (0.1, 0.2)
+    with pytest.raises(
+        UserError,
+        match=r"but one of config.learning_rates, 0.1, 0.2, is taken: set --config.optimizer.learning_rate=0.1",
+    ):
+        config_checks.check_values(config, device_count=1)
+    config.learning_rates = (0.5,)
+    config_checks.check_values(config, device_count=1)
 
 
 def test_protocols_are_the_papers():
