@@ -14,6 +14,7 @@ from simclr_jax.config import saved as saved_config
 from simclr_jax.runtime import quiet
 from simclr_jax.training.checkpoint.integrity import check
 from simclr_jax.training.checkpoint.integrity import reader
+from simclr_jax.training.checkpoint.places import is_step
 
 
 @reader
@@ -26,7 +27,7 @@ def saved_fields(checkpoint: epath.Path) -> dict[str, Any]:
 @reader
 def step_of(checkpoint: epath.Path) -> int:
     """The training step of a checkpoint, whatever its folder is called."""
-    if checkpoint.name.isdigit():
+    if is_step(checkpoint.name):
         return int(checkpoint.name)
     check(checkpoint, "optimizer")
     args = ocp.args.PyTreeRestore(
