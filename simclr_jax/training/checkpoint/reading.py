@@ -1,6 +1,7 @@
 """Read the parts of one checkpoint. What is read is verified first: see `integrity`."""
 
 from collections.abc import Callable
+import contextlib
 from typing import Any
 
 from etils import epath
@@ -19,8 +20,17 @@ from simclr_jax.training.checkpoint.places import is_step
 
 @reader
 def saved_fields(checkpoint: epath.Path) -> dict[str, Any]:
-    """The config of a checkpoint as it was written."""
+    """The config of a checkpoint with `kind` and today's names."""
     check(checkpoint, "config")
+    with _damage_of(checkpoint):
+        return saved_config.upgrade(_json_of(checkpoint))
+
+
+def _damage_of(checkpoint: epath.Path) -> contextlib.AbstractContextManager[None]:
+    return saved_config.damage_of(checkpoint / "config", "use another checkpoint of the run, or move this one away")
+
+
+def _json_of(checkpoint: epath.Path) -> Any:
     return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(checkpoint / "config")
 
 
@@ -40,14 +50,25 @@ def step_of(checkpoint: epath.Path) -> int:
 def load_config(
     checkpoint: epath.Path, defaults: Callable[[], ml_collections.ConfigDict] = config_lib.pretrain
 ) -> ml_collections.ConfigDict:
-    """The config of a checkpoint. `defaults` makes the config of its kind of run, for fields that it lacks."""
-    return saved_config.from_dict(saved_fields(checkpoint), defaults())
+    """The config of a checkpoint. `defaults` makes the config of its kind of run, for fields that it lacks.
+
+    Raises:
+      UserError: where it is damaged.
+    """
+    saved = saved_fields(checkpoint)
+    with _damage_of(checkpoint):
+        return saved_config.from_dict(saved, defaults())
 
 
 def load_own_config(checkpoint: epath.Path) -> ml_collections.ConfigDict:
-    """The config of a checkpoint of any kind of run, with the defaults of its kind for fields that it lacks."""
+    """The config of a checkpoint of any kind of run, with the defaults of its kind for fields that it lacks.
+
+    Raises:
+      UserError: where it is damaged.
+    """
     saved = saved_fields(checkpoint)
-    return saved_config.from_dict(saved, config_lib.defaults(saved_config.upgrade(saved)["kind"]))
+    with _damage_of(checkpoint):
+        return saved_config.from_dict(saved, config_lib.defaults(saved["kind"]))
 
 
 @reader
