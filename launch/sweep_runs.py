@@ -92,7 +92,7 @@ class Stage:
         path = self.workdir / "config.json"
         if not path.exists():
             return []
-        saved = saved_config.read(path, self._schema())
+        saved = saved_config.read(path, self._schema(), "move that folder away, or take another --workdir")
         config = self.config.copy_and_resolve_references()
         saved_config.settle_as(config, saved)
         if self.binary != "pretrain":

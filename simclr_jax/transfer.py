@@ -196,7 +196,7 @@ def _train(
         config.batch_size = supervised.batch_for(config.batch_size, train.num_examples, setup.mesh.size)
         config.epochs = (config.steps - 1) * config.batch_size / train.num_examples
         config.min_steps = config.steps
-    earlier = runs.earlier_results(folder, config)
+    earlier = runs.earlier_results(folder, config, setup.config.metric)
     if earlier is not None:
         return earlier
     folder.mkdir(parents=True, exist_ok=True)

@@ -110,6 +110,6 @@ def _open(encoder: Encoder, values: flags.FlagValues) -> Source:
 
 def _earlier(place: epath.Path) -> list[Encoder]:
     """Some of the checkpoints of the run before this one, ascending."""
-    steps = sorted(int(path.name) for path in place.parent.iterdir() if path.name.isdigit())
+    steps = sorted(int(path.name) for path in place.parent.iterdir() if path.name.isdecimal())
     before = [step for step in steps if step < int(place.name)]
     return [load(place.parent / str(step)) for step in before[-EARLIER:]]

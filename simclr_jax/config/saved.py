@@ -1,11 +1,14 @@
 """Saved configs: flat fields, JSON, configs of older versions, differences between two runs."""
 
+from collections.abc import Iterator
+import contextlib
 import json
 from typing import Any
 
 import ml_collections
 
 from simclr_jax.config.field import NETWORK_OF_THE_REFERENCE
+from simclr_jax.config.kinds import KINDS
 from simclr_jax.errors import UserError
 
 # Fields that were renamed. Saved configs with the old name are still read.
@@ -23,15 +26,22 @@ _KIND_OF_FIELD = {
 }
 
 
-def upgrade(values: dict[str, Any]) -> dict[str, Any]:
+def upgrade(values: Any) -> dict[str, Any]:
     """A saved config, as JSON has it, with `kind` and today's names.
 
     Raises:
-      UserError: where it is the config of no kind of run.
+      UserError: where it is the config of no kind of run, or a block of it has no fields.
     """
+    if not isinstance(values, dict):
+        raise UserError(f"not a config of this program: it has no fields, but is {str(values)[:40]!r}.")
     kind = values.get("kind") or next((kind for field, kind in _KIND_OF_FIELD.items() if field in values), None)
     if kind is None:
         raise UserError(f"not a config of this program: it has none of kind, {', '.join(_KIND_OF_FIELD)}.")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise UserError(f"not a config of this program: kind is {kind!r}, not one of {', '.join(KINDS)}.")
+    for block in ("data", "model", *(old.partition(".")[0] for old in RENAMED if "." in old)):
+        if block in values and not isinstance(values[block], dict):
+            raise UserError(f"not a config of this program: {block} has no fields, but is {str(values[block])[:40]!r}.")
     values = json.loads(json.dumps(values)) | {"kind": kind}
     for old, new in RENAMED.items():
         *blocks, name = old.split(".")
@@ -40,13 +50,13 @@ def upgrade(values: dict[str, Any]) -> dict[str, Any]:
             block = block.get(key, {})
         if name in block:
             block[new.split(".")[-1]] = block.pop(name)
-    if isinstance(values.get("model"), dict):
+    if "model" in values:
         # A saved network without these fields is the reference's, of an evaluation too.
         newer = {
             key: list(value) if isinstance(value, tuple) else value for key, value in NETWORK_OF_THE_REFERENCE.items()
         }
         values["model"] = newer | values["model"]
-    if isinstance(values.get("data"), dict):
+    if "data" in values:
         # Runs without these fields decoded every image at its full size, and skipped JPEG files that are cut off.
         values["data"] = {"reduced_decode": False, "truncated_jpeg": "skip"} | values["data"]
     return values
@@ -87,13 +97,49 @@ def to_json(config: ml_collections.ConfigDict) -> str:
     return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
 
 
-def read(path: Any, defaults: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The config in the JSON file `path`; see `from_dict`."""
-    return from_dict(json.loads(path.read_text()), defaults)
+# What to do about the damaged config.json of an evaluation, which is written before the results are.
+WRITTEN_AGAIN = "move it away, and the same command of its run writes it again"
 
 
-def from_dict(values: dict, defaults: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """A saved config on top of `defaults`, so that fields that are newer than it have their default values."""
+@contextlib.contextmanager
+def damage_of(path: Any, remedy: str) -> Iterator[None]:
+    """Names a config, and what to do, in the errors of the `with` block, which reads it.
+
+    Raises:
+      UserError: with both, and the reason.
+    """
+    try:
+        yield
+    except ValueError as error:  # also what is not UTF-8 or not JSON, and a `UserError` of `upgrade`
+        raise UserError(f"{path} is damaged ({str(error).rstrip('.')}): {remedy}.") from error
+
+
+def read(path: Any, defaults: ml_collections.ConfigDict, remedy: str = WRITTEN_AGAIN) -> ml_collections.ConfigDict:
+    """The config in the JSON file `path`; see `from_dict`.
+
+    Raises:
+      UserError: where it is damaged, or of another program; with `remedy`, what to do about it.
+    """
+    with damage_of(path, remedy):
+        return from_dict(json.loads(path.read_bytes()), defaults)
+
+
+def fields_in(path: Any, remedy: str = WRITTEN_AGAIN) -> dict[str, Any]:
+    """What a config.json of any kind of run has, with today's names; see `upgrade`.
+
+    Raises:
+      UserError: as `read`.
+    """
+    with damage_of(path, remedy):
+        return upgrade(json.loads(path.read_bytes()))
+
+
+def from_dict(values: Any, defaults: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A saved config on top of `defaults`, so that fields that are newer than it have their default values.
+
+    Raises:
+      UserError: where it is no saved config.
+    """
     config = defaults.copy_and_resolve_references()
     with config.unlocked(), config.ignore_type():  # "auto" in place of a number
         _update(config, upgrade(values))
@@ -102,8 +148,11 @@ def from_dict(values: dict, defaults: ml_collections.ConfigDict) -> ml_collectio
 
 def _update(config: ml_collections.ConfigDict, values: dict) -> None:
     for key, value in values.items():
-        if isinstance(value, dict) and key in config:
+        of_block = isinstance(config.get(key), ml_collections.ConfigDict)
+        if of_block and isinstance(value, dict):
             _update(config[key], value)
+        elif of_block:
+            raise UserError(f"not a config of this program: {key} has no fields, but is {str(value)[:40]!r}.")
         else:
             config[key] = tuple(value) if isinstance(value, list) else value
 

@@ -166,7 +166,7 @@ class FineTuning:
           UserError: where the earlier call had another config.
         """
         setup = self.setup
-        earlier = runs.earlier_results(folder, setup.config)
+        earlier = runs.earlier_results(folder, setup.config, "top1")
         if earlier is not None:
             return earlier["top1"]
         folder.mkdir(parents=True, exist_ok=True)

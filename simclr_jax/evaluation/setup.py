@@ -234,7 +234,8 @@ def _resolve(
     saved_config.inherit(config, pretrain_config)
     begun = workdir / "config.json"
     from_scratch = pretrain_config is None and begun.exists()
-    saved_config.settle_decoding(config, saved_config.read(begun, schema) if from_scratch else None)
+    begun_as = saved_config.read(begun, schema, "move it away, or take another --workdir") if from_scratch else None
+    saved_config.settle_decoding(config, begun_as)
     config.pretrained = str(path) if path else None
     for field, value in ({"sk_ratio": 0.0} | NETWORK_OF_THE_REFERENCE).items():
         if config.model[field] is None:

@@ -206,7 +206,7 @@ def _results(encoder: Encoder) -> list[Result]:
     if encoder.class_names is not None and own is not None and all(run.path not in (own, own.parent) for run in found):
         config = saved_config.flatten(encoder.saved.config)
         title = KINDS[encoder.saved.config.kind].title
-        found.insert(0, runs.SavedRun(own.name, own, config, title, runs.read_results(own)))
+        found.insert(0, runs.SavedRun(own.name, own, config, title, runs.read_results(own, config)))
     return [result for run in found for result in _of_run(run)]
 
 

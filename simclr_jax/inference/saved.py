@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import dataclasses
-import json
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -92,11 +91,11 @@ def _refuse_without_weights(place: epath.Path, name: str) -> None:
     for folder in (place, place.parent):
         if not (folder / "config.json").exists():
             continue
-        config = json.loads((folder / "config.json").read_text())
-        if config.get("kind") in _WITHOUT_WEIGHTS:
+        config = saved_config.fields_in(folder / "config.json")
+        if config["kind"] in _WITHOUT_WEIGHTS:
             of = f" Load the encoder that it evaluated: {config['pretrained']}." if config.get("pretrained") else ""
             raise UserError(f"{name} is a run of simclr_jax.{config['kind']}, which keeps no weights.{of}")
-        old = config.get("kind", "linear_probe") == "linear_probe" and config.get("protocol") == "lbfgs"
+        old = config["kind"] == "linear_probe" and config.get("protocol") == "lbfgs"
         if old and not list(folder.glob(f"draw_*/{classifiers.NAME}")):
             raise UserError(
                 f"{name} is a linear probe without the weights of its classifier, as versions until 0.1.0 wrote it: the same "

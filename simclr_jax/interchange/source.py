@@ -62,7 +62,7 @@ def _saved_model(path: epath.Path) -> epath.Path | None:
             return folder
         if folder.is_dir():
             steps = [
-                child for child in folder.iterdir() if child.name.isdigit() and (child / "saved_model.pb").exists()
+                child for child in folder.iterdir() if child.name.isdecimal() and (child / "saved_model.pb").exists()
             ]
             if steps:
                 return max(steps, key=lambda child: int(child.name))
@@ -152,7 +152,7 @@ def _open_saved_model(place: str, folder: epath.Path) -> WeightSource:
         read=lambda name: by_name[name].numpy(),
         ignored=ignored,
         module=module,
-        step=int(folder.name) if folder.name.isdigit() else 0,
+        step=int(folder.name) if folder.name.isdecimal() else 0,
     )
 
 

@@ -178,8 +178,8 @@ def curves(runs: list[SavedRun]) -> Section:
     for kind in (known.title for known in KINDS.values()):
         lines = {}
         for run in (run for run in runs if run.kind == kind):
-            files = (path / "metrics.jsonl" for path in (run.path, *run.draws()[:1]))
-            read = [metrics_file.read(file) for file in files if file.exists()]
+            of_draw = (path / "metrics.jsonl" for path in run.draws()[:1])
+            read = [run.metrics, *(metrics_file.read(file) for file in of_draw if file.exists())]
             longest = max(read, key=len, default=[])
             if len(longest) > 1:
                 lines[run.name] = longest

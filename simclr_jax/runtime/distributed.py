@@ -90,7 +90,7 @@ def _given(coordinator_address: str | None, num_processes: int | None, process_i
             "--num_processes."
         )
     host, _, port = values["coordinator_address"].rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise UserError(f"--coordinator_address is {values['coordinator_address']!r}, but must be HOST:PORT.")
     return values
 

@@ -256,7 +256,7 @@ def parse_profile_steps(text: str | None) -> tuple[int, int] | None:
     if not text:
         return None
     first, colon, last = text.partition(":")
-    if not (first.isdigit() and last.isdigit() and colon) or not 1 <= int(first) <= int(last):
+    if not (first.isdecimal() and last.isdecimal() and colon) or not 1 <= int(first) <= int(last):
         raise UserError(f"--profile_steps={text}: give the first and the last step, as in --profile_steps=100:104.")
     return int(first), int(last)
 

@@ -74,7 +74,7 @@ def parse(topology: str) -> tuple[str, Chip, list[int]]:
         raise UserError(f"--topology={topology}: unknown chip {version!r}: one of {', '.join(CHIPS)}, as in v5e:4x4.")
     chip = CHIPS[version]
     sizes = shape.split("x")
-    if not all(size.isdigit() and int(size) for size in sizes) or len(sizes) != chip.dimensions:
+    if not all(size.isdecimal() and int(size) for size in sizes) or len(sizes) != chip.dimensions:
         raise UserError(
             f"--topology={topology}: a slice of {version} has {chip.dimensions} dimensions, as in "
             f"{version}:{chip.example}."

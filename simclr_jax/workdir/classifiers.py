@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import dataclasses
 import io
+import re
 
 from etils import epath
 import numpy as np
@@ -58,10 +59,24 @@ def read(folder: epath.Path) -> SavedClassifier:
     remedy = "the same command of simclr_jax.linear_probe writes it again"
     with files.damage_of(path, remedy), np.load(io.BytesIO(path.read_bytes())) as saved:
         l2 = float(saved["l2"])
-        return SavedClassifier(
+        read = SavedClassifier(
             saved["kernel"],
             saved["bias"],
             saved["class_names"].tolist(),
             str(saved["features"]),
             None if np.isnan(l2) else l2,
         )
+        _check(read)
+        return read
+
+
+def _check(classifier: SavedClassifier) -> None:
+    """Raises a ValueError where the parts do not fit each other, or are no numbers."""
+    kernel, bias, names = classifier.kernel, classifier.bias, classifier.class_names
+    if kernel.ndim != 2 or bias.shape != kernel.shape[1:] or np.shape(names) != bias.shape:
+        shapes = f"kernel {kernel.shape}, bias {bias.shape}, class_names {np.shape(names)}"
+        raise ValueError(f"the shapes do not fit each other: {shapes}")
+    if not np.isfinite(kernel).all() or np.isnan(bias).any() or np.isposinf(bias).any():
+        raise ValueError("it has values that are not finite")
+    if not re.fullmatch(r"h|z|g[0-9]+", classifier.features):
+        raise ValueError(f"features is {classifier.features!r}, not h, z, g1, ...")

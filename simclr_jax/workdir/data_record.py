@@ -16,6 +16,8 @@ log = logging.getLogger("simclr_jax")
 FILE = "data.json"
 # What has been continued with other data, by --accept_new_data: what it was before.
 BEFORE = "before"
+# The part that each record has.
+NEEDED = "training images"
 # Facts of `data.sources.fingerprint`, and how a difference in them is said.
 _FACTS = {
     "images": "{old} images are now {new}",
@@ -32,12 +34,26 @@ Record = Mapping[str, Any]
 
 
 def read(workdir: epath.Path) -> dict[str, Any] | None:
-    """The record of a workdir; None where there is none, as of versions until 0.1.0, or where it cannot be read."""
+    """The record of a workdir; None where there is none, as of versions until 0.1.0, or where it is damaged."""
     try:
         record = json.loads((workdir / FILE).read_bytes())
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) else None
+    return record if _is_record(record) else None
+
+
+def _is_record(content: Any) -> bool:
+    """Whether it has the parts of a record: facts of training images, perhaps of others, and what was before."""
+    if not isinstance(content, dict):
+        return False
+    before = content.get(BEFORE, [])
+    parts = [facts for part, facts in content.items() if part != BEFORE]
+    return (
+        all(facts is None or isinstance(facts, dict) for facts in parts)
+        and "images" in (content.get(NEEDED) or {})
+        and isinstance(before, list)
+        and all(isinstance(one, dict) for one in before)
+    )
 
 
 def check(workdir: epath.Path, now: Record, *, accept: bool) -> dict[str, Any]:

@@ -52,9 +52,9 @@ def read(workdir: epath.Path) -> list[dict[str, Any]]:
         return []
     try:
         entries = json.loads(path.read_bytes())
-        if isinstance(entries, list) and all("started" in entry for entry in entries):
+        if isinstance(entries, list) and all(isinstance(entry, dict) and "started" in entry for entry in entries):
             return entries
-    except (ValueError, TypeError):
+    except ValueError:
         pass
     log.warning("%s was damaged; it is kept as %s, and begins anew.", path, files.set_aside(path))
     return []

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import operator
 from typing import Any
 
 from etils import epath
@@ -12,8 +13,16 @@ log = logging.getLogger("simclr_jax")
 
 
 def read(path: epath.Path) -> list[dict[str, Any]]:
-    """The lines, ascending by step. Of several lines of one step the last one counts; other lines are left out."""
-    return _parse(path.read_bytes())[0]
+    """The lines, ascending by step. Of several lines of one step the last one counts; other lines are left out.
+
+    So are values that are no numbers, with a warning.
+    """
+    lines = _parse(path.read_bytes())[0]
+    numbers = [{key: value for key, value in line.items() if isinstance(value, int | float)} for line in lines]
+    if any(map(operator.ne, map(len, numbers), map(len, lines))):
+        steps = [line["step"] for line, kept in zip(lines, numbers, strict=True) if line.keys() != kept.keys()]
+        log.warning("%s has values that are no numbers, at step %d first: they are left out.", path, steps[0])
+    return numbers
 
 
 def mend(path: epath.Path, step: int) -> None:

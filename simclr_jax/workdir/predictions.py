@@ -64,4 +64,18 @@ def read(folder: epath.Path) -> Predictions:
         files.damage_of(path, "the command of its run writes it again"),
         np.load(io.BytesIO(path.read_bytes())) as saved,
     ):
-        return Predictions(saved["index"], saved["label"], saved["predicted"], saved["class_names"].tolist())
+        read = Predictions(saved["index"], saved["label"], saved["predicted"], saved["class_names"].tolist())
+        _check(read)
+        return read
+
+
+def _check(read: Predictions) -> None:
+    """Raises a ValueError where the parts do not fit each other."""
+    if read.index.ndim != 1 or not read.index.shape == read.label.shape == read.predicted.shape:
+        shapes = f"index {read.index.shape}, label {read.label.shape}, predicted {read.predicted.shape}"
+        raise ValueError(f"the shapes do not fit each other: {shapes}")
+    for classes in (read.label, read.predicted):
+        if classes.dtype.kind not in "iu" or (
+            classes.size and not 0 <= classes.min() <= classes.max() < len(read.class_names)
+        ):
+            raise ValueError(f"it has classes that are none of the {len(read.class_names)} with a name")

@@ -1,5 +1,6 @@
 """Find and read the workdirs below a folder, and pair each evaluation with its untrained baseline."""
 
+from collections.abc import Mapping
 import dataclasses
 import functools
 import json
@@ -77,29 +78,74 @@ def find(workdirs: list[str]) -> list[SavedRun]:
     return [_saved_run(name, path, paths[path] or {}) for name, path in sorted(zip(names, readable, strict=True))]
 
 
-def earlier_results(folder: epath.Path, config: ConfigDict) -> dict[str, Any] | None:
+def earlier_results(folder: epath.Path, config: ConfigDict, measure: str) -> dict[str, Any] | None:
     """The results of a part of a run that was finished before it was interrupted; None where there are none.
 
+    Args:
+      folder: of the part.
+      config: of the part.
+      measure: a number that the results have, such as "top1".
+
     Raises:
-      UserError: where they are of another config.
+      UserError: where they are of another config, or where a file of theirs is damaged.
     """
-    if not (folder / "results.json").exists():
+    path, remedy = folder / "results.json", f"delete the folder {folder}, and the same command computes it again"
+    if not path.exists():
         return None
-    differing = saved_config.differences(config, saved_config.read(folder / "config.json", config))
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder} has results, but no config.json: {remedy}.")
+    differing = saved_config.differences(config, saved_config.read(folder / "config.json", config, remedy))
     saved_config.refuse_another_run(folder, differing, "Take another --workdir.")
-    return files.read_json(folder / "results.json", "delete it, and the same command writes it again")
+    results = files.read_json(path, remedy)
+    if not _is_number(results.get(measure)):
+        raise UserError(f"{path} is damaged (it has no {measure}): {remedy}.")
+    return results
 
 
-def read_results(folder: epath.Path) -> dict[str, Any] | None:
-    """The content of the results.json of a run; None where it has none, and with a warning where that is damaged."""
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def read_results(folder: epath.Path, config: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """The content of the results.json of a run; None where it has none, and with a warning where that is damaged.
+
+    Args:
+      folder: of the run.
+      config: its flat config: then what such a run does not have in its results is damage, too.
+    """
     path = folder / "results.json"
     if not path.exists():
         return None
+    remedy = "its run is shown as not done; the same command writes it again"
     try:
-        return files.read_json(path, "its run is shown as not done; the same command writes it again")
+        results = files.read_json(path, remedy)
+        with files.damage_of(path, remedy):
+            if config is not None:
+                _check_results(results, config)
+        return results
     except (UserError, OSError) as error:
         log.warning("%s", error)
         return None
+
+
+def _check_results(results: dict[str, Any], config: Mapping[str, Any]) -> None:
+    """Raises a KeyError or TypeError where the results of a run lack what is shown of them, or it is no number."""
+    kind = config["kind"]
+    if kind == "pretrain":
+        numbers = [results["seconds"]]
+    elif kind == "transfer":
+        _ = results["protocol"], results["init"]
+        numbers = [results["n"], results[results["metric"]]]
+    elif kind == "transform_probe":
+        numbers = [results[name] for name in config["transforms"].split()]
+    else:
+        numbers = [results["n"], *([] if results["top1"] is None else [results["top1"]])]
+    numbers += [draw["labels"] for draw in results.get("draws") or []]
+    known = ("top1", "top5", "mean_per_class", "top1_std", "val")
+    numbers += [results[name] for name in known if results.get(name) is not None]
+    for value in numbers:
+        if not _is_number(value):
+            raise TypeError(f"{value!r} is in it in place of a number")
 
 
 def evaluations(checkpoint: epath.Path, folders: list[epath.Path]) -> list[SavedRun]:
@@ -109,10 +155,10 @@ def evaluations(checkpoint: epath.Path, folders: list[epath.Path]) -> list[Saved
         for path in _inside(folder) if folder.is_dir() else ():
             if not (path / "config.json").exists() or not (path / "results.json").exists():
                 continue
-            try:
-                run = _saved_run(path.name, path, _fields(path) or {})
-            except (UserError, AttributeError, KeyError, TypeError, ValueError):
+            config = _fields(path)
+            if config is None:
                 continue  # another program's config.json, or a damaged one
+            run = _saved_run(path.name, path, config)
             if run.config.get("init") == "pretrained" and run.config.get("pretrained") == str(checkpoint):
                 found.setdefault(_real(path), run)
     return sorted((run for run in found.values() if run.results), key=lambda run: str(run.path))
@@ -153,25 +199,36 @@ def _short(paths: list[str]) -> list[str]:
 
 
 def _fields(path: epath.Path) -> dict[str, Any] | None:
-    """The flat config of a workdir; None, with a warning, where it is damaged.
-
-    Raises:
-      UserError: where it is of another program.
-    """
-    file = path / "config.json"
+    """The flat config of a workdir; None, with a warning, where it is damaged or of another program."""
+    file, remedy = path / "config.json", "its run is left out"
     try:
-        values = files.read_json(file, "its run is left out")
+        fields = saved_config.flatten(ConfigDict(saved_config.fields_in(file, remedy)))
+        with files.damage_of(file, remedy):
+            _check_shown(fields)
+        return fields
     except (UserError, OSError) as error:
         log.warning("%s", error)
         return None
-    try:
-        return saved_config.flatten(ConfigDict(saved_config.upgrade(values)))
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from error
+
+
+def _check_shown(fields: dict[str, Any]) -> None:
+    """Raises a KeyError or TypeError where a flat config lacks what is shown of each run of its kind."""
+    kind = fields["kind"]
+    if kind in ("pretrain", "transfer"):
+        _ = fields["data.name"], fields["data.root"], fields["data.source"]
+    if kind == "pretrain":
+        _ = fields["loss.name"], fields["model.depth"]
+        for name in ("model.width", "epochs", "batch_size"):
+            if not _is_number(fields[name]):
+                raise TypeError(f"{name} is {fields[name]!r}, not a number")
+    else:
+        _ = fields["features"]
+    if kind == "transform_probe":
+        _ = fields["transforms"].split()
 
 
 def _saved_run(name: str, path: epath.Path, config: dict[str, Any]) -> SavedRun:
-    return SavedRun(name, path, config, KINDS[config["kind"]].title, read_results(path))
+    return SavedRun(name, path, config, KINDS[config["kind"]].title, read_results(path, config))
 
 
 def baselines(runs: list[SavedRun]) -> list[tuple[SavedRun, SavedRun | None]]:

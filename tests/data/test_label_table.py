@@ -210,8 +210,8 @@ def test_odd_names_are_read_from_folders_lists_and_tables(tmp_path, name):
     ("content", "message"),
     [
         ("photos/0.png\ta\nphotos/0.png\tb\n", "names 'photos/0.png' twice, as 'a' and as 'b'"),
-        ("photos/0.png\ta\tb\n", "the line of 'photos/0.png' has 2 tab"),
-        ("photos/0.png\t\n", "the line of 'photos/0.png' has 1 tab"),
+        ("photos/0.png\ta\tb\n", "the line of 'photos/0.png' has 2 tabs, but"),
+        ("photos/0.png\t\n", "the class is missing after the tab in the line of 'photos/0.png'"),
         ("photos/0.png\ta\nphotos/1.png\n", "'photos/1.png' has none"),
         ("http://example.com/a.jpg\nphotos/0.png\n", "'http://example.com/a.jpg' cannot be opened, because http://"),
     ],

@@ -8,6 +8,7 @@ import pytest
 from simclr_jax import config as config_lib
 from simclr_jax.data import sources
 from simclr_jax.data.sources import listing
+from simclr_jax.data.sources.files import of_files
 from simclr_jax.errors import UserError
 
 
@@ -126,3 +127,14 @@ def test_a_class_may_have_any_name_that_is_text(tmp_path):
 def test_a_folder_of_a_mac_has_no_images(tmp_path):
     write_image(tmp_path / "__MACOSX" / "train" / "cat" / "._0.png")
     assert not listing.has_image(str(tmp_path))
+
+
+def test_a_list_with_a_pipe_does_not_wait_for_it(tmp_path):
+    path = write_image(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    source = of_files([str(path), str(tmp_path / "pipe.png"), str(tmp_path / "folder.png")])
+    assert source.content(0) == path.read_bytes()
+    for row in (1, 2):
+        with pytest.raises(OSError, match="it is no regular file: .*png"):
+            source.content(row)

@@ -1,10 +1,14 @@
 """The commands on records: pretraining, evaluation, embeddings."""
 
+import json
+
 from helpers import REPOSITORY
 from helpers import outcome
+from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
+from simclr_jax.data.sources.records import open_records
 from simclr_jax.errors import UserError
 from simclr_jax.inference.named_images import open_images
 from simclr_jax.runtime import cli
@@ -61,3 +65,27 @@ def test_records_and_folders_are_not_taken_for_each_other(image_folder, prepare,
         UserError, match="has no split valid; it has train, test. Name one with --config.data.train_split"
     ):
         cli.call("pretrain", *words, "--config.data.train_split=valid")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"images": 5}, "split train has 5 images in it, but 24 in its index"),
+        ({"class_names": ["a"]}, "split train has 1 class_names, but images of the class number 2"),
+        ({"class_names": 5}, "class_names of split train is '5', not a list of names"),
+        ({"class_names": [1, 2, 3]}, "not a list of names"),
+        ({"class_names": None}, "not a list of names"),
+        ({"class_names": ["a", "a", "a"]}, "class_names of split train has a name twice"),
+        (None, "has no splits"),
+    ],
+)
+def test_a_list_of_splits_that_its_index_contradicts(image_folder, prepare, fields, reason):
+    output, manifest = prepare(image_folder)
+    splits = {} if fields is None else {"train": manifest["splits"]["train"] | fields}
+    (output / "records.json").write_text(json.dumps(manifest | {"splits": splits}))
+    data = ConfigDict({"root": str(output), "train_split": "train", "test_split": None})
+    for opened in (lambda: open_records(data, "train"), lambda: open_images(str(output))):
+        with pytest.raises(
+            UserError, match=rf"{reason}.*: delete {output}, and the same command of simclr_jax.prepare"
+        ):
+            opened()

@@ -308,7 +308,18 @@ def test_what_evaluated_a_checkpoint_is_counted_once(tmp_path):
     [
         ("first/knn/results.json", b'{"top1": 0.'),
         ("first/knn/results.json", b"[]"),
+        ("first/knn/results.json", b"{}"),
+        ("first/knn/results.json", b'{"a": 1}'),
+        ("first/knn/results.json", b'{"top1": "high", "n": 3}'),
+        ("first/knn/results.json", b'{"top1": 0.5, "n": 3, "draws": [1]}'),
+        ("first/pretrain/results.json", b'{"a": 1}'),
+        ("first/pretrain/results.json", b'{"seconds": null}'),
         ("first/knn/config.json", b'{"kind": "k'),
+        ("first/knn/config.json", b"{}"),
+        ("first/knn/config.json", b'{"a": 1}'),
+        ("first/knn/config.json", b'{"kind": "knn"}'),
+        ("first/knn/config.json", b'{"kind": 5}'),
+        ("first/knn/config.json", b'{"kind": "knn", "data": 5}'),
         ("first/pretrain/verdict.json", b"{}"),
         ("first/pretrain/verdict.json", b"\xff"),
         ("first/pretrain/views.png", b"\x89PNG\r\n\x1a\n"),
@@ -329,3 +340,13 @@ def test_a_damaged_file_is_named_and_the_rest_is_shown(tmp_path, caplog, name, c
         {"knn"} if "config" in name else set()
     )
     assert any(row[:1] == ["finetune"] for row in Parser((tmp_path / "page.html").read_text()).rows)
+
+
+def test_metrics_that_are_no_numbers_are_left_out(runs, tmp_path, caplog):
+    path = runs[0] / "second" / "pretrain" / "metrics.jsonl"
+    with open(path, "a") as file:
+        file.write(json.dumps({"step": 120, "loss": None, "contrastive_top1": "x"}) + "\n")
+    with caplog.at_level("WARNING", "simclr_jax"):
+        report.write([str(runs[0])], str(tmp_path / "page.html"))
+    assert f"{path} has values that are no numbers, at step 120 first" in caplog.text
+    assert caplog.text.count("no numbers") == 1

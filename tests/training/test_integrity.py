@@ -139,6 +139,14 @@ def test_the_line_names_the_file_and_the_checkpoint_before(workdir):
         (lambda folder: shutil.rmtree(folder / "20" / "optimizer"), "20 is damaged: it has no optimizer"),
         (lambda folder: shutil.rmtree(folder / "20" / "config"), "20 is damaged: it has no config"),
         (lambda folder: (folder / "20" / integrity.NAME).write_text("[]"), "its checksums.json cannot be read"),
+        (
+            lambda folder: (folder / "20" / integrity.NAME).write_text('{"crc32": {}}'),
+            "its checksums.json has nothing of encoder",
+        ),
+        (
+            lambda folder: (folder / "20" / integrity.NAME).unlink() or (folder / "20" / integrity.NAME).mkdir(),
+            "its checksums.json cannot be read",
+        ),
     ],
 )
 def test_what_is_no_whole_checkpoint_is_moved_away_loudly(workdir, caplog, make, what):
@@ -155,7 +163,8 @@ def test_what_is_no_whole_checkpoint_is_moved_away_loudly(workdir, caplog, make,
 
 
 def test_a_stray_folder_stays_where_it_is(workdir, caplog):
-    (workdir / "checkpoints" / "notes").mkdir()
+    for name in ("notes", "\N{SUPERSCRIPT TWO}", "\N{ARABIC-INDIC DIGIT THREE}0"):
+        (workdir / "checkpoints" / name).mkdir()
     caplog.set_level(logging.WARNING, "simclr_jax")
     assert int(restored(workdir).step) == 20
     assert (workdir / "checkpoints" / "notes").exists()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from simclr_jax import config as config_lib
+from simclr_jax.errors import UserError
 from simclr_jax.evaluation.setup import set_up
 from simclr_jax.runtime import cli
 from simclr_jax.runtime.run_monitor import RunMonitor
@@ -57,3 +58,12 @@ def test_it_continues(old_run):
 def test_another_value_of_the_renamed_field_is_another_run(old_run):
     with pytest.raises(ValueError, match=r"config.augment.noise_std is 0.1, but the checkpoint was written with 0.2"):
         cli.call("pretrain", *SETTINGS, f"--workdir={old_run}")
+
+
+@pytest.mark.parametrize("content", ["[1]", "null", '{"a": 1}', '{"kind": "pretrain", "loss": 5}'])
+def test_a_damaged_config_is_a_line(old_run, content):
+    path = checkpoint.find(str(old_run))
+    (path / "config" / "metadata").write_text(content)
+    for load in (checkpoint.load_config, checkpoint.load_own_config):
+        with pytest.raises(UserError, match=r"/config is damaged \(.+\): use another checkpoint of the run"):
+            load(path)

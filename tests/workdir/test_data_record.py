@@ -111,7 +111,19 @@ def test_other_data_are_refused_or_accepted_and_remembered(tmp_path, caplog):
         data_record.check(workdir, record, accept=False)
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{", "\udcff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[1]", "{", "\udcff", "{}", '{"a": 1}', '{"training images": 5}', '{"training images": [1]}'),
+        *(
+            '{"training images": {}}',
+            '{"training images": {"a": 1}}',
+            '{"training images": null}',
+            '{"training images": {"images": 45}, "encoder": "x"}',
+        ),
+        *('{"training images": {"images": 45}, "before": 3}', '{"training images": {"images": 45}, "before": [3]}'),
+    ],
+)
 def test_a_damaged_record_is_refused_or_kept_aside(tmp_path, content, caplog):
     """Otherwise any images would do."""
     content = content.encode(errors="surrogateescape")

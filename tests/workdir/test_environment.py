@@ -28,7 +28,7 @@ def test_each_start_has_one_entry(tmp_path):
     assert first["command"] == shlex.join(sys.orig_argv)
 
 
-@pytest.mark.parametrize("content", ["", "[{", "{}", "[3]", '[{"other": 1}]'])
+@pytest.mark.parametrize("content", ["", "[{", "{}", "[3]", '["started"]', '[["started"]]', '[{"other": 1}]'])
 def test_a_damaged_file_is_kept_aside(tmp_path, caplog, content):
     (tmp_path / "environment.json").write_text(content)
     with caplog.at_level("WARNING", "simclr_jax"):

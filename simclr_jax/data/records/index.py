@@ -4,6 +4,7 @@ A split is a folder with files of records and `index.npz`, whose arrays are read
 beside the folders is written last, so that where it is, all of it is complete.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import io
@@ -62,6 +63,21 @@ class Index:
         except (OSError, KeyError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             raise UserError(f"{path} cannot be read ({error}): {remedy(os.path.dirname(folder))}.") from error
         return cls(**found, labels=labels, names=Names(path, len(found["begins"])))
+
+    def check_split(self, name: str, split: Mapping[str, Any]) -> None:
+        """Raises a ValueError where `records.json` says something else of this split than the index."""
+        if split["images"] != len(self):
+            raise ValueError(f"split {name} has {split['images']!r} images in it, but {len(self)} in its index")
+        names = split["class_names"]
+        if names is None and self.labels is None:
+            return
+        if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+            raise ValueError(f"class_names of split {name} is {str(names)[:40]!r}, not a list of names")
+        if len(set(names)) != len(names):
+            raise ValueError(f"class_names of split {name} has a name twice")
+        highest = -1 if self.labels is None else int(self.labels.max(initial=-1))
+        if highest >= len(names):
+            raise ValueError(f"split {name} has {len(names)} class_names, but images of the class number {highest}")
 
     def save(self, folder: epath.Path) -> None:
         """Writes it. `names` may be those of other indices."""

@@ -1,8 +1,10 @@
 """Image files as a source, wherever their paths come from: a folder, a list, a table of labels."""
 
 from collections.abc import Sequence
+import errno
 import functools
 import os
+import stat
 
 from etils import epath
 import numpy as np
@@ -26,11 +28,22 @@ def of_files(paths: list[str], name: str = "images", labels: Sequence[str] | Non
         name=name,
         num_examples=len(paths),
         fetch=lambda index: tf.io.read_file(tf.gather(path_tensor(), index)),
-        read_content=lambda index: epath.Path(paths[index]).read_bytes(),
+        read_content=lambda index: _content(paths[index]),
         all_labels=np.array([number[label] for label in labels], np.int32) if labels else None,
         class_names=class_names,
         ids=paths,
     )
+
+
+def _content(path: str) -> bytes:
+    """The content of an image file.
+
+    Raises:
+      OSError: where it cannot be read; also for a pipe, which would be waited for.
+    """
+    if "://" not in path and not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    return epath.Path(path).read_bytes()
 
 
 def read_list(file: str, what: str) -> tuple[list[str], list[str] | None]:
@@ -71,9 +84,13 @@ def _check_lines(lines: list[list[str]], what: str) -> None:
     """Refuses lines with several tabs, tabs without a label, and paths with two labels."""
     label_of: dict[str, str] = {}
     for path, *labels in lines:
-        if len(labels) > 1 or labels == [""] or (labels and not labels[0].strip()):
+        if len(labels) == 1 and not labels[0].strip():
             raise UserError(
-                f"{what}: the line of {path!r} has {len(labels)} tab(s), but a line is PATH or PATH, a tab, CLASS."
+                f"{what}: the class is missing after the tab in the line of {path!r}: a line is PATH or PATH, a tab, CLASS."
+            )
+        if len(labels) > 1:
+            raise UserError(
+                f"{what}: the line of {path!r} has {len(labels)} tabs, but a line is PATH or PATH, a tab, CLASS."
             )
         if labels and label_of.setdefault(path, labels[0]) != labels[0]:
             raise UserError(

@@ -29,6 +29,7 @@ from simclr_jax.data.records.index import shard_name
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.data.sources.folder import TEST_SPLITS
 from simclr_jax.errors import UserError
+from simclr_jax.runtime.files import damage_of
 from simclr_jax.runtime.tensorflow import tf
 
 
@@ -49,7 +50,7 @@ def open_records(data: ConfigDict, split: str) -> RandomAccess:
         )
     splits = read_manifest(root)["splits"]
     name = _split_name(root, data, split, splits)
-    return open_split(root, name, splits[name]["class_names"])
+    return open_split(root, name, splits[name])
 
 
 def open_by_name(place: str) -> RandomAccess | None:
@@ -62,6 +63,8 @@ def open_by_name(place: str) -> RandomAccess | None:
     root, name = os.path.split(place)
     if _is_file(os.path.join(place, MANIFEST)):
         root, names = place, list(read_manifest(place)["splits"])
+        if not names:
+            raise UserError(f"{place!r} has no splits: {remedy(place)}.")
         if len(names) > 1:
             raise UserError(
                 f"{place!r} has the splits {', '.join(names)}: name one of them, as {os.path.join(place, names[0])!r}."
@@ -69,17 +72,32 @@ def open_by_name(place: str) -> RandomAccess | None:
         (name,) = names
     elif not (_is_file(os.path.join(place, INDEX)) and _is_file(os.path.join(root, MANIFEST))):
         return None
-    return open_split(root, name, read_manifest(root)["splits"][name]["class_names"])
+    splits = read_manifest(root)["splits"]
+    if name not in splits:
+        raise UserError(f"{os.path.join(root, MANIFEST)} has no split {name}: {remedy(root)}.")
+    return open_split(root, name, splits[name])
 
 
 def _is_file(path: str) -> bool:
     return epath.Path(path).exists()
 
 
-def open_split(root: str, name: str, class_names: list[str] | None) -> RandomAccess:
-    """The source of one split of a prepared folder."""
+def open_split(root: str, name: str, split: dict[str, Any]) -> RandomAccess:
+    """The source of one split of a prepared folder.
+
+    Args:
+      root: the prepared folder.
+      name: of the split.
+      split: what `records.json` says of it.
+
+    Raises:
+      UserError: where a file is missing or damaged.
+    """
     folder = os.path.join(root, name)
     index = Index.load(folder)
+    with damage_of(os.path.join(root, MANIFEST), remedy(root)):
+        index.check_split(name, split)
+    class_names = split["class_names"]
     paths = [os.path.join(folder, shard_name(number, len(index.file_ends))) for number in range(len(index.file_ends))]
     _check_files(paths, index)
     reader = Reader(paths, index)
@@ -151,6 +169,8 @@ def _split_name(root: str, data: ConfigDict, split: str, splits: dict[str, Any])
     names = (data.train_split,) if split == "train" else (data.test_split,) if data.test_split else TEST_SPLITS
     found = next((name for name in names if name in splits), None)
     if found is None:
+        if not splits:
+            raise UserError(f"{root!r} has no splits: {remedy(root)}.")
         raise UserError(
             f"{root!r} has no split {' or '.join(names)}; it has {', '.join(splits)}. Name one with "
             f"--config.data.{split}_split."

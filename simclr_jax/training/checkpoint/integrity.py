@@ -24,6 +24,7 @@ from simclr_jax.runtime import distributed
 from simclr_jax.runtime import files
 from simclr_jax.training.checkpoint.places import FOLDER
 from simclr_jax.training.checkpoint.places import all_of
+from simclr_jax.training.checkpoint.places import is_step
 
 log = logging.getLogger("simclr_jax")
 
@@ -61,8 +62,11 @@ def fault(checkpoint: epath.Path, parts: Iterable[str], *, and_others: bool = Fa
     try:
         sealed = json.loads((checkpoint / NAME).read_text())["crc32"]
         wanted = {name: tuple(value) for name, value in sealed.items() if and_others or name.partition("/")[0] in parts}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"its {NAME} cannot be read"
+    for part in parts:
+        if not any(name.startswith(f"{part}/") for name in wanted):
+            return f"its {NAME} has nothing of {part}"
     found = _in_threads(_size_and_crc, [checkpoint / name for name in wanted])
     for name, value in zip(wanted, found, strict=True):
         if value is None:
@@ -74,11 +78,13 @@ def fault(checkpoint: epath.Path, parts: Iterable[str], *, and_others: bool = Fa
 
 def identity(checkpoint: epath.Path, part: str) -> dict[str, Any]:
     """What tells two checkpoints apart: the step, and a digest of the checksums of one part; None without checksums."""
-    step = int(checkpoint.name) if checkpoint.name.isdigit() else None
-    sums = (checkpoint / NAME).read_text() if (checkpoint / NAME).exists() else ""
+    step = int(checkpoint.name) if is_step(checkpoint.name) else None
     try:
+        sums = (checkpoint / NAME).read_text()
         of_part = sorted(value for name, value in json.loads(sums)["crc32"].items() if name.startswith(f"{part}/"))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or a damaged one: see `fault`
+        return {"step": step, "weights": None}
+    if not of_part:
         return {"step": step, "weights": None}
     return {"step": step, "weights": hashlib.sha256(repr(of_part).encode()).hexdigest()[:16]}
 
@@ -158,7 +164,7 @@ def _move(checkpoint: epath.Path, workdir: epath.Path) -> epath.Path:
 def _instead(checkpoint: epath.Path) -> str:
     before = (
         [one for one in all_of(checkpoint.parent) if int(one.name) < int(checkpoint.name or 0)]
-        if (checkpoint.name.isdigit())
+        if (is_step(checkpoint.name))
         else []
     )
     if before:

@@ -20,7 +20,7 @@ from simclr_jax.training.checkpoint.integrity import set_aside_damaged
 from simclr_jax.training.checkpoint.integrity import unreadable
 from simclr_jax.training.checkpoint.places import FOLDER
 from simclr_jax.training.checkpoint.places import all_of
-from simclr_jax.training.checkpoint.reading import saved_fields
+from simclr_jax.training.checkpoint.reading import load_config
 from simclr_jax.training.state import TrainState
 
 
@@ -131,7 +131,7 @@ class Checkpoints:
         if step is None:
             return state
         checkpoint = self.directory / str(step)
-        saved = saved_config.from_dict(saved_fields(checkpoint), self._config)
+        saved = load_config(checkpoint, lambda: self._config)
         saved_config.refuse_another_run(
             self.directory,
             saved_config.differences(self._config, saved),

@@ -77,10 +77,15 @@ def newest(path: epath.Path) -> epath.Path | None:
     return None
 
 
+def is_step(name: str) -> bool:
+    """Whether a folder of this name can be a checkpoint. Not `isdigit`, which takes "\N{SUPERSCRIPT TWO}" for a digit."""
+    return name.isascii() and name.isdecimal()
+
+
 def all_of(directory: epath.Path) -> list[epath.Path]:
     """What is called as a checkpoint in a folder of checkpoints, ascending by step, sound or not."""
     children = directory.iterdir() if directory.is_dir() else ()
-    found = [child for child in children if child.name.isdigit()]
+    found = [child for child in children if is_step(child.name)]
     if files.is_remote(directory):
         found = [child for child in found if (child / _COMMITTED).exists()]
     return sorted(found, key=lambda child: int(child.name))

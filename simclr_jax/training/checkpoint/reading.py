@@ -1,6 +1,7 @@
 """Read the parts of one checkpoint. What is read is verified first: see `integrity`."""
 
 from collections.abc import Callable
+import contextlib
 from typing import Any
 
 from etils import epath
@@ -14,19 +15,29 @@ from simclr_jax.config import saved as saved_config
 from simclr_jax.runtime import quiet
 from simclr_jax.training.checkpoint.integrity import check
 from simclr_jax.training.checkpoint.integrity import reader
+from simclr_jax.training.checkpoint.places import is_step
 
 
 @reader
 def saved_fields(checkpoint: epath.Path) -> dict[str, Any]:
-    """The config of a checkpoint as it was written."""
+    """The config of a checkpoint with `kind` and today's names."""
     check(checkpoint, "config")
+    with _damage_of(checkpoint):
+        return saved_config.upgrade(_json_of(checkpoint))
+
+
+def _damage_of(checkpoint: epath.Path) -> contextlib.AbstractContextManager[None]:
+    return saved_config.damage_of(checkpoint / "config", "use another checkpoint of the run, or move this one away")
+
+
+def _json_of(checkpoint: epath.Path) -> Any:
     return ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(checkpoint / "config")
 
 
 @reader
 def step_of(checkpoint: epath.Path) -> int:
     """The training step of a checkpoint, whatever its folder is called."""
-    if checkpoint.name.isdigit():
+    if is_step(checkpoint.name):
         return int(checkpoint.name)
     check(checkpoint, "optimizer")
     args = ocp.args.PyTreeRestore(
@@ -39,14 +50,25 @@ def step_of(checkpoint: epath.Path) -> int:
 def load_config(
     checkpoint: epath.Path, defaults: Callable[[], ml_collections.ConfigDict] = config_lib.pretrain
 ) -> ml_collections.ConfigDict:
-    """The config of a checkpoint. `defaults` makes the config of its kind of run, for fields that it lacks."""
-    return saved_config.from_dict(saved_fields(checkpoint), defaults())
+    """The config of a checkpoint. `defaults` makes the config of its kind of run, for fields that it lacks.
+
+    Raises:
+      UserError: where it is damaged.
+    """
+    saved = saved_fields(checkpoint)
+    with _damage_of(checkpoint):
+        return saved_config.from_dict(saved, defaults())
 
 
 def load_own_config(checkpoint: epath.Path) -> ml_collections.ConfigDict:
-    """The config of a checkpoint of any kind of run, with the defaults of its kind for fields that it lacks."""
+    """The config of a checkpoint of any kind of run, with the defaults of its kind for fields that it lacks.
+
+    Raises:
+      UserError: where it is damaged.
+    """
     saved = saved_fields(checkpoint)
-    return saved_config.from_dict(saved, config_lib.defaults(saved_config.upgrade(saved)["kind"]))
+    with _damage_of(checkpoint):
+        return saved_config.from_dict(saved, config_lib.defaults(saved["kind"]))
 
 
 @reader
