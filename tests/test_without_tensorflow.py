@@ -70,7 +70,7 @@ def test_pretraining_neighbours_probe_and_embeddings(tmp_path, kind):
         assert json.loads((tmp_path / name / "results.json").read_text())["n"] == 8
     if kind == "folder":
         blocked("embed", pretrained, f"--images={root}", f"--output={tmp_path / 'vectors.npz'}")
-        assert len(np.load(tmp_path / "vectors.npz")["h"]) == 40
+        assert len(np.load(tmp_path / "vectors.npz")["vector"]) == 40
 
 
 @pytest.mark.slow
@@ -81,7 +81,7 @@ def test_what_needs_it_says_so_at_once(tmp_path, source):
     if source == "tfds":
         options += ["--config.data.name=cifar10", "--config.data.resident=true"]
     error = blocked("pretrain", *options, f"--workdir={tmp_path / 'run'}", fails=True)
-    assert "error: TensorFlow, which reads the images, is not installed: pip install" in error.splitlines()[-1]
+    assert "error: TensorFlow, which this needs to read its images, is not installed: pip install" in error.splitlines()[-1]
     assert not (tmp_path / "run").exists()
 
 
