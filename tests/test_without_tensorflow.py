@@ -81,7 +81,10 @@ def test_what_needs_it_says_so_at_once(tmp_path, source):
     if source == "tfds":
         options += ["--config.data.name=cifar10", "--config.data.resident=true"]
     error = blocked("pretrain", *options, f"--workdir={tmp_path / 'run'}", fails=True)
-    assert "error: TensorFlow, which this needs to read its images, is not installed: pip install" in error.splitlines()[-1]
+    assert (
+        "error: TensorFlow, which this needs to read its images, is not installed: pip install"
+        in error.splitlines()[-1]
+    )
     assert not (tmp_path / "run").exists()
 
 

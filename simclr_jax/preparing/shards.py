@@ -16,7 +16,6 @@ import numpy as np
 from simclr_jax.data.records import layout
 from simclr_jax.data.records.files import LocalFile
 from simclr_jax.data.records.index import Names
-from simclr_jax.data.records.index import remedy
 from simclr_jax.data.records.index import shard_name
 from simclr_jax.preparing.convert import Unreadable
 from simclr_jax.preparing.convert import stored_form
@@ -83,7 +82,10 @@ class Table:
         Raises:
           UserError: where it is damaged.
         """
-        with files.damage_of(path, remedy(path)), np.load(io.BytesIO(epath.Path(path).read_bytes())) as arrays:
+        with (
+            files.damage_of(path, f"delete {path}, and the same command writes it again"),
+            np.load(io.BytesIO(epath.Path(path).read_bytes())) as arrays,
+        ):
             texts = json.loads(arrays["texts"].tobytes())
             names = Names("", len(arrays["begins"]), (arrays["names"], arrays["name_ends"]))
             return cls(arrays["begins"], arrays["sizes"], names, arrays["labels"], **texts)

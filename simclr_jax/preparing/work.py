@@ -25,9 +25,10 @@ from simclr_jax.data.records.index import VERSION
 from simclr_jax.data.records.index import Index
 from simclr_jax.data.records.index import Names
 from simclr_jax.data.records.index import read_manifest
-from simclr_jax.data.records.index import remedy
 from simclr_jax.errors import UserError
 from simclr_jax.preparing import shards
+from simclr_jax.preparing.earlier import is_complete
+from simclr_jax.preparing.earlier import paths_in
 from simclr_jax.preparing.inputs import Inputs
 from simclr_jax.runtime import files
 from simclr_jax.runtime.heartbeat import working
@@ -61,7 +62,7 @@ def prepare(
       UserError: where the folder holds something else, or no image can be read.
     """
     facts = json.loads(json.dumps(inputs.facts | {"shorter_side": shorter_side}))
-    if _earlier(output, facts, overwrite):
+    if is_complete(output, facts, overwrite):
         log.info("%s is complete: nothing to do.", output)
         return read_manifest(str(output))
     tasks = {
@@ -79,76 +80,17 @@ def prepare(
     return _finish(inputs, output, tasks, facts)
 
 
-def _earlier(output: epath.Path, facts: dict[str, Any], overwrite: bool) -> bool:
-    """Whether the folder has all the records already. Refuses a folder with something else."""
-    state = next((name for name in (MANIFEST, UNFINISHED) if (output / name).exists()), None)
-    if state is None:
-        if output.exists() and any(output.iterdir()):
-            raise UserError(f"--output={output} has other files: give a new folder.")
-        return False
-    try:
-        if state == MANIFEST:
-            earlier = read_manifest(str(output))["facts"]
-        else:
-            earlier = files.read_json(output / state, remedy(str(output)))
-    except UserError:
-        if not overwrite:
-            raise
-        earlier = {}  # damaged
-    differing = [
-        f"{name} is {facts.get(name)!r}, but was {earlier.get(name)!r}"
-        for name in {**earlier, **facts}
-        if facts.get(name) != earlier.get(name)
-    ]
-    if not differing:
-        return state == MANIFEST
-    if not overwrite:
-        raise UserError(
-            f"--output={output} has records of other images or flags: {'; '.join(differing)}. Give the same ones, another "
-            "folder, or --overwrite."
-        )
-    _check_ours(output)
-    files.remove(output)
-    return False
-
-
-def _check_ours(output: epath.Path) -> None:
-    """Refuses to remove a folder with anything that this command has not written."""
-    for path in _paths_in(output):
-        inside = _paths_in(path) if path.is_dir() else []
-        written = path.name in (MANIFEST, UNFINISHED) or _is_written(path) or (inside and all(map(_is_written, inside)))
-        if not written and (inside or not path.is_dir()):
-            foreign = next((one for one in inside if not _is_written(one)), path)
-            raise UserError(
-                f"--overwrite would remove {foreign}, which simclr_jax.prepare has not written: move it away, or give another "
-                "--output."
-            )
-
-
-def _is_written(path: epath.Path) -> bool:
-    """Whether it has a name that this command gives."""
-    return path.name.startswith(".writing-") or (path.suffix in (".array_record", ".npz") and not path.is_dir())
-
-
 def _remove_unfinished(folder: epath.Path) -> None:
     """What a killed process was writing."""
-    for path in _paths_in(folder):
+    for path in paths_in(folder):
         if path.name.startswith(".writing-"):
             files.remove(path)
-
-
-def _paths_in(folder: epath.Path) -> list[epath.Path]:
-    """What is in a folder; in a bucket no folder is there without files."""
-    try:
-        return list(folder.iterdir())
-    except FileNotFoundError:
-        return []
 
 
 def _run(tasks: dict[str, list[shards.Task]], run_tasks: RunTasks) -> None:
     every = [task for of_split in tasks.values() for task in of_split]
     folders = {task.folder for task in every}
-    there = {os.path.join(folder, path.name) for folder in folders for path in _paths_in(epath.Path(folder))}
+    there = {os.path.join(folder, path.name) for folder in folders for path in paths_in(epath.Path(folder))}
     rest = [task for task in every if task.table_path not in there]
     if len(rest) < len(every):
         log.info("Continuing after %d of %d files of records.", len(every) - len(rest), len(every))
