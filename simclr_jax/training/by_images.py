@@ -1,6 +1,7 @@
 """Batch size, epochs and warm-up by the number of images, where the config leaves them to `auto`.
 
-A rule of thumb, so that a small data set gets enough steps and a large one enough epochs. It has not been tuned.
+A rule of thumb, so that a small data set gets enough steps and a large one enough epochs. docs/results.md compares it with
+settings around it, for 200 and 1,000 images.
 """
 
 import logging
