@@ -4,8 +4,8 @@
     python -m benchmarks.gpu --output=DIR --images=cifar10.npz --epochs=500     # and a training run on CIFAR-10
 
 Needs JAX and PyTorch for the same GPU in this environment; neither TensorFlow nor torchvision. Each measurement runs in a
-process of its own. What is measured is not measured again, so the same command continues: with --seconds it begins nothing
-that would end later, and stops the training run, which continues too. Writes gpu.json, and prints the tables.
+separate process. The same command continues, without measuring anything twice: with --seconds it begins nothing that would end
+later, and stops the training run, which continues too. Writes gpu.json, and prints the tables.
 
 - Step: forward, backward and update in bfloat16, on random pixels that are on the card. Ours is the step of
   `simclr_jax.pretrain`, with its metrics; it has LARS. PyTorch's has channels_last, autocast, a dense NT-Xent, and SGD with
@@ -76,16 +76,18 @@ def train(output: pathlib.Path, images: pathlib.Path, epochs: float, deadline: f
     config = f"configs/cifar10.py:depth=18,epochs={epochs:g},bfloat16=true"
     data = ["--config.data.source=folder", f"--config.data.root={images}", "--config.data.resident=true"]
     commands = {
-        "pretrain": [f"--config={config}", *data],
-        "probe": ["--config=configs/linear_probe.py:lbfgs", f"--pretrained={output}/pretrain"],
+        "pretrain": ["simclr_jax.pretrain", f"--config={config}", *data],
+        "probe": [
+            "simclr_jax.linear_probe",
+            "--config=configs/linear_probe.py:lbfgs",
+            f"--pretrained={output}/pretrain",
+        ],
     }
     found: dict[str, Any] = {}
-    for name, command in {"pretrain": "pretrain", "probe": "linear_probe"}.items():
+    for name, command in commands.items():
         finished = output / name / "results.json"
         if not finished.exists():
-            process = subprocess.Popen(
-                [sys.executable, "-m", f"simclr_jax.{command}", *commands[name], f"--workdir={output}/{name}"], cwd=ROOT
-            )
+            process = subprocess.Popen([sys.executable, "-m", *command, f"--workdir={output}/{name}"], cwd=ROOT)
             try:
                 process.wait(deadline - time.monotonic())
             except subprocess.TimeoutExpired:
@@ -174,8 +176,8 @@ def main() -> None:
     cases: list[tuple[str, str, list, int]] = [
         (
             "step",
-            f"{name}, {images // arguments.scale} images",
-            [depth, stem, size, images // arguments.scale],
+            f"{name}, {images // scale} images",
+            [depth, stem, size, images // scale],
             arguments.repeats,
         )
         for name, (depth, stem, size, images) in STEPS.items()

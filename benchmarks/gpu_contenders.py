@@ -1,4 +1,4 @@
-"""The contenders of `benchmarks.gpu`: each is measured in a process of its own, which prints what it measured.
+"""The contenders of `benchmarks.gpu`: each is measured in a separate process, which prints the result.
 
 python -m benchmarks.gpu_contenders '["loss", "ours", [4096], 20]'
 """
@@ -12,8 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.loss import embeddings
+from benchmarks.step import pixels
+
 ANSWER = "measured: "
-TEMPERATURE, DIM = 0.5, 128
+TEMPERATURE = 0.5
 
 
 def timed(run: Callable[[], Any], wait: Callable[[Any], Any], repeats: int) -> dict[str, float]:
@@ -29,13 +32,6 @@ def timed(run: Callable[[], Any], wait: Callable[[Any], Any], repeats: int) -> d
         wait(results[-1])
         rounds.append((time.perf_counter() - began) / repeats)
     return {"seconds": statistics.median(rounds), "first_s": first}
-
-
-def pixels(images: int, size: int) -> np.ndarray:
-    """Similar views of each image, uint8 `[images, 2, size, size, 3]`."""
-    random = np.random.default_rng(0)
-    image = random.integers(0, 200, (images, 1, size, size, 3), np.uint8)
-    return image + random.integers(0, 56, (images, 2, size, size, 3), np.uint8)
 
 
 def jax_memory() -> float | None:
@@ -103,7 +99,7 @@ def our_loss(pairs: int, repeats: int) -> dict[str, Any]:
     from simclr_jax import objectives
 
     loss = jax.jit(jax.value_and_grad(lambda z: objectives.nt_xent(z, TEMPERATURE)))
-    z = jax.numpy.asarray(np.random.default_rng(0).standard_normal((pairs, 2, DIM), np.float32))
+    z = jax.numpy.asarray(embeddings(pairs))
     measured: dict[str, Any] = timed(lambda: loss(z), jax.block_until_ready, repeats)
     return measured | {"gib": jax_memory(), "loss": float(loss(z)[0]) / 2}
 
@@ -115,7 +111,7 @@ def torch_loss(pairs: int, repeats: int, compiled: bool) -> dict[str, Any]:
     from benchmarks import torch_networks
 
     device = torch_device()
-    views = np.random.default_rng(0).standard_normal((pairs, 2, DIM), np.float32)
+    views = embeddings(pairs)
     z = torch.tensor(np.concatenate([views[:, 0], views[:, 1]]), device=device, requires_grad=True)
     function = torch.compile(torch_networks.nt_xent_dense) if compiled else torch_networks.nt_xent_dense
 

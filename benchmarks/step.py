@@ -54,13 +54,13 @@ def images_per_second(step, options: dict) -> dict:
     }
 
 
-def pixels(batch: int):
+def pixels(batch: int, size: int = SIZE):
     """Make uint8 `[batch, 2, size, size, 3]` with similar views of each image."""
     import numpy as np
 
     random = np.random.default_rng(0)
-    image = random.integers(0, 200, (batch, 1, SIZE, SIZE, 3), np.uint8)
-    return image + random.integers(0, 56, (batch, 2, SIZE, SIZE, 3), np.uint8)
+    image = random.integers(0, 200, (batch, 1, size, size, 3), np.uint8)
+    return image + random.integers(0, 56, (batch, 2, size, size, 3), np.uint8)
 
 
 # --- Contenders ----------------------------------------------------------------------------------------------------

@@ -80,18 +80,18 @@ class FineTuning:
         return training.test(state, workdir, bad_images) | chosen
 
     def _is_frozen(self, labels: int) -> bool:
-        """Whether BatchNorm keeps its statistics with so many labels."""
+        """Whether BatchNorm keeps its statistics, given the number of labels."""
         return self.pretrained and labels < self.setup.config.freeze_below
 
     def _rates(self, labels: int) -> list[float]:
-        """The learning rates to try with so many labels, the smallest first."""
+        """The learning rates to try for a number of labels, in ascending order."""
         config = self.setup.config
         if config.learning_rates or not config.rates_by_labels:
             return sorted(config.learning_rates)
         return FROZEN_RATES if self._is_frozen(labels) else RATES
 
     def _training(self, labels: int) -> supervised.ClassifierTraining:
-        """The training for so many labels."""
+        """The training for a number of labels."""
         return self._training_with(self._is_frozen(labels))
 
     @functools.cache  # noqa: B019 (it lives as long as the process)

@@ -72,13 +72,11 @@ def _is_sound(output: epath.Path) -> bool:
 
 def _check_ours(output: epath.Path) -> None:
     """Refuses to remove a folder with anything that this command has not written."""
-    for path in paths_in(output):
-        inside = paths_in(path) if path.is_dir() else []
-        written = path.name in (MANIFEST, UNFINISHED) or _is_written(path) or (inside and all(map(_is_written, inside)))
-        if not written and (inside or not path.is_dir()):
-            foreign = next((one for one in inside if not _is_written(one)), path)
+    rest = [path for path in paths_in(output) if path.name not in (MANIFEST, UNFINISHED)]
+    for path in (file for one in rest for file in (paths_in(one) if one.is_dir() else [one])):
+        if not _is_written(path):
             raise UserError(
-                f"--overwrite would remove {foreign}, which simclr_jax.prepare has not written: move it away, or give another "
+                f"--overwrite would remove {path}, which simclr_jax.prepare has not written: move it away, or give another "
                 "--output."
             )
 

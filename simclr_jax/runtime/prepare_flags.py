@@ -52,14 +52,8 @@ def check(values: flags.FlagValues) -> None:
             raise UserError(f"--output={output} is a file, but has to be a folder.")
         if not folder.absolute().parent.is_dir():
             raise UserError(f"--output={output}: there is no folder {folder.parent}.")
-        if "://" not in images and _is_in(pathlib.Path(images), folder):
-            raise UserError(f"--images={images} is in --output={output}, which may be removed: give another folder.")
-        if "://" not in images and pathlib.Path(images).is_dir():
-            inside = pathlib.Path(images).resolve()
-            if inside == folder.resolve() or inside in folder.resolve().parents:
-                raise UserError(
-                    f"--output={output} is in --images={images}, which it would become a part of: give another folder."
-                )
+        if "://" not in images:
+            _check_apart(pathlib.Path(images), folder)
     runner, options = values["runner"].value, values["beam_options"].value
     if options and not runner:
         raise UserError(f"--beam_options={options} is for --runner, which is not given.")
@@ -68,6 +62,16 @@ def check(values: flags.FlagValues) -> None:
         extras.check("apache_beam", f"--runner={runner} needs apache_beam, which is not installed", "beam")
 
 
-def _is_in(images: pathlib.Path, folder: pathlib.Path) -> bool:
-    """Whether images, or a pattern of them, are in a folder, and not the folder itself."""
-    return folder.resolve() in images.resolve().parents
+def _check_apart(images: pathlib.Path, output: pathlib.Path) -> None:
+    """Refuses images, or a pattern of them, in the output, and an output in the folder of the images."""
+    if _is_in(images, output):
+        raise UserError(f"--images={images} is in --output={output}, which may be removed: give another folder.")
+    if images.is_dir() and (images.resolve() == output.resolve() or _is_in(output, images)):
+        raise UserError(
+            f"--output={output} is in --images={images}, which it would become a part of: give another folder."
+        )
+
+
+def _is_in(path: pathlib.Path, folder: pathlib.Path) -> bool:
+    """Whether a path, or a pattern, is below a folder, and not the folder itself."""
+    return folder.resolve() in path.resolve().parents
