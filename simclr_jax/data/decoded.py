@@ -58,8 +58,10 @@ def decode(
     source: RandomAccess, start: int, stop: int, shape: tuple[int, ...], decoding: Decoding = DEFAULT_DECODING
 ) -> np.ndarray:
     """The images [start, stop): uint8 `[stop - start, *shape]`."""
+    if source.pixels is not None:
+        return source.pixels[start:stop]
     whole = images = np.empty((stop - start, *shape), np.uint8)
-    if stop > start and tensorflow.is_installed() and not _has_pixels(source, start):
+    if stop > start and tensorflow.is_installed():
         done = _decode_with_tensorflow(images, source, start, decoding)
         if done == len(images):
             return whole
@@ -78,14 +80,6 @@ def decode(
         for first in range(0, len(images), _CHUNK):  # so that an error ends it soon
             list(pool.map(open_into, range(first, min(first + _CHUNK, len(images)))))
     return whole
-
-
-def _has_pixels(source: RandomAccess, index: int) -> bool:
-    """Whether nothing has to be decoded."""
-    try:
-        return not isinstance(source.content(index), bytes)
-    except OSError:  # whoever opens it says why
-        return False
 
 
 def _decode_with_tensorflow(images: np.ndarray, source: RandomAccess, start: int, decoding: Decoding) -> int:

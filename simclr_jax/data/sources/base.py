@@ -177,7 +177,7 @@ class RandomAccess:
             fetch=lambda index: self.fetch(tf.gather(rows, index)),
             fetch_many=None if many is None else lambda indices: many(tf.gather(rows, indices)),
             read_content=lambda index: self.content(rows[index]),
-            pixels=None if self.pixels is None else self.pixels[rows],
+            pixels=None,  # they would be copied
             all_labels=None if self.all_labels is None else self.all_labels[indices],
             ids=[self.describe(int(index)) for index in indices],
         )
