@@ -1,0 +1,95 @@
+"""Convolutions by oneDNN as functions of JAX arrays, and when they can be used.
+
+XLA's CPU backend runs float32 convolutions at about half of oneDNN's rate, and bfloat16 at a quarter (docs/performance.md).
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+from jaxtyping import Float
+import numpy as np
+
+from simclr_jax.onednn import foreign_function
+from simclr_jax.onednn import library
+from simclr_jax.onednn.library import FORWARD
+from simclr_jax.onednn.library import Geometry
+from simclr_jax.onednn.library import INPUT_GRADIENT
+from simclr_jax.onednn.library import KERNEL_GRADIENT
+
+TARGET = "simclr_jax.onednn.convolution"
+DTYPES = tuple(library.DTYPES)
+
+Images = Float[Array, "batch height width channels"]
+Outputs = Float[Array, "batch out_height out_width features"]
+Kernel = Float[Array, "kernel_height kernel_width channels features"]
+Pair = tuple[int, int]
+
+
+def usable(dtype: Any, *shapes: Sequence[Any]) -> bool:
+    """Whether oneDNN takes convolutions of arrays of a dtype and these shapes.
+
+    It is for one device, as XLA does not know how to divide a foreign function. A program that is exported for any batch
+    size, whose shapes are symbols, keeps to XLA too.
+    """
+    concrete = all(isinstance(size, int) and size > 0 for shape in shapes for size in shape)
+    if jax.device_count() > 1 or not concrete or np.dtype(dtype).name not in DTYPES:
+        return False
+    return library.load() is not None
+
+
+def convolve(x: Images, kernel: Kernel, geometry: Geometry) -> Outputs:
+    return _call(FORWARD, geometry, x, kernel, geometry.outputs)
+
+
+def input_gradient(dy: Outputs, kernel: Kernel, geometry: Geometry) -> Images:
+    return _call(INPUT_GRADIENT, geometry, dy, kernel, geometry.images)
+
+
+def kernel_gradient(x: Images, dy: Outputs, geometry: Geometry) -> Kernel:
+    shape = (*geometry.kernel, geometry.images[-1], geometry.outputs[-1])
+    return _call(KERNEL_GRADIENT, geometry, x, dy, shape)
+
+
+def _call(function: int, geometry: Geometry, a: Array, b: Array, shape: Sequence[int]) -> Array:
+    dtype = a.dtype
+    if _convolution(_integers(function, dtype.name, geometry)) is None:
+        # A CPU without bfloat16: the same sums in float32, and rounded at the end as well.
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    integers = _integers(function, a.dtype.name, geometry)
+    _register()
+    call = jax.ffi.ffi_call(TARGET, jax.ShapeDtypeStruct(tuple(shape), a.dtype), vmap_method="sequential")
+    return call(a, b, integers=np.array(integers, np.int64)).astype(dtype)
+
+
+def _integers(function: int, dtype: str, geometry: Geometry) -> tuple[int, ...]:
+    """A call in integers, so that the program holds all that is needed to run it."""
+    sizes = [size for field in dataclasses.fields(geometry) for size in getattr(geometry, field.name)]
+    return function, DTYPES.index(dtype), *sizes
+
+
+@functools.cache
+def _convolution(integers: tuple[int, ...]) -> library.Convolution | None:
+    """The convolution of a call; None if oneDNN does not have it."""
+    function, dtype, *sizes = integers
+    fields = np.split(np.array(sizes), np.cumsum([4, 2, 4, 2, 2]))
+    geometry = Geometry(*(tuple(field.tolist()) for field in fields))
+    try:
+        return library.Convolution(library.load(), function, DTYPES[dtype], geometry)
+    except library.UnsupportedError:
+        return None
+
+
+@functools.cache
+def _register() -> None:
+    def run(addresses: Sequence[int], integers: tuple[int, ...]) -> None:
+        convolution = _convolution(integers)
+        if convolution is None:
+            raise RuntimeError(f"oneDNN has no convolution {integers} here; {library.SWITCH}=0 does without it")
+        convolution(*addresses)
+
+    foreign_function.register(TARGET, run)
