@@ -43,6 +43,8 @@ setup(
         "matplotlib>=3.8",
         "ml_collections>=1.0",
         "numpy>=1.26",
+        # Convolutions on a CPU; without it XLA's are used.
+        "onednn-cpu-gomp>=2023.2; platform_system == 'Linux' and platform_machine == 'x86_64'",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.11.30",
         "pillow>=11.3",

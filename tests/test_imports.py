@@ -14,7 +14,7 @@ import pytest
 LAYERS = (
     {"simclr_jax", "simclr_jax.errors"},
     {"simclr_jax.config"},
-    {"simclr_jax.runtime"},
+    {"simclr_jax.runtime", "simclr_jax.onednn"},
     {"simclr_jax.models", "simclr_jax.objectives", "simclr_jax.augment", "simclr_jax.workdir"},
     {"simclr_jax.data", "simclr_jax.reporting", "simclr_jax.retrieval"},
     {"simclr_jax.training", "simclr_jax.preparing"},

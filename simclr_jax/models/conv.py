@@ -112,7 +112,7 @@ def _convolve(x: Images, kernel: Kernel, strides: Pair, padding: tuple[Pair, Pai
     def by_onednn(x, kernel):
         return onednn.convolve(x, kernel, _geometry(x, kernel, strides, padding))
 
-    if not onednn.usable(x.dtype, x.shape, kernel.shape):
+    if not onednn.usable(x, kernel, padding):
         return by_xla(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=by_onednn, default=by_xla)
 
@@ -126,7 +126,7 @@ def _convolve_backward(strides, padding, saved, dy):
         return jax.vjp(lambda x, kernel: _lax_convolve(x, kernel, strides, padding), x, kernel)[1](dy)
 
     def on_cpu(x, kernel, dy):
-        if onednn.usable(x.dtype, x.shape, kernel.shape):
+        if onednn.usable(x, kernel, padding):
             geometry = _geometry(x, kernel, strides, padding)
             return onednn.input_gradient(dy, kernel, geometry), onednn.kernel_gradient(x, dy, geometry)
         return _input_gradient(x, kernel, dy, strides, padding), _kernel_gradient(x, kernel, dy, strides, padding)

@@ -1,1 +1,1 @@
-"""Convolutions of oneDNN inside JAX programs on a CPU, where it is installed: pip install 'simclr_jax[cpu]'."""
+"""Convolutions of oneDNN inside JAX programs on a CPU, where its package `onednn-cpu-gomp` is installed."""

@@ -6,9 +6,9 @@ XLA's CPU backend runs float32 convolutions at about half of oneDNN's rate, and 
 from collections.abc import Sequence
 import dataclasses
 import functools
-from typing import Any
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 from jaxtyping import Array
 from jaxtyping import Float
@@ -17,9 +17,9 @@ import numpy as np
 from simclr_jax.onednn import foreign_function
 from simclr_jax.onednn import library
 from simclr_jax.onednn.library import FORWARD
-from simclr_jax.onednn.library import Geometry
 from simclr_jax.onednn.library import INPUT_GRADIENT
 from simclr_jax.onednn.library import KERNEL_GRADIENT
+from simclr_jax.onednn.library import Geometry
 
 TARGET = "simclr_jax.onednn.convolution"
 DTYPES = tuple(library.DTYPES)
@@ -30,29 +30,55 @@ Kernel = Float[Array, "kernel_height kernel_width channels features"]
 Pair = tuple[int, int]
 
 
-def usable(dtype: Any, *shapes: Sequence[Any]) -> bool:
-    """Whether oneDNN takes convolutions of arrays of a dtype and these shapes.
+def usable(x: Images, kernel: Kernel, padding: tuple[Pair, Pair]) -> bool:
+    """Whether to use oneDNN, for a convolution and its gradients.
 
     It is for one device, as XLA does not know how to divide a foreign function. A program that is exported for any batch
-    size, whose shapes are symbols, keeps to XLA too.
+    size, whose shapes are symbols, keeps to XLA too. So does padding as wide as the kernel: oneDNN 3.2 crashes there.
     """
-    concrete = all(isinstance(size, int) and size > 0 for shape in shapes for size in shape)
-    if jax.device_count() > 1 or not concrete or np.dtype(dtype).name not in DTYPES:
+    concrete = all(isinstance(size, int) and size > 0 for size in (*x.shape, *kernel.shape))
+    if jax.device_count() > 1 or not concrete or x.dtype.name not in DTYPES:
+        return False
+    if any(not 0 <= pad < size for size, pads in zip(kernel.shape[:2], padding, strict=True) for pad in pads):
         return False
     return library.load() is not None
 
 
 def convolve(x: Images, kernel: Kernel, geometry: Geometry) -> Outputs:
-    return _call(FORWARD, geometry, x, kernel, geometry.outputs)
+    dense = _dense(geometry)
+    return _call(FORWARD, dense, _read_pixels(x, geometry, dense), kernel, dense.outputs)
 
 
 def input_gradient(dy: Outputs, kernel: Kernel, geometry: Geometry) -> Images:
-    return _call(INPUT_GRADIENT, geometry, dy, kernel, geometry.images)
+    dense = _dense(geometry)
+    dx = _call(INPUT_GRADIENT, dense, dy, kernel, dense.images)
+    if dense == geometry:
+        return dx
+    # Zeros where the forward pass skipped pixels.
+    sides = zip(geometry.images[1:3], dense.images[1:3], geometry.strides, strict=True)
+    gaps = [(0, size - (few - 1) * stride - 1, stride - 1) for size, few, stride in sides]
+    return lax.pad(dx, np.zeros((), dx.dtype), ((0, 0, 0), *gaps, (0, 0, 0)))
 
 
 def kernel_gradient(x: Images, dy: Outputs, geometry: Geometry) -> Kernel:
+    dense = _dense(geometry)
     shape = (*geometry.kernel, geometry.images[-1], geometry.outputs[-1])
-    return _call(KERNEL_GRADIENT, geometry, x, dy, shape)
+    return _call(KERNEL_GRADIENT, dense, _read_pixels(x, geometry, dense), dy, shape)
+
+
+def _dense(geometry: Geometry) -> Geometry:
+    """For a 1x1 kernel with strides, the convolution of the pixels that it reads. oneDNN 3.2 reads past the others."""
+    if geometry.kernel != (1, 1) or geometry.strides == (1, 1):
+        return geometry
+    batch, height, width, _ = geometry.outputs
+    return dataclasses.replace(geometry, images=(batch, height, width, geometry.images[-1]), strides=(1, 1))
+
+
+def _read_pixels(x: Images, geometry: Geometry, dense: Geometry) -> Images:
+    if dense == geometry:
+        return x
+    stride_h, stride_w = geometry.strides
+    return x[:, ::stride_h, ::stride_w]
 
 
 def _call(function: int, geometry: Geometry, a: Array, b: Array, shape: Sequence[int]) -> Array:

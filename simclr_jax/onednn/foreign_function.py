@@ -8,12 +8,12 @@ import _thread
 from collections.abc import Callable
 from collections.abc import Sequence
 import ctypes
+from ctypes import POINTER
 from ctypes import c_char_p
 from ctypes import c_int
 from ctypes import c_int64
 from ctypes import c_size_t
 from ctypes import c_void_p
-from ctypes import POINTER
 from typing import Any
 
 import jax

@@ -36,6 +36,10 @@ CPU, IN_ORDER, TRAINING, DIRECT, ANY_ORDER = 1, 1, 64, 1, 1
 ALLOCATE = c_void_p(-1)
 
 
+# Each call takes all cores, and the arrays of a `Convolution` are those of one call.
+_in_turn = threading.Lock()
+
+
 class UnsupportedError(Exception):
     """oneDNN does not have this on this machine."""
 
@@ -49,7 +53,7 @@ class Geometry:
       kernel: height, width.
       outputs: batch, height, width, features.
       strides: of height and width.
-      before, after: pixels of padding, of height and width. They may be negative.
+      before, after: pixels of padding, of height and width, fewer than those of the kernel.
     """
 
     images: tuple[int, int, int, int]
@@ -124,17 +128,13 @@ class Convolution:
     """
 
     def __init__(self, lib: Any, function: int, dtype: str, geometry: Geometry):
-        self._lib, self._lock = lib, threading.Lock()
+        self._lib = lib
         images, outputs = (self._images(each, dtype) for each in (geometry.images, geometry.outputs))
         channels, features = geometry.images[-1], geometry.outputs[-1]
         height, width = geometry.kernel
         sizes = (features, channels, height, width)
         kernel = self._strided(sizes, (1, features, width * channels * features, channels * features), dtype)
-        # A kernel gradient stays in float32 until it is reordered.
-        code = DTYPES["float32" if function == KERNEL_GRADIENT else dtype]
-        free = _made(lib.dnnl_memory_desc_create_with_tag, len(sizes), _dims(sizes), code, ANY_ORDER)
-
-        primitive = self._primitive(function, images, free, outputs, geometry)
+        primitive = self._primitive(function, dtype, images, sizes, outputs, geometry)
         chosen = c_void_p(lib.dnnl_primitive_desc_query_md(primitive, KERNEL_QUERY[function], 0))
         described = {
             FORWARD: (images, kernel, outputs),
@@ -154,7 +154,7 @@ class Convolution:
 
     def __call__(self, *addresses: int) -> None:
         """Compute on two inputs and one output at these addresses, with all cores."""
-        with self._lock:  # the arrays of this object are those of one call
+        with _in_turn:
             for memory, address in zip(self._arrays, addresses, strict=True):
                 _check(self._lib.dnnl_memory_set_data_handle(memory, c_void_p(address)))
             for primitive, number, arguments in self._steps:
@@ -171,18 +171,25 @@ class Convolution:
         strides = (height * width * channels, 1, width * channels, channels)
         return self._strided((batch, channels, height, width), strides, dtype)
 
-    def _primitive(self, function: int, images: Any, kernel: Any, outputs: Any, geometry: Geometry) -> c_void_p:
-        lib, undilated = self._lib, _dims((0, 0))
-        window = (_dims(geometry.strides), undilated, _dims(geometry.before), _dims(geometry.after))
+    def _primitive(
+        self, function: int, dtype: str, images: Any, sizes: Sequence[int], outputs: Any, geometry: Geometry
+    ) -> c_void_p:
+        lib = self._lib
+
+        def kernel(dtype: str) -> c_void_p:  # in the order that oneDNN likes best
+            return _made(lib.dnnl_memory_desc_create_with_tag, len(sizes), _dims(sizes), DTYPES[dtype], ANY_ORDER)
+
+        window = [_dims(each) for each in (geometry.strides, (0, 0), geometry.before, geometry.after)]
         create = lib.dnnl_convolution_forward_primitive_desc_create
-        forward = _made(create, lib.engine, TRAINING, DIRECT, images, kernel, None, outputs, *window, None)
+        forward = _made(create, lib.engine, TRAINING, DIRECT, images, kernel(dtype), None, outputs, *window, None)
         if function == FORWARD:
             return forward
         if function == INPUT_GRADIENT:
             create = lib.dnnl_convolution_backward_data_primitive_desc_create
-            return _made(create, lib.engine, DIRECT, images, kernel, outputs, *window, forward, None)
+            return _made(create, lib.engine, DIRECT, images, kernel(dtype), outputs, *window, forward, None)
         create = lib.dnnl_convolution_backward_weights_primitive_desc_create
-        return _made(create, lib.engine, DIRECT, images, kernel, None, outputs, *window, forward, None)
+        # Sums over the batch stay in float32 until they are reordered.
+        return _made(create, lib.engine, DIRECT, images, kernel("float32"), None, outputs, *window, forward, None)
 
     def _reorder(self, source: tuple[Any, Any], target: tuple[Any, Any]) -> tuple[Any, int, Any]:
         create, engine = self._lib.dnnl_reorder_primitive_desc_create, self._lib.engine

@@ -23,9 +23,16 @@ from simclr_jax.runtime import files
 log = logging.getLogger("simclr_jax")
 
 FILE = "environment.json"
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow", "onednn-cpu-gomp")
 # Settings outside the config that change what is computed, or how fast.
-VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_PLATFORMS", "JAX_DEFAULT_MATMUL_PRECISION", "JAX_ENABLE_X64")
+VARIABLES = (
+    "XLA_FLAGS",
+    "LIBTPU_INIT_ARGS",
+    "JAX_PLATFORMS",
+    "JAX_DEFAULT_MATMUL_PRECISION",
+    "JAX_ENABLE_X64",
+    "SIMCLR_JAX_ONEDNN",
+)
 
 
 def record(workdir: epath.Path, started: datetime.datetime) -> None:
