@@ -11,6 +11,7 @@ not counted. `--steps` further steps are timed; a step takes seconds, so a few a
 - `ours_float32`, `ours_bfloat16`: the pretraining step of configs/cifar10.py, built by the recipe that
   `simclr_jax.pretrain` uses, with its metrics, from uint8 views. It has no online classifier, because the PyTorch
   contenders have none.
+- `ours_without_onednn`: the same in float32 with XLA's convolutions, as where oneDNN is not installed.
 - `eager_float32`, `compile_float32`, `compile_bfloat16`: a usual PyTorch program.
   - Network: torchvision's resnet18 with the usual CIFAR stem (3x3 convolution, no max-pooling) and lightly's projection
     head. Both views go through it at once, so that BatchNorm uses all views, as in ours.
@@ -90,6 +91,11 @@ def ours(options: dict, **changes) -> dict:
     return images_per_second(step, options)
 
 
+def ours_without_onednn(options: dict) -> dict:
+    os.environ["SIMCLR_JAX_ONEDNN"] = "0"  # read when the first convolution is traced
+    return ours(options, compute_dtype="float32")
+
+
 def torch_network():
     """Return the encoder and head in PyTorch."""
     from lightly.models.modules import SimCLRProjectionHead
@@ -138,6 +144,7 @@ BENCHMARK = harness.Benchmark(
     contenders={
         "ours_float32": harness.Contender(functools.partial(ours, compute_dtype="float32")),
         "ours_bfloat16": harness.Contender(functools.partial(ours, compute_dtype="bfloat16")),
+        "ours_without_onednn": harness.Contender(ours_without_onednn),
         "eager_float32": harness.Contender(functools.partial(peer, compiled=False, dtype="float32"), peer=True),
         "compile_float32": harness.Contender(functools.partial(peer, compiled=True, dtype="float32"), peer=True),
         "compile_bfloat16": harness.Contender(functools.partial(peer, compiled=True, dtype="bfloat16"), peer=True),
