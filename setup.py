@@ -55,6 +55,7 @@ setup(
         "tensorflow-cpu>=2.18; platform_system == 'Linux' and platform_machine == 'x86_64'",
         "tensorflow>=2.18; platform_system != 'Linux' or platform_machine != 'x86_64'",
         "tensorflow-datasets>=4.9.7",
+        "threadpoolctl>=3.1",
         "tqdm>=4.66",
     ],
     extras_require={

@@ -11,6 +11,7 @@ from helpers import write_image
 import jax
 import numpy as np
 import pytest
+import threadpoolctl
 
 from simclr_jax import config as config_lib
 from simclr_jax import errors
@@ -137,6 +138,17 @@ def test_logistic_regression_finds_separable_classes_and_missing_ones_score_lowe
     scores = logistic_regression.scores(classifier, features, classes + 1)
     assert np.mean(np.argmax(scores, axis=1) == labels) > 0.98
     assert np.all(scores[:, classes] == -np.inf)
+
+
+@pytest.mark.parametrize(("rows", "alone"), [(1_000, True), (200_000_000, False)])
+def test_small_products_run_in_one_thread(rows, alone):
+    class Classifier:
+        def fit(self, features, labels):
+            return {pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
+
+    features, labels = np.broadcast_to(np.float32(1), (rows, 128)), np.array([0, 1])
+    with threadpoolctl.threadpool_limits(2):
+        assert logistic_regression._fit(Classifier(), features, labels) == ({1} if alone else {2})
 
 
 def test_the_l2_penalty_is_as_documented():
