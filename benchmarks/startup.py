@@ -53,8 +53,9 @@ def checkpoint(options: dict) -> dict:
     mesh = sharding.make_mesh(config.mesh)
 
     def new_state(seed):
-        config.seed = seed
-        return jax.block_until_ready(PretrainRecipe(config, mesh, 1_281_167, 1000).init_state())
+        other = config.copy_and_resolve_references()
+        other.seed = seed
+        return jax.block_until_ready(PretrainRecipe(other, mesh, 1_281_167, 1000).init_state())
 
     began = time.perf_counter()
     state = new_state(0)

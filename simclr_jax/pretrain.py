@@ -81,7 +81,7 @@ def run(
     data = _check_workdir(config, workdir, source, monitor)
     start = initial.find(init_from, config, workdir, with_head=init_head)
     distributed.check_shared(workdir)
-    recipe = _make_recipe(config, source, workdir)
+    recipe = _make_recipe(config, source, workdir, monitor)
     config, mesh, total_steps = recipe.config, recipe.mesh, recipe.total_steps
     with checkpoint.Checkpoints(workdir, config) as checkpoints:
         state = checkpoints.restore(initial.load(start, recipe.init_state()))
@@ -137,8 +137,10 @@ def _check_workdir(
     return data_record.check(workdir, data, accept=monitor.accept_new_data)
 
 
-def _make_recipe(config: ConfigDict, source: sources.Source, workdir: epath.Path) -> PretrainRecipe:
-    """The recipe, with numbers for what the config leaves to "auto".
+def _make_recipe(
+    config: ConfigDict, source: sources.Source, workdir: epath.Path, monitor: RunMonitor
+) -> PretrainRecipe:
+    """The recipe, with numbers for what the config leaves to "auto". Its step is being compiled.
 
     Raises:
       UserError: for a batch or a schedule that does not fit the images, or where nothing fits in the memory.
@@ -155,7 +157,11 @@ def _make_recipe(config: ConfigDict, source: sources.Source, workdir: epath.Path
         )
     recipe = PretrainRecipe(config, sharding.make_mesh(config.mesh), source.num_examples, _num_classes(config, source))
     _ = recipe.total_steps  # refuses a schedule that does not fit, before anything is compiled
-    return memory.with_microbatches(recipe, workdir) if config.microbatches == "auto" else recipe
+    if config.microbatches == "auto":
+        return memory.with_microbatches(recipe, workdir)
+    if monitor.memory_check:
+        memory.compile_ahead(recipe.step, recipe.abstract_state(), recipe.abstract_batch())
+    return recipe
 
 
 def _open_data(config: ConfigDict) -> tuple[sources.Source, sources.Source | None]:

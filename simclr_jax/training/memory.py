@@ -5,10 +5,12 @@ what `lower(...).compile()` made.
 """
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import logging
 import math
 import re
+import threading
 from typing import Any
 
 from etils import epath
@@ -91,6 +93,24 @@ def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
+# Steps that are being compiled, by their identity.
+_compiling: dict[int, threading.Thread] = {}
+
+
+def compile_ahead(step_fn: Any, state: TrainState, batch: Any) -> None:
+    """Begins to compile a step in a thread, from the shapes of its arguments, while the first batch is made.
+
+    `need_of` waits for it. An error is raised there, when the step is compiled again.
+    """
+
+    def work() -> None:
+        with contextlib.suppress(Exception):
+            step_fn.lower(state, batch).compile()
+
+    _compiling[id(step_fn)] = thread = threading.Thread(target=work, name="compile the step", daemon=True)
+    thread.start()
+
+
 def need_of(step_fn: Any, state: TrainState, batch: Any, parts: int = 1) -> Need:
     """Compiles a step and asks the compiler what it needs.
 
@@ -102,6 +122,8 @@ def need_of(step_fn: Any, state: TrainState, batch: Any, parts: int = 1) -> Need
     Returns:
       The need; its total is infinite where the compiler itself runs out of memory and does not say how much it would take.
     """
+    if id(step_fn) in _compiling:
+        _compiling.pop(id(step_fn)).join()
     sizes = bytes_of(state), bytes_of(state.params), bytes_of(batch)
     try:
         compiled = step_fn.lower(state, batch).compile()

@@ -5,6 +5,7 @@ from helpers import TINY
 from helpers import compilations
 from helpers import mesh_of
 import jax
+import numpy as np
 import pytest
 
 from simclr_jax import config as config_lib
@@ -14,6 +15,7 @@ from simclr_jax.runtime import cli
 from simclr_jax.training import memory
 from simclr_jax.training.memory import Need
 from simclr_jax.training.recipe import PretrainRecipe
+from simclr_jax.training.state import TrainState
 
 
 @pytest.fixture
@@ -84,6 +86,19 @@ def test_what_is_suggested_fits(monkeypatch):
         name, value = flag.removeprefix("--config.").split("=")
         found = need_of(recipe_of(**{name: int(value)})).total
         assert 0.1 * need.total < found < room or (name == "data.image_size" and found < room), flag
+
+
+def test_a_step_that_is_compiled_ahead_is_compiled_once():
+    @jax.jit
+    def step(state, batch):
+        return jax.tree.map(lambda leaf: leaf * batch[0], state), batch
+
+    batch = jax.ShapeDtypeStruct((3,), np.float32)
+    state = TrainState(step=batch, params={"kernel": batch}, batch_stats={}, opt_state=())
+    with compilations() as compiled:
+        memory.compile_ahead(step, state, batch)
+        assert memory.need_of(step, state, batch).params == 12
+    assert compiled == ["step"]
 
 
 @pytest.mark.heavy
