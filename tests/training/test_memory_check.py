@@ -63,7 +63,7 @@ def recipe_of(**changes):
     config.model.update(depth=18, width=0.125, stem="cifar")
     config.data.update(source="digits", image_size=32)
     config.optimizer.warmup_epochs = 0.1
-    config.batch_size = 64
+    config.batch_size = 256
     config.update_from_flattened_dict(changes)
     return PretrainRecipe(config, mesh_of(1), 1000, 10)
 
@@ -79,9 +79,9 @@ def test_what_is_suggested_fits(monkeypatch):
     recipe = recipe_of()
     need = need_of(recipe)
     assert need.state == memory.bytes_of(recipe.abstract_state()) > need.params > 0
-    room = 0.6 * need.total  # a third of it is the workspace
+    room = 0.6 * need.total
     flags = memory.suggestions(need, room, recipe.config)
-    assert flags == ["--config.batch_size=16", "--config.microbatches=4", "--config.data.image_size=16"]
+    assert flags == ["--config.batch_size=64", "--config.microbatches=4", "--config.data.image_size=16"]
     for flag in flags:
         name, value = flag.removeprefix("--config.").split("=")
         found = need_of(recipe_of(**{name: int(value)})).total
