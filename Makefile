@@ -23,7 +23,7 @@ KEEP_MEMORY := GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:g
 .PHONY: help quickstart test test-fast test-heavy test-interop interop-environment coverage lint format types docs bench peers clean
 
 help:
-	@echo "make quickstart   pretrain, probe and fine-tune on handwritten digits; 6 to 15 minutes on 2 cores"
+	@echo "make quickstart   pretrain, probe and fine-tune on handwritten digits; 4 to 10 minutes on 2 cores"
 	@echo "make test         the tests in parallel, without those marked heavy; 11 minutes on 2 cores"
 	@echo "make test-fast    the unit tests only; 2 minutes on 2 cores"
 	@echo "make test-heavy   the rest: real jobs of several processes, interrupted runs, large compilations"
