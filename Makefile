@@ -16,9 +16,9 @@ TO_DOCUMENT := $(VENV)/installed-docs$(EXTRAS:%=,%)
 PEERS := .venv-peers
 PEERS_INSTALLED := $(PEERS)/installed
 
-# For training on CPUs, where glibc is the C library: it keeps the memory that a step frees. Otherwise the system takes
-# it back, and clears gigabytes of it for the next step.
-KEEP_MEMORY := GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1000000000000
+# For training on CPUs, where glibc is the C library: memory comes in pages of 2 MiB. Otherwise a step spends a fifth of its time
+# on getting gigabytes in pages of 4 KiB.
+HUGE_PAGES := GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 
 .PHONY: help quickstart test test-fast test-heavy test-interop interop-environment coverage lint format types docs bench peers clean
 
@@ -54,7 +54,7 @@ $(VENV)/installed-%: setup.py constraints.txt
 	$(call install,.[$*])
 
 quickstart: $(TO_RUN)
-	$(KEEP_MEMORY) $(BIN)/python -m simclr_jax.quickstart runs/quickstart
+	$(HUGE_PAGES) $(BIN)/python -m simclr_jax.quickstart runs/quickstart
 
 # As many workers as cores, but no more than four: each holds up to 5 GiB.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
@@ -117,7 +117,7 @@ bench: $(TO_RUN) $(PEERS_INSTALLED)
 	$(BIN)/python -m benchmarks.loss
 	$(BIN)/python -m benchmarks.input $(INPUTARGS)
 	$(BIN)/python -m benchmarks.step
-	$(KEEP_MEMORY) $(BIN)/python -m benchmarks.step
+	$(HUGE_PAGES) $(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.tpu_step  # make bench EXTRAS=tpu
 

@@ -21,8 +21,8 @@ not counted. `--steps` further steps are timed; a step takes seconds, so a few a
   - `torch.compile` is applied to the network, where nearly all the time goes, with default settings. It needs a C++
     compiler. bfloat16 is torch.autocast around the network, which keeps parameters in float32, as ours does.
 
-With GLIBC_TUNABLES set, as `make bench` sets it for a second run, the names of the cases end in "memory kept": glibc keeps
-the memory that a step frees. Without it, the system takes gigabytes back and clears them again for every step.
+With GLIBC_TUNABLES set, as `make bench` sets it for a second run, the names of the cases end in "huge pages": memory comes
+in pages of 2 MiB. Without it, the system gives and clears gigabytes in pages of 4 KiB for every step.
 
 Another case measures only ours, with the same batch in 2, 4, 8 and 16 micro-batches (`config.microbatches`). It shows the
 cost in time and the saving in memory.
@@ -175,10 +175,10 @@ def main() -> None:
     options = {"batch": args.batch, "steps": args.steps}
     in_parts = [name for name in BENCHMARK.contenders if name.endswith("_parts")]
     whole = [name for name in BENCHMARK.contenders if name not in in_parts]
-    kept = ", memory kept" if "GLIBC_TUNABLES" in os.environ else ""
+    pages = ", huge pages" if "GLIBC_TUNABLES" in os.environ else ""
     cases = [
-        harness.Case(f"{args.batch} images{kept}", options, whole, args.rounds),
-        harness.Case(f"{args.batch} images in parts{kept}", options | {"steps": 1}, ["ours_float32", *in_parts], 1),
+        harness.Case(f"{args.batch} images{pages}", options, whole, args.rounds),
+        harness.Case(f"{args.batch} images in parts{pages}", options | {"steps": 1}, ["ours_float32", *in_parts], 1),
     ]
     harness.compete(BENCHMARK, [] if args.tables else cases, args)
 

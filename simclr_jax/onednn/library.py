@@ -4,7 +4,9 @@ Source: https://uxlfoundation.github.io/oneDNN, and its header dnnl.h for the nu
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 import ctypes
 from ctypes import c_int
 from ctypes import c_int64
@@ -17,6 +19,8 @@ import logging
 import os
 import threading
 from typing import Any
+
+import numpy as np
 
 log = logging.getLogger("simclr_jax")
 
@@ -33,10 +37,10 @@ KERNEL_AT = {FORWARD: 1, INPUT_GRADIENT: 1, KERNEL_GRADIENT: 2}
 KERNEL_QUERY = {FORWARD: 131, INPUT_GRADIENT: 131, KERNEL_GRADIENT: 132}
 REORDER = (1, 17)
 CPU, IN_ORDER, TRAINING, DIRECT, ANY_ORDER = 1, 1, 64, 1, 1
-ALLOCATE = c_void_p(-1)
+ALIGNMENT = 64  # bytes
 
 
-# Each call takes all cores, and the arrays of a `Convolution` are those of one call.
+# Each call takes all cores, and uses arrays that it shares with others.
 _in_turn = threading.Lock()
 
 
@@ -74,18 +78,32 @@ def load() -> ctypes.CDLL | None:
     except importlib.metadata.PackageNotFoundError:
         return None
     path = next((file.locate() for file in files if file.name == "libdnnl.so.3"), None)
-    # Otherwise its threads spin while XLA computes. libgomp reads this when it is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        return _opened(str(path))
+        with _passive_threads():
+            return _opened(str(path))
     except (OSError, AttributeError, UnsupportedError) as error:
         log.warning("%s is installed, but cannot be used (%s). Convolutions take longer without it.", PACKAGE, error)
         return None
 
 
+@contextlib.contextmanager
+def _passive_threads() -> Iterator[None]:
+    """Threads of OpenMP that sleep while XLA computes, instead of waiting actively. libgomp asks when it is loaded."""
+    name = "OMP_WAIT_POLICY"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "passive"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
 def _opened(path: str) -> Any:
     lib: Any = ctypes.CDLL(path)
     lib.dnnl_primitive_desc_query_md.restype = c_void_p
+    lib.dnnl_memory_desc_get_size.restype = c_size_t
     lib.engine, lib.stream = c_void_p(), c_void_p()
     _check(lib.dnnl_engine_create(ctypes.byref(lib.engine), CPU, c_size_t(0)))
     _check(lib.dnnl_stream_create(ctypes.byref(lib.stream), lib.engine, IN_ORDER))
@@ -106,6 +124,25 @@ def _made(create: Callable[..., int], *arguments: Any) -> c_void_p:
 
 def _dims(values: Sequence[int]) -> Any:
     return (c_int64 * len(values))(*values)
+
+
+class _Scratch:
+    """Memory for one reordered kernel, which all convolutions use in turn: as much as the largest one needs."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, np.uint8)
+
+    def reserve(self, size: int) -> None:
+        with _in_turn:
+            if size + ALIGNMENT > len(self._memory):
+                self._memory = np.empty(size + ALIGNMENT, np.uint8)
+
+    @property
+    def address(self) -> int:
+        return -(-self._memory.ctypes.data // ALIGNMENT) * ALIGNMENT
+
+
+_scratch = _Scratch()
 
 
 class _Argument(ctypes.Structure):
@@ -142,7 +179,8 @@ class Convolution:
             KERNEL_GRADIENT: (images, outputs, kernel),
         }[function]
         self._arrays = [_made(lib.dnnl_memory_create, each, lib.engine, None) for each in described]
-        reordered = _made(lib.dnnl_memory_create, chosen, lib.engine, ALLOCATE)
+        self._reordered = reordered = _made(lib.dnnl_memory_create, chosen, lib.engine, None)
+        _scratch.reserve(lib.dnnl_memory_desc_get_size(chosen))
 
         memories = list(self._arrays)
         memories[KERNEL_AT[function]] = reordered
@@ -155,7 +193,7 @@ class Convolution:
     def __call__(self, *addresses: int) -> None:
         """Compute on two inputs and one output at these addresses, with all cores."""
         with _in_turn:
-            for memory, address in zip(self._arrays, addresses, strict=True):
+            for memory, address in zip((*self._arrays, self._reordered), (*addresses, _scratch.address), strict=True):
                 _check(self._lib.dnnl_memory_set_data_handle(memory, c_void_p(address)))
             for primitive, number, arguments in self._steps:
                 _check(self._lib.dnnl_primitive_execute(primitive, self._lib.stream, number, arguments))
