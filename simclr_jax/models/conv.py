@@ -139,9 +139,10 @@ _convolve.defvjp(_convolve_forward, _convolve_backward)
 
 def _geometry(x: Images, kernel: Kernel, strides: Pair, padding: tuple[Pair, Pair]) -> Geometry:
     window = (kernel.shape[0], kernel.shape[1])
-    outputs = (x.shape[0], *_output_size(x, window, strides, padding), kernel.shape[-1])
+    batch, height, width, channels = x.shape
+    outputs = (batch, *_output_size(x, window, strides, padding), kernel.shape[-1])
     (top, bottom), (left, right) = padding
-    return Geometry(x.shape, window, outputs, strides, (top, left), (bottom, right))
+    return Geometry((batch, height, width, channels), window, outputs, strides, (top, left), (bottom, right))
 
 
 def _input_gradient(x: Images, kernel: Kernel, dy: Outputs, strides: Pair, padding: tuple[Pair, Pair]) -> Images:
