@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 import orbax.checkpoint as ocp
+import threading
 from PIL import Image
 
 from simclr_jax.runtime import cli
@@ -83,6 +84,9 @@ def pretrain_digits(workdir):
 def compilations():
     """`with compilations() as names:` lists the jitted functions that are compiled, or loaded from the cache on disk."""
     names = []
+    for thread in threading.enumerate():  # of a run that ended before it needed its step
+        if thread.name == "compile the step":
+            thread.join()
 
     def listen(event, duration, **about):
         if event == "/jax/core/compile/backend_compile_duration":
