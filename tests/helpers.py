@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import threading
 import zlib
 
 from etils import epath
@@ -10,7 +11,6 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 import orbax.checkpoint as ocp
-import threading
 from PIL import Image
 
 from simclr_jax.runtime import cli
