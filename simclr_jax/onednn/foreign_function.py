@@ -24,8 +24,12 @@ METADATA, INTERNAL_ERROR = 1, 13
 Function = Callable[[Sequence[int], tuple[int, ...]], None]
 
 
-class _Version(ctypes.Structure):
-    _fields_ = (("size", c_size_t), ("extension", c_void_p), ("major", c_int), ("minor", c_int))
+class _Header(ctypes.Structure):
+    _fields_ = (("size", c_size_t), ("extension", c_void_p))
+
+
+class _Version(_Header):
+    _fields_ = (("major", c_int), ("minor", c_int))
 
 
 class _Metadata(ctypes.Structure):
@@ -36,28 +40,24 @@ class _Extension(ctypes.Structure):
     _fields_ = (("size", c_size_t), ("type", c_int), ("next", c_void_p), ("metadata", POINTER(_Metadata)))
 
 
-class _Error(ctypes.Structure):
-    _fields_ = (("size", c_size_t), ("extension", c_void_p), ("message", c_char_p), ("code", c_int))
+class _Error(_Header):
+    _fields_ = (("message", c_char_p), ("code", c_int))
 
 
-class _Api(ctypes.Structure):
+class _Api(_Header):
     _fields_ = (
-        ("size", c_size_t),
-        ("extension", c_void_p),
         ("version", _Version),
         ("internal", c_void_p),
         ("create_error", ctypes.CFUNCTYPE(c_void_p, POINTER(_Error))),
     )
 
 
-class _Buffer(ctypes.Structure):
-    _fields_ = (("size", c_size_t), ("extension", c_void_p), ("dtype", c_int), ("address", c_void_p))
+class _Buffer(_Header):
+    _fields_ = (("dtype", c_int), ("address", c_void_p))
 
 
-class _Buffers(ctypes.Structure):
+class _Buffers(_Header):
     _fields_ = (
-        ("size", c_size_t),
-        ("extension", c_void_p),
         ("number", c_int64),
         ("types", c_void_p),
         ("items", POINTER(POINTER(_Buffer))),
@@ -68,10 +68,8 @@ class _Integers(ctypes.Structure):
     _fields_ = (("dtype", c_int), ("number", c_size_t), ("items", POINTER(c_int64)))
 
 
-class _Attributes(ctypes.Structure):
+class _Attributes(_Header):
     _fields_ = (
-        ("size", c_size_t),
-        ("extension", c_void_p),
         ("number", c_int64),
         ("types", c_void_p),
         ("names", c_void_p),
