@@ -152,7 +152,7 @@ class _Argument(ctypes.Structure):
 class Convolution:
     """One of the three functions for one geometry.
 
-    The images stay in their order. The kernel is reordered, before or after, because oneDNN has an order of its own for it.
+    The images stay in their order. The kernel is reordered, before or after, because oneDNN stores it in another order.
 
     Args:
       lib: what `load` returned.
