@@ -15,6 +15,7 @@ from ctypes import c_int64
 from ctypes import c_size_t
 from ctypes import c_void_p
 from typing import Any
+from typing import ClassVar
 
 import jax
 
@@ -25,7 +26,7 @@ Function = Callable[[Sequence[int], tuple[int, ...]], None]
 
 
 class _Header(ctypes.Structure):
-    _fields_ = (("size", c_size_t), ("extension", c_void_p))
+    _fields_: ClassVar[tuple[tuple[str, Any], ...]] = (("size", c_size_t), ("extension", c_void_p))
 
 
 class _Version(_Header):
