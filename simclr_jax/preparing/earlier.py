@@ -5,8 +5,10 @@ from typing import Any
 
 from etils import epath
 
+from simclr_jax.data.records.index import INDEX
 from simclr_jax.data.records.index import MANIFEST
 from simclr_jax.data.records.index import UNFINISHED
+from simclr_jax.data.records.index import is_shard_name
 from simclr_jax.data.records.index import read_manifest
 from simclr_jax.data.records.index import remedy
 from simclr_jax.data.sources.records import open_split
@@ -83,7 +85,10 @@ def _check_ours(output: epath.Path) -> None:
 
 def _is_written(path: epath.Path) -> bool:
     """Whether it has a name that this command gives."""
-    return path.name.startswith(".writing-") or (path.suffix in (".array_record", ".npz") and not path.is_dir())
+    if path.name.startswith(".writing-"):  # a folder
+        return True
+    name = path.name.removeprefix(".").removesuffix(".tmp")  # of a file that was being written
+    return not path.is_dir() and (name == INDEX or is_shard_name(name.removesuffix(".npz")))
 
 
 def paths_in(folder: epath.Path) -> list[epath.Path]:

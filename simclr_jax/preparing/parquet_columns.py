@@ -1,5 +1,6 @@
 """Which columns of a Parquet file hold the image and the label. Hugging Face writes it into the metadata of the file."""
 
+import collections
 import dataclasses
 import json
 from typing import Any
@@ -35,7 +36,7 @@ def find(path: str, image: str | None = None, label: str | None = None) -> Colum
       image, label: from the command line; None: found.
 
     Raises:
-      UserError: where the file is damaged, or has no such column.
+      UserError: where the file is damaged, has no such column, or gives two classes one name.
     """
     extras.check("pyarrow", f"--images={path} needs pyarrow", "records")
     import pyarrow.parquet
@@ -64,7 +65,14 @@ def find(path: str, image: str | None = None, label: str | None = None) -> Colum
     classes = [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"]
     if label is None:
         label = DEFAULT if DEFAULT in schema.names else _choose(DEFAULT, classes)
-    return Columns(image, label, features.get(label, {}).get("names") if label else None)
+    names = features.get(label, {}).get("names") if label else None
+    twice = [name for name, count in collections.Counter(names or ()).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{path}: two classes of the column {label!r} are named {twice[0]!r} in its metadata. Name them apart there, or "
+            "write the file without the metadata of Hugging Face, so that the numbers are the names."
+        )
+    return Columns(image, label, names)
 
 
 DEFAULT = "label"

@@ -104,7 +104,7 @@ def test_a_folder_with_something_else_is_refused(photos, prepare, tmp_path):
         prepare(photos, output="a/b/records")
 
 
-@pytest.mark.parametrize("foreign", ["thesis.tex", "train/notes.txt", "photos/a.jpg"])
+@pytest.mark.parametrize("foreign", ["thesis.tex", "train/notes.txt", "train/my_images.npz", "photos/a.jpg"])
 def test_nothing_that_it_has_not_written_is_removed(photos, prepare, foreign):
     output, _ = prepare(photos)
     path = output / foreign
@@ -119,6 +119,15 @@ def test_nothing_that_it_has_not_written_is_removed(photos, prepare, foreign):
     with pytest.raises(UserError, match="--overwrite would remove"):
         prepare(photos, "--overwrite")
     assert files_of(output).keys() == before.keys()
+
+
+def test_what_a_killed_call_left_is_removed_too(photos, prepare):
+    output, _ = prepare(photos)
+    (output / "train" / ".00000-of-00001.array_record.npz.tmp").write_text("...")
+    (output / "train" / ".writing-a").mkdir()
+    before = files_of(output)
+    prepare(photos, "--overwrite", "--shorter_side=64")
+    assert len(files_of(output)) < len(before)
 
 
 def test_images_in_the_output_are_refused(photos, prepare):

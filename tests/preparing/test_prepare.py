@@ -258,6 +258,12 @@ def test_parquet_of_hugging_face_with_names_of_classes(write_parquet, prepare, j
     assert train.ids[1] == "train-00000-of-00002.parquet/1/1.jpg"
 
 
+def test_two_classes_of_one_name_in_parquet_are_refused(write_parquet, prepare, jpegs):
+    path = write_parquet("a.parquet", jpegs[:2], [2, 0], ["crane", "b", "crane"])
+    with pytest.raises(UserError, match=r"a.parquet: two classes of the column 'label' are named 'crane'"):
+        prepare(path)
+
+
 def test_the_columns_of_parquet_can_be_named(write_parquet, prepare, jpegs):
     path = write_parquet("a.parquet", jpegs[:2], column="photo")
     source = opened("records", prepare(path, "--label_column=size")[0])

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import dataclasses
 import io
 import os
+import re
 from typing import Any
 from typing import overload
 import zipfile
@@ -153,6 +154,11 @@ class Names(Sequence[str]):
 def shard_name(number: int, count: int) -> str:
     """The name of a file of records: "00007-of-00042.array_record"."""
     return f"{number:05d}-of-{count:05d}.array_record"
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether a name is one that `shard_name` gives."""
+    return re.fullmatch(r"\d{5,}-of-\d{5,}\.array_record", name) is not None
 
 
 def remedy(root: str) -> str:
