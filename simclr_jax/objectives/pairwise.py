@@ -15,7 +15,9 @@ from typing import TypeAlias
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.sharding import AxisType
 from jax.sharding import Mesh
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 from jaxtyping import Array
 from jaxtyping import Float
@@ -71,6 +73,8 @@ def all_pairs(
         return run(rows, init, axes=(), devices=1)
     axes = tuple(mesh.axis_names)
     split = PartitionSpec(axes)
+    if AxisType.Explicit in mesh.axis_types:  # as `jax.make_mesh` makes them: the compiler itself moves nothing
+        rows, init = jax.tree.map(lambda array: jax.reshard(array, NamedSharding(mesh, split)), (rows, init))
     run = functools.partial(run, axes=axes, devices=mesh.size)
     # check_vma would require every constant in the loops to be marked as varying between devices. It protects gradients
     # through shard_map, and none is taken here.

@@ -103,6 +103,22 @@ def test_the_dense_loss_is_the_same_on_eight_devices_and_no_device_holds_all_log
     np.testing.assert_allclose(results[1][1], results[8][1], atol=1e-7)
 
 
+def test_a_mesh_of_jax_make_mesh_will_do():
+    """Its axes are explicit: JAX refuses what is not divided as a function asks for."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Explicit,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    z = np.random.default_rng(2).normal(size=(16, 2, 4)).astype(np.float32)
+    function = jax.jit(jax.value_and_grad(lambda z: objectives.nt_xent(z, 0.5, mesh=mesh)))
+    sharded = jax.device_put(z, split)
+    loss, gradient = function(sharded)
+    expected, expected_gradient = dense_value_and_gradient(z, 0.5)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    np.testing.assert_allclose(gradient, expected_gradient, atol=1e-7)
+    metrics = jax.jit(lambda z: contrastive_metrics.contrastive_metrics(z, 0.5, mesh=mesh))(sharded)
+    expected = contrastive_metrics.contrastive_metrics_dense(jnp.asarray(z), 0.5)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), metrics, expected)
+
+
 def test_the_faster_form_is_chosen(monkeypatch):
     mesh = mesh_of(8)
     assert choose.in_blocks("auto", 4096, mesh)
