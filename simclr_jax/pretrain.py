@@ -140,7 +140,7 @@ def _check_workdir(
 def _make_recipe(
     config: ConfigDict, source: sources.Source, workdir: epath.Path, monitor: RunMonitor
 ) -> PretrainRecipe:
-    """The recipe, with numbers for what the config leaves to "auto". Its step is being compiled.
+    """The recipe, with numbers for what the config leaves to "auto". The step of a new run is being compiled.
 
     Raises:
       UserError: for a batch or a schedule that does not fit the images, or where nothing fits in the memory.
@@ -159,7 +159,9 @@ def _make_recipe(
     _ = recipe.total_steps  # refuses a schedule that does not fit, before anything is compiled
     if config.microbatches == "auto":
         return memory.with_microbatches(recipe, workdir)
-    if monitor.memory_check:
+    # The shapes of resident images, and of several labels of an image, are known with the first batch only.
+    shapes_known = not config.data.resident and not source.multi_label
+    if monitor.memory_check and shapes_known and not (workdir / "results.json").exists():
         memory.compile_ahead(recipe.step, recipe.abstract_state(), recipe.abstract_batch())
     return recipe
 

@@ -133,9 +133,7 @@ class FineTuning:
             log.info("%d labels are too few to hold some out: learning rate %g.", len(rows), small)
             return small, {}
         if self._is_frozen(len(rows)):
-            log.info(
-                "Fewer labels than freeze_below=%d: the rates are config.frozen_learning_rates.", config.freeze_below
-            )
+            log.info("Fewer labels than freeze_below=%d: BatchNorm keeps its statistics.", config.freeze_below)
         fit_rows = np.delete(rows, held_out)
         classifier = self._probe(features, fit_rows, seed)
         found, trainings = {}, len(rates) + 1

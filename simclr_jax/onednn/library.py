@@ -1,11 +1,15 @@
 """oneDNN's C library, through `ctypes`: convolutions on arrays at given addresses.
 
+All of it runs in one thread, whoever calls. OpenMP keeps threads for every core for each thread that computes with it, and
+some of oneDNN's convolutions keep memory that only the thread has that made them.
+
 Source: https://uxlfoundation.github.io/oneDNN, and its header dnnl.h for the numbers below.
 """
 
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
+import concurrent.futures
 import contextlib
 import ctypes
 from ctypes import c_int
@@ -17,7 +21,6 @@ import functools
 import importlib.metadata
 import logging
 import os
-import threading
 from typing import Any
 
 import numpy as np
@@ -37,11 +40,9 @@ KERNEL_AT = {FORWARD: 1, INPUT_GRADIENT: 1, KERNEL_GRADIENT: 2}
 KERNEL_QUERY = {FORWARD: 131, INPUT_GRADIENT: 131, KERNEL_GRADIENT: 132}
 REORDER = (1, 17)
 CPU, IN_ORDER, TRAINING, DIRECT, ANY_ORDER = 1, 1, 64, 1, 1
+# Of the instructions of a CPU. Without them oneDNN takes three times as long for bfloat16 as for float32.
+HAS_BFLOAT16 = 0x80
 ALIGNMENT = 64  # bytes
-
-
-# Each call takes all cores, and uses arrays that it shares with others.
-_in_turn = threading.Lock()
 
 
 class UnsupportedError(Exception):
@@ -70,7 +71,7 @@ class Geometry:
 
 @functools.cache
 def load() -> ctypes.CDLL | None:
-    """oneDNN, with an engine and a stream; None where it is not installed, cannot be loaded, or is turned off."""
+    """oneDNN, with an engine, a stream and its thread; None where it is not installed, cannot be loaded, or is turned off."""
     if os.environ.get(SWITCH, "1") == "0":
         return None
     try:
@@ -107,7 +108,28 @@ def _opened(path: str) -> Any:
     lib.engine, lib.stream = c_void_p(), c_void_p()
     _check(lib.dnnl_engine_create(ctypes.byref(lib.engine), CPU, c_size_t(0)))
     _check(lib.dnnl_stream_create(ctypes.byref(lib.stream), lib.engine, IN_ORDER))
+    lib.thread = concurrent.futures.ThreadPoolExecutor(1, "oneDNN", functools.partial(_take_all_cores, lib))
     return lib
+
+
+def _take_all_cores(lib: Any) -> None:
+    """As XLA does, whatever OpenMP would do by itself.
+
+    oneDNN divides a convolution among as many threads as OpenMP promises. Kernel gradients are wrong, or never end, where it
+    then starts fewer, as with OMP_DYNAMIC or OMP_THREAD_LIMIT, and take a hundred times as long where cores have to be shared.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    lib.omp_set_dynamic(0)
+    lib.omp_set_num_threads(min(cores, lib.omp_get_thread_limit()))
+
+
+def _in_thread(lib: Any, function: Callable[..., None], *arguments: Any) -> None:
+    """Calls a function in oneDNN's thread, and waits for it."""
+    future = lib.thread.submit(function, *arguments)
+    try:
+        future.result()
+    finally:  # Ctrl-C may end the wait above, while the function writes into arrays of the caller
+        concurrent.futures.wait([future])
 
 
 def _check(status: int) -> None:
@@ -133,9 +155,8 @@ class _Scratch:
         self._memory = np.empty(0, np.uint8)
 
     def reserve(self, size: int) -> None:
-        with _in_turn:
-            if size + ALIGNMENT > len(self._memory):
-                self._memory = np.empty(size + ALIGNMENT, np.uint8)
+        if size + ALIGNMENT > len(self._memory):
+            self._memory = np.empty(size + ALIGNMENT, np.uint8)
 
     @property
     def address(self) -> int:
@@ -166,6 +187,12 @@ class Convolution:
 
     def __init__(self, lib: Any, function: int, dtype: str, geometry: Geometry):
         self._lib = lib
+        if dtype == "bfloat16" and not lib.dnnl_get_effective_cpu_isa() & HAS_BFLOAT16:
+            raise UnsupportedError("bfloat16 on a CPU without its instructions")
+        _in_thread(lib, self._make, function, dtype, geometry)
+
+    def _make(self, function: int, dtype: str, geometry: Geometry) -> None:
+        lib = self._lib
         images, outputs = (self._images(each, dtype) for each in (geometry.images, geometry.outputs))
         channels, features = geometry.images[-1], geometry.outputs[-1]
         height, width = geometry.kernel
@@ -192,12 +219,14 @@ class Convolution:
 
     def __call__(self, *addresses: int) -> None:
         """Compute on two inputs and one output at these addresses, with all cores."""
-        with _in_turn:
-            for memory, address in zip((*self._arrays, self._reordered), (*addresses, _scratch.address), strict=True):
-                _check(self._lib.dnnl_memory_set_data_handle(memory, c_void_p(address)))
-            for primitive, number, arguments in self._steps:
-                _check(self._lib.dnnl_primitive_execute(primitive, self._lib.stream, number, arguments))
-            _check(self._lib.dnnl_stream_wait(self._lib.stream))
+        _in_thread(self._lib, self._compute, *addresses)
+
+    def _compute(self, *addresses: int) -> None:
+        for memory, address in zip((*self._arrays, self._reordered), (*addresses, _scratch.address), strict=True):
+            _check(self._lib.dnnl_memory_set_data_handle(memory, c_void_p(address)))
+        for primitive, number, arguments in self._steps:
+            _check(self._lib.dnnl_primitive_execute(primitive, self._lib.stream, number, arguments))
+        _check(self._lib.dnnl_stream_wait(self._lib.stream))
 
     def _strided(self, sizes: Sequence[int], strides: Sequence[int], dtype: str) -> c_void_p:
         create = self._lib.dnnl_memory_desc_create_with_strides

@@ -50,11 +50,16 @@ def verify(folder: epath.Path) -> None:
 
 
 def seal(folder: epath.Path) -> None:
-    """Writes the checksums of programs that have none yet."""
+    """Writes the checksums of programs that have none yet, but not of one that a thread is still writing."""
     if files.is_remote(folder) or not folder.is_dir():
         return
-    known, programs = _known(folder), _programs(folder)
-    sums = {path.name: known.get(path.name) or zlib.crc32(path.read_bytes()) for path in programs}
+    known = _known(folder)
+    sums = {}
+    for path in _programs(folder):
+        if path.name in known:
+            sums[path.name] = known[path.name]
+        elif _is_whole(content := path.read_bytes()):
+            sums[path.name] = zlib.crc32(content)
     if sums != known:
         _write(folder, sums)
 

@@ -100,14 +100,15 @@ _compiling: dict[int, threading.Thread] = {}
 def compile_ahead(step_fn: Any, state: TrainState, batch: Any) -> None:
     """Begins to compile a step in a thread, from the shapes of its arguments, while the first batch is made.
 
-    `need_of` waits for it. An error is raised there, when the step is compiled again.
+    `need_of` waits for it. An error is raised there, when the step is compiled again. A process that ends without `need_of`
+    waits too: to end Python while a thread compiles would abort it.
     """
 
     def work() -> None:
         with contextlib.suppress(Exception):
             step_fn.lower(state, batch).compile()
 
-    _compiling[id(step_fn)] = thread = threading.Thread(target=work, name="compile the step", daemon=True)
+    _compiling[id(step_fn)] = thread = threading.Thread(target=work, name="compile the step")
     thread.start()
 
 

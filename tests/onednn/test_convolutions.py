@@ -3,9 +3,11 @@
 import concurrent.futures
 import functools
 import importlib.metadata
+import os
 import pathlib
 import subprocess
 import sys
+import threading
 import types
 
 from helpers import REPOSITORY
@@ -168,25 +170,72 @@ def test_it_can_be_missing_or_turned_off(monkeypatch):
     assert library.load.__wrapped__() is None
 
 
-OLD_CPU = """
+GRADIENTS = """
 import jax, jax.numpy as jnp, numpy as np
 from simclr_jax.models import conv
 from simclr_jax.onednn import convolutions
 
-x = jax.random.normal(jax.random.key(0), (4, 8, 8, 16), jnp.bfloat16)
-kernel = jax.random.normal(jax.random.key(1), (3, 3, 16, 16), jnp.bfloat16)
-run = lambda f: jax.jit(lambda x, kernel: f(x, kernel, (1, 1), ((1, 1), (1, 1))))
-text = run(conv._convolve).lower(x, kernel).as_text()
-assert convolutions.TARGET in text and "f32" in text, text
-got, wanted = (np.asarray(run(f)(x, kernel), np.float32) for f in (conv._convolve, conv._lax_convolve))
-np.testing.assert_allclose(got, wanted, atol=1e-2 * np.abs(wanted).max())
+x = jax.random.normal(jax.random.key(0), (16, 8, 8, 64))
+kernel = jax.random.normal(jax.random.key(1), (3, 3, 64, 64)) / 24
+
+def gradients(convolve, dtype):
+    def loss(x, kernel):
+        for _ in range(2):  # in a row, so that XLA calls from several threads
+            x = jnp.sin(convolve(x, kernel, (1, 1), ((1, 1), (1, 1))))
+        return jnp.sum(x.astype(jnp.float32) ** 2)
+    return jax.jit(jax.grad(loss, argnums=(0, 1))).lower(x.astype(dtype), kernel.astype(dtype))
+
+for dtype, tolerance in ((jnp.float32, 1e-5), (jnp.bfloat16, 5e-2)):
+    ours, xlas = (gradients(convolve, dtype) for convolve in (conv._convolve, conv._lax_convolve))
+    assert convolutions.TARGET in ours.as_text()
+    IN_FLOAT32
+    arguments = x.astype(dtype), kernel.astype(dtype)
+    for got, wanted in zip(ours.compile()(*arguments), xlas.compile()(*arguments), strict=True):
+        got, wanted = np.asarray(got, np.float32), np.asarray(wanted, np.float32)
+        np.testing.assert_allclose(got, wanted, atol=tolerance * np.abs(wanted).max())
 """
+
+
+def check_gradients(monkeypatch, variable, value, more=""):
+    monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("XLA_FLAGS", "")  # one device
+    program = GRADIENTS.replace("IN_FLOAT32", more)
+    subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True, timeout=120)
 
 
 @installed
 @pytest.mark.slow
-@pytest.mark.parametrize("isa", ["AVX2", "SSE41"])
+@pytest.mark.parametrize("isa", ["AVX512_CORE", "AVX2", "AVX", "SSE41"])
 def test_a_cpu_without_bfloat16_computes_in_float32(monkeypatch, isa):
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
-    monkeypatch.setenv("XLA_FLAGS", "")  # one device
-    subprocess.run([sys.executable, "-c", OLD_CPU], cwd=REPOSITORY, check=True)
+    """The gradients of a CPU without AVX2 keep memory that belongs to the thread that made them."""
+    in_float32 = (
+        "assert 'bf16' not in str([line for line in ours.as_text().splitlines() if convolutions.TARGET in line])"
+    )
+    check_gradients(monkeypatch, "ONEDNN_MAX_CPU_ISA", isa, in_float32)
+
+
+@installed
+@pytest.mark.slow
+@pytest.mark.parametrize(("variable", "value"), [("OMP_DYNAMIC", "true"), ("OMP_THREAD_LIMIT", "1")])
+def test_what_openmp_is_told_does_not_matter(monkeypatch, variable, value):
+    """oneDNN's kernel gradients are wrong, or never end, where OpenMP starts fewer threads than it has promised."""
+    check_gradients(monkeypatch, variable, value)
+
+
+@installed
+def test_all_of_it_runs_in_one_thread_on_all_cores(one_device, monkeypatch):
+    """For each thread that calls it, OpenMP would keep one for every core."""
+    threads = set()
+    compute = library.Convolution._compute
+    monkeypatch.setattr(
+        library.Convolution,
+        "_compute",
+        lambda *arguments: (threads.add(threading.current_thread().name), compute(*arguments)),
+    )
+    x, kernel = arrays(8, 16, 16, 16, (3, 3), np.float32)
+    convolve = jax.jit(lambda x: conv._convolve(x, kernel, (1, 1), ((1, 1), (1, 1))))
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        jax.block_until_ready(list(pool.map(convolve, [x] * 8)))
+    assert threads == {"oneDNN_0"}
+    lib = library.load()
+    assert lib.thread.submit(lib.omp_get_max_threads).result() == len(os.sched_getaffinity(0))

@@ -1,6 +1,10 @@
 """The check before the first step: what a step needs, what would fit, and the smallest number of micro-batches."""
 
+import subprocess
+import sys
+
 from etils import epath
+from helpers import REPOSITORY
 from helpers import TINY
 from helpers import compilations
 from helpers import mesh_of
@@ -99,6 +103,44 @@ def test_a_step_that_is_compiled_ahead_is_compiled_once():
         memory.compile_ahead(step, state, batch)
         assert memory.need_of(step, state, batch).params == 12
     assert compiled == ["step"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_repository")
+@pytest.mark.parametrize("settings", [[], ["--config.data.resident", "--config.data.image_size=6"]])
+def test_a_run_compiles_its_step_once(tmp_path, settings):
+    """Also with resident images of another size than the views."""
+    run = (*TINY, "--config.epochs=0.1", "--config.optimizer.warmup_epochs=0.05", f"--workdir={tmp_path}", *settings)
+    with compilations() as compiled:
+        cli.call("pretrain", *run)
+    assert compiled.count("pretrain_step") == 1
+    with compilations() as compiled:
+        cli.call("pretrain", *run)  # finished
+    assert compiled.count("pretrain_step") == 0
+
+
+END = """
+import time
+
+import jax
+import jax.numpy as jnp
+
+from simclr_jax.training import memory
+
+def step(state, batch):
+    for factor in range(150):
+        batch = jnp.sin(batch @ batch) + jnp.cumsum(batch, 0) * factor
+    return batch
+
+memory.compile_ahead(jax.jit(step), jax.ShapeDtypeStruct((), "float32"), jax.ShapeDtypeStruct((8, 8), "float32"))
+time.sleep(0.4)
+raise SystemExit(7)
+"""
+
+
+@pytest.mark.slow
+def test_python_can_end_while_a_step_is_compiled():
+    assert subprocess.run([sys.executable, "-c", END], cwd=REPOSITORY, check=False).returncode == 7
 
 
 @pytest.mark.heavy
