@@ -23,7 +23,7 @@ HUGE_PAGES := GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 .PHONY: help quickstart test test-fast test-heavy test-interop interop-environment coverage lint format types docs bench peers clean
 
 help:
-	@echo "make quickstart   pretrain, probe and fine-tune on handwritten digits; 4 to 10 minutes on 2 cores"
+	@echo "make quickstart   pretrain, probe and fine-tune on handwritten digits; 3 to 10 minutes on 2 cores"
 	@echo "make test         the tests in parallel, without those marked heavy; 11 minutes on 2 cores"
 	@echo "make test-fast    the unit tests only; 2 minutes on 2 cores"
 	@echo "make test-heavy   the rest: real jobs of several processes, interrupted runs, large compilations"

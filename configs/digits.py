@@ -4,8 +4,8 @@
 
 Not a setting of the paper, which has none this small: 1,437 training images of 8x8 pixels, seen at 16x16. From the
 paper's CIFAR-10 setting it differs in one thing that the images ask for: no flips, since a mirrored digit is no digit.
-Expected (docs/results.md): 97 to 98 % linear probe and 95 to 97 % 20-NN; the untrained network has 76 % and 61 %.
-Costs 3 to 4 minutes on 2 CPU cores.
+Expected (docs/results.md): 97 to 99 % linear probe and 95 to 97 % 20-NN; the untrained network has 76 % and 61 %.
+Costs 1 to 4 minutes on 2 CPU cores, depending on the machine.
 """
 
 from simclr_jax import config as config_lib

@@ -11,7 +11,8 @@ The first argument is the share of the labels to use. What few labels need, and 
 - AdamW, because the gradients of a network with frozen statistics have any size: SGD diverged on the digits.
 - Below 5,000 labels the learning rate is the best of four, on a fifth of the labels; then all labels are used. With frozen
   statistics it is one of 1e-5, 1e-4, 1e-3, 1e-2, otherwise one of 1e-4, 1e-3, 3e-3, 1e-2 (`config.learning_rates` gives other
-  ones). With 5,000 labels and more it is 3e-3; with fewer than two of each class 1e-4, which stays near the probe.
+  ones). With 5,000 labels and more it is 3e-3. With too few to hold some out, fewer than about five of each class, it is
+  1e-4, or from 200 labels on 1e-3, which stays near the probe.
 - `--config.init=random` trains the same network from scratch, with a random classifier and the statistics of each batch.
 Costs five trainings for each subset of the labels, where the learning rate is chosen.
 """

@@ -3,10 +3,10 @@
     python -m simclr_jax.pretrain --config=configs/folder.py:PHOTOS --workdir=runs/photos
     python -m simclr_jax.pretrain --config=configs/folder.py:PHOTOS,size=64,depth=18,width=0.5 --workdir=runs/photos
 
-PHOTOS may hold JPEG, PNG, WebP, BMP or GIF files at any depth, or be a text file with the path of an image in each line, or a
-file of NumPy arrays, .npz. With PHOTOS/train/CLASS/* (and PHOTOS/test/CLASS/*, or val), or with a table,
---config.data.labels=labels.csv (docs/folders.md), the images have labels, which only the online classifier and the evaluations
-look at:
+PHOTOS may hold JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or JPEG 2000 files at any depth, or be a text file with the path of
+an image in each line, or a file of NumPy arrays, .npz. With PHOTOS/train/CLASS/* (and PHOTOS/test/CLASS/*, or val), or
+with a table, --config.data.labels=labels.csv (docs/folders.md), the images have labels, which only the online classifier
+and the evaluations look at:
 
     python -m simclr_jax.linear_probe --pretrained=runs/photos --workdir=runs/photos_probe
     python -m simclr_jax.linear_probe --pretrained=runs/photos --workdir=runs/photos_probe --config.data.root=LABELLED

@@ -6,8 +6,8 @@
 The network and the data are those of the pretraining run, whose weights are not used (`init=random`). LARS as in pretraining
 (learning rate 0.3 * B / 256, 10 epochs of warm-up, cosine decay), weight decay 1e-4 as is usual with labels; crop and
 flip, or with `strength` the paper's colour distortion as well.
-Expected on ImageNet: 76.5 % top-1 for a ResNet-50. Colour distortion makes it worse, as it makes SimCLR better: 77.0, 76.7,
-76.5, 75.7 and 75.4 % at strength 1/8, 1/4, 1/2, 1 and 1 with blur (Table 1).
+Expected on ImageNet: 76.5 % top-1 for a ResNet-50. The stronger the colour distortion, the worse it becomes, while SimCLR
+becomes better: 77.0, 76.7, 76.5, 75.7 and 75.4 % at strength 1/8, 1/4, 1/2, 1 and 1 with blur (Table 1).
 """
 
 from simclr_jax import config as config_lib

@@ -8,9 +8,10 @@
     python -m launch.gke logs   --name=simclr --follow
     python -m launch.gke delete --name=simclr
 
-The cluster needs the JobSet controller and a node pool of that topology. Build the image with launch/Dockerfile. When a
-pod fails or loses its node, JobSet recreates all pods, which continue from the newest checkpoint. After a mistake (exit
-code 2) or a non-finite loss (3) it gives up. The pods connect without further settings.
+The cluster needs the JobSet controller and a node pool of that topology. Build the image with launch/Dockerfile. When
+a pod fails or loses its node, JobSet recreates all pods, which continue from the newest checkpoint. After a mistake
+(exit code 2), a non-finite loss (3) or with a disk that is full or away (74) it gives up. The pods connect without
+further settings.
 """
 
 import math

@@ -5,10 +5,11 @@
     python -m launch.slurm ... --dry_run -- COMMAND            # only prints the script
     python -m launch.slurm ... --option=--partition=gpu --option=--account=NAME -- COMMAND
 
-srun starts one process for each GPU (without GPUs: for each node). The processes connect without further settings. Two
-minutes before the time limit, and when it is preempted, the job saves. It is then requeued and continues, as often as
-necessary. After other failures it is requeued at most --max_restarts times. It is never requeued after a mistake (exit
-code 2) or a non-finite loss (3). The clone, its .venv and the workdir have to be on a file system that all nodes mount.
+srun starts one process for each GPU (without GPUs: for each node). The processes connect without further settings.
+Two minutes before the time limit, and when it is preempted, the job saves. It is then requeued and continues, as
+often as necessary. After other failures it is requeued at most --max_restarts times. It is never requeued after a
+mistake (exit code 2), a non-finite loss (3) or with a disk that is full or away (74). The clone, its .venv and the
+workdir have to be on a file system that all nodes mount.
 """
 
 from collections.abc import Sequence

@@ -7,7 +7,7 @@ EXIT_USER_ERROR = 2
 EXIT_NON_FINITE = 3
 EXIT_UNAVAILABLE = 69  # the processes of a job could not connect to each other (sysexits' EX_UNAVAILABLE)
 EXIT_COMPILER_CRASHED = 70  # in simclr_jax.plan (sysexits' EX_SOFTWARE)
-EXIT_STORAGE = 74  # a disk is full, read-only or not ours (sysexits' EX_IOERR)
+EXIT_STORAGE = 74  # a disk is full, read-only or not writable (sysexits' EX_IOERR)
 EXIT_PREEMPTED = 75  # a launcher starts the run again (sysexits' EX_TEMPFAIL: "try again later")
 # The same command would fail in the same way: a launcher does not start it again.
 FINAL = (EXIT_USER_ERROR, EXIT_NON_FINITE, EXIT_STORAGE)
