@@ -122,19 +122,43 @@ def _convolve_forward(x, kernel, strides, padding):
 
 
 def _convolve_backward(strides, padding, saved, dy):
-    def by_xla(x, kernel, dy):
-        return jax.vjp(lambda x, kernel: _lax_convolve(x, kernel, strides, padding), x, kernel)[1](dy)
+    return _gradients(*saved, dy, strides, padding)
 
+
+_convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _gradients(
+    x: Images, kernel: Kernel, dy: Outputs, strides: Pair, padding: tuple[Pair, Pair]
+) -> tuple[Images, Kernel]:
     def on_cpu(x, kernel, dy):
         if onednn.usable(x, kernel, padding):
             geometry = _geometry(x, kernel, strides, padding)
             return onednn.input_gradient(dy, kernel, geometry), onednn.kernel_gradient(x, dy, geometry)
         return _input_gradient(x, kernel, dy, strides, padding), _kernel_gradient(x, kernel, dy, strides, padding)
 
-    return lax.platform_dependent(*saved, dy, cpu=on_cpu, default=by_xla)
+    by_xla = functools.partial(_xla_gradients, strides, padding)
+    return lax.platform_dependent(x, kernel, dy, cpu=on_cpu, default=by_xla)
 
 
-_convolve.defvjp(_convolve_forward, _convolve_backward)
+def _xla_gradients(
+    strides: Pair, padding: tuple[Pair, Pair], x: Images, kernel: Kernel, dy: Outputs
+) -> tuple[Images, Kernel]:
+    dx, dkernel = jax.vjp(lambda x, kernel: _lax_convolve(x, kernel, strides, padding), x, kernel)[1](dy)
+    return dx, dkernel
+
+
+def _gradients_forward(x, kernel, dy, strides, padding):
+    return _gradients(x, kernel, dy, strides, padding), (x, kernel, dy)
+
+
+def _gradients_backward(strides, padding, saved, cotangents):
+    """For gradients of gradients, as in a gradient penalty: XLA's, on all platforms."""
+    return jax.vjp(functools.partial(_xla_gradients, strides, padding), *saved)[1](cotangents)
+
+
+_gradients.defvjp(_gradients_forward, _gradients_backward)
 
 
 def _geometry(x: Images, kernel: Kernel, strides: Pair, padding: tuple[Pair, Pair]) -> Geometry:

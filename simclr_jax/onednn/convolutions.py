@@ -3,6 +3,7 @@
 XLA's CPU backend runs float32 convolutions at about half of oneDNN's rate, and bfloat16 at a quarter (docs/performance.md).
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence
 import dataclasses
 import functools
@@ -45,11 +46,19 @@ def usable(x: Images, kernel: Kernel, padding: tuple[Pair, Pair]) -> bool:
 
 
 def convolve(x: Images, kernel: Kernel, geometry: Geometry) -> Outputs:
+    return _over_images(_convolve, geometry)(x, kernel)
+
+
+def input_gradient(dy: Outputs, kernel: Kernel, geometry: Geometry) -> Images:
+    return _over_images(_input_gradient, geometry)(dy, kernel)
+
+
+def _convolve(x: Images, kernel: Kernel, geometry: Geometry) -> Outputs:
     dense = _dense(geometry)
     return _call(FORWARD, dense, _read_pixels(x, geometry, dense), kernel, dense.outputs)
 
 
-def input_gradient(dy: Outputs, kernel: Kernel, geometry: Geometry) -> Images:
+def _input_gradient(dy: Outputs, kernel: Kernel, geometry: Geometry) -> Images:
     dense = _dense(geometry)
     dx = _call(INPUT_GRADIENT, dense, dy, kernel, dense.images)
     if dense == geometry:
@@ -64,6 +73,26 @@ def kernel_gradient(x: Images, dy: Outputs, geometry: Geometry) -> Kernel:
     dense = _dense(geometry)
     shape = (*geometry.kernel, geometry.images[-1], geometry.outputs[-1])
     return _call(KERNEL_GRADIENT, dense, _read_pixels(x, geometry, dense), dy, shape)
+
+
+def _over_images(function: Callable[[Array, Kernel, Geometry], Array], geometry: Geometry) -> Callable[..., Array]:
+    """A function of images and a kernel, which takes another axis of images by `jax.vmap` as a larger batch."""
+
+    @jax.custom_batching.custom_vmap
+    def of_batch(images, kernel):
+        return function(images, kernel, geometry)
+
+    @of_batch.def_vmap
+    def of_batches(number, mapped, images, kernel):
+        if mapped != [True, False]:  # one after the other
+            axes = [0 if each else None for each in mapped]
+            return jax.vmap(functools.partial(function, geometry=geometry), axes)(images, kernel), True
+        shapes = ((number * shape[0], *shape[1:]) for shape in (geometry.images, geometry.outputs))
+        larger = dataclasses.replace(geometry, **dict(zip(("images", "outputs"), shapes, strict=True)))
+        out = _over_images(function, larger)(images.reshape(-1, *images.shape[2:]), kernel)
+        return out.reshape(number, -1, *out.shape[1:]), True
+
+    return of_batch
 
 
 def _dense(geometry: Geometry) -> Geometry:

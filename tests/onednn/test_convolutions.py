@@ -115,11 +115,41 @@ def test_a_program_for_any_batch_uses_xlas(one_device):
 
 
 @installed
-def test_it_can_be_vmapped(one_device):
+@pytest.mark.parametrize("mapped", [(0, None), (None, 0), (0, 0)])
+def test_it_can_be_vmapped_with_gradients(one_device, mapped):
+    x, kernel = arrays(6, 9, 3, 4, (3, 3), np.float32)
+    x, kernel = (
+        jnp.stack([each, 2 * each]) if axis == 0 else each for each, axis in zip((x, kernel), mapped, strict=True)
+    )
+
+    def of(convolve):
+        loss = lambda x, kernel: jnp.sum(jnp.sin(convolve(x, kernel, (2, 2), ((1, 1), (1, 1)))))  # noqa: E731
+        return jax.jit(jax.vmap(jax.value_and_grad(loss, argnums=(0, 1)), mapped))
+
+    got, wanted = of(conv._convolve)(x, kernel), of(conv._lax_convolve)(x, kernel)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, wanted)
+
+
+@installed
+def test_images_of_a_vmap_are_one_batch(one_device):
     x, kernel = arrays(6, 8, 3, 4, (3, 3), np.float32)
-    convolve = lambda x: conv._convolve(x, kernel, (1, 1), ((1, 1), (1, 1)))  # noqa: E731
-    several = jax.jit(jax.vmap(convolve))(x.reshape(2, 3, 8, 8, 3))
-    np.testing.assert_array_equal(several.reshape(6, 8, 8, 4), jax.jit(convolve)(x))
+    convolve = jax.jit(jax.vmap(lambda x: conv._convolve(x, kernel, (1, 1), ((1, 1), (1, 1)))))
+    text = convolve.lower(x.reshape(2, 3, 8, 8, 3)).as_text()
+    assert "stablehlo.while" not in text
+    (line,) = (line for line in text.splitlines() if convolutions.TARGET in line)
+    assert "(tensor<6x8x8x3xf32>" in line
+
+
+@installed
+def test_gradients_can_be_differentiated(one_device):
+    x, kernel = arrays(4, 8, 3, 4, (3, 3), np.float32)
+
+    def of(convolve):
+        loss = lambda x, kernel: jnp.sum(jnp.sin(convolve(x, kernel, (2, 2), ((1, 1), (1, 1)))))  # noqa: E731
+        return jax.jit(jax.grad(lambda x, kernel: jnp.sum(jax.grad(loss)(x, kernel) ** 2), argnums=(0, 1)))
+
+    for got, wanted in zip(of(conv._convolve)(x, kernel), of(conv._lax_convolve)(x, kernel), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5 * np.abs(wanted).max())
 
 
 @installed
