@@ -78,17 +78,20 @@ def kernel_gradient(x: Images, dy: Outputs, geometry: Geometry) -> Kernel:
 def _over_images(function: Callable[[Array, Kernel, Geometry], Array], geometry: Geometry) -> Callable[..., Array]:
     """A function of images and a kernel, which takes another axis of images by `jax.vmap` as a larger batch."""
 
-    @jax.custom_batching.custom_vmap
-    def of_batch(images, kernel):
+    def one(images, kernel):
         return function(images, kernel, geometry)
+
+    of_batch = jax.custom_batching.custom_vmap(one)
 
     @of_batch.def_vmap
     def of_batches(number, mapped, images, kernel):
         if mapped != [True, False]:  # one after the other
             axes = [0 if each else None for each in mapped]
-            return jax.vmap(functools.partial(function, geometry=geometry), axes)(images, kernel), True
-        shapes = ((number * shape[0], *shape[1:]) for shape in (geometry.images, geometry.outputs))
-        larger = dataclasses.replace(geometry, **dict(zip(("images", "outputs"), shapes, strict=True)))
+            return jax.vmap(one, axes)(images, kernel), True
+        batch = number * geometry.images[0]
+        larger = dataclasses.replace(
+            geometry, images=(batch, *geometry.images[1:]), outputs=(batch, *geometry.outputs[1:])
+        )
         out = _over_images(function, larger)(images.reshape(-1, *images.shape[2:]), kernel)
         return out.reshape(number, -1, *out.shape[1:]), True
 
