@@ -118,9 +118,8 @@ def _take_all_cores(lib: Any) -> None:
     oneDNN divides a convolution among as many threads as OpenMP promises. Kernel gradients are wrong, or never end, where it
     then starts fewer, as with OMP_DYNAMIC or OMP_THREAD_LIMIT, and take a hundred times as long where cores have to be shared.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     lib.omp_set_dynamic(0)
-    lib.omp_set_num_threads(min(cores, lib.omp_get_thread_limit()))
+    lib.omp_set_num_threads(min(len(os.sched_getaffinity(0)), lib.omp_get_thread_limit()))
 
 
 def _in_thread(lib: Any, function: Callable[..., None], *arguments: Any) -> None:

@@ -133,8 +133,10 @@ def test_it_can_be_vmapped_with_gradients(one_device, mapped):
 @installed
 def test_images_of_a_vmap_are_one_batch(one_device):
     x, kernel = arrays(6, 8, 3, 4, (3, 3), np.float32)
-    convolve = jax.jit(jax.vmap(lambda x: conv._convolve(x, kernel, (1, 1), ((1, 1), (1, 1)))))
-    text = convolve.lower(x.reshape(2, 3, 8, 8, 3)).as_text()
+    convolve = lambda x: conv._convolve(x, kernel, (1, 1), ((1, 1), (1, 1)))  # noqa: E731
+    several, batches = jax.jit(jax.vmap(convolve)), x.reshape(2, 3, 8, 8, 3)
+    np.testing.assert_array_equal(several(batches).reshape(6, 8, 8, 4), jax.jit(convolve)(x))
+    text = several.lower(batches).as_text()
     assert "stablehlo.while" not in text
     (line,) = (line for line in text.splitlines() if convolutions.TARGET in line)
     assert "(tensor<6x8x8x3xf32>" in line
@@ -220,6 +222,11 @@ for dtype, tolerance in ((jnp.float32, 1e-5), (jnp.bfloat16, 5e-2)):
     assert convolutions.TARGET in ours.as_text()
     IN_FLOAT32
     arguments = x.astype(dtype), kernel.astype(dtype)
+    got, wanted = (
+        np.asarray(jax.jit(lambda x, kernel: convolve(x, kernel, (1, 1), ((1, 1), (1, 1))))(*arguments), np.float32)
+        for convolve in (conv._convolve, conv._lax_convolve)
+    )
+    np.testing.assert_allclose(got, wanted, atol=1e-2 * np.abs(wanted).max())
     for got, wanted in zip(ours.compile()(*arguments), xlas.compile()(*arguments), strict=True):
         got, wanted = np.asarray(got, np.float32), np.asarray(wanted, np.float32)
         np.testing.assert_allclose(got, wanted, atol=tolerance * np.abs(wanted).max())
@@ -239,7 +246,8 @@ def check_gradients(monkeypatch, variable, value, more=""):
 def test_a_cpu_without_bfloat16_computes_in_float32(monkeypatch, isa):
     """The gradients of a CPU without AVX2 keep memory that belongs to the thread that made them."""
     in_float32 = (
-        "assert 'bf16' not in str([line for line in ours.as_text().splitlines() if convolutions.TARGET in line])"
+        "calls = str([line for line in ours.as_text().splitlines() if convolutions.TARGET in line]); "
+        "assert 'f32' in calls and 'bf16' not in calls, calls"
     )
     check_gradients(monkeypatch, "ONEDNN_MAX_CPU_ISA", isa, in_float32)
 
