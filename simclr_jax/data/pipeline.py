@@ -252,14 +252,22 @@ def _dataset(stages: Stages, shard: HostShard, open_record: Callable) -> tf.data
     group_size = math.gcd(batch_size, max(1, min(GROUP, CHUNK_PIXELS // pixels // 2)))
     groups_per_chunk = max(1, min(CHUNK_PIXELS // pixels, batch_size) // group_size)
 
+    # A function of TensorFlow is traced once, however often it is called. Its branches take a tenth of a second to trace.
+    @tf.function(autograph=False)
+    def open_one(record):
+        crops, label, index = open_record(record, stages)
+        return {
+            "crops": tf.stack([tf_crops.resize(crop, stages.size) for crop in crops]),
+            "label": label,
+            "index": index,
+        }
+
     def open_group(records):
         # One call for several images, because the call of a data set's function costs as much as opening a small image.
-        examples = []
-        for number in range(group_size):
-            record = tf.nest.map_structure(lambda values, number=number: values[number], records)
-            crops, label, index = open_record(record, stages)
-            crops = tf.stack([tf_crops.resize(crop, stages.size) for crop in crops])
-            examples.append({"crops": crops, "label": label, "index": index})
+        examples = [
+            open_one(tf.nest.map_structure(lambda values, number=number: values[number], records))
+            for number in range(group_size)
+        ]
         examples = tf.nest.map_structure(lambda *values: tf.stack(values), *examples)
         return examples | {"position": records["position"], "wanted": first_index(records["candidates"])}
 

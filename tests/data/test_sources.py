@@ -15,6 +15,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax.augment import image_files
+from simclr_jax.augment import tf_crops
 from simclr_jax.data import bad_images as bad_images_lib
 from simclr_jax.data import order
 from simclr_jax.data import pipeline
@@ -145,6 +146,14 @@ def test_hosts_together_read_the_same_batches(any_source):
     halves = [batches(any_source, count=9, host=host, hosts=2)[0] for host in (0, 1)]
     joined = [{key: np.concatenate([a[key], b[key]]) for key in a} for a, b in zip(*halves, strict=True)]
     assert_same(whole, joined)
+
+
+def test_opening_an_image_is_traced_once(image_folder, monkeypatch):
+    traced = []
+    random_crops = tf_crops.random_crops
+    monkeypatch.setattr(tf_crops, "random_crops", lambda *args: traced.append(1) or random_crops(*args))
+    batches(sources.open_source(data_config(source="folder", root=str(image_folder)), "train"), count=1)
+    assert traced == [1], "once, not for each image of a group: that takes seconds"
 
 
 @pytest.mark.slow
