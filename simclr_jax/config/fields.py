@@ -56,7 +56,7 @@ def _pretrain() -> Block:
         "microbatches": Field(
             1,
             "Embed the batch in this many parts: the loss contrasts all images while the memory is that of one part, for "
-            "up to two fifths more time. BatchNorm uses the statistics of each part. auto: the smallest number that fits in "
+            "up to half as much time again. BatchNorm uses the statistics of each part. auto: the smallest number that fits in "
             "the memory.",
             bound=field.AT_LEAST_1,
             word="auto",
