@@ -94,8 +94,11 @@ def _check_batch(flat: dict[str, Any], device_count: int) -> None:
         )
     if parts != "auto" and each % parts:
         divisors = ", ".join(str(number) for number in range(1, min(each, 64) + 1) if each % number == 0)
+        # Before JAX is imported the number of devices is not known, and given as 1.
+        share = f"{each} images on each device" if device_count > 1 else f"{batch} images of a batch"
+        several = ", and on several devices a divisor of the share of one" if device_count == 1 else ""
         raise UserError(
-            f"config.microbatches is {parts}, which does not divide the {each} images on each device: one of {divisors}."
+            f"config.microbatches is {parts}, which does not divide the {share}: one of {divisors}{several}."
         )
 
 

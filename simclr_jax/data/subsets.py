@@ -34,6 +34,13 @@ def choose_labelled(
     if not per_class and fraction == 1.0:
         return np.arange(len(labels))
     target = per_class or max(1, round(fraction * len(labels) / len(class_names)))
+    if not per_class and fraction * len(labels) / len(class_names) < 0.5:
+        log.warning(
+            "config.label_fraction=%s of %d labels is less than half a label of each of the %d classes: one of each is used.",
+            fraction,
+            len(labels),
+            len(class_names),
+        )
     chosen = []
     for number, name in enumerate(class_names):
         members = np.flatnonzero(labels == number)

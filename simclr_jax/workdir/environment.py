@@ -33,10 +33,14 @@ VARIABLES = (
     "JAX_ENABLE_X64",
     "SIMCLR_JAX_ONEDNN",
 )
+# Those that change results by more than the order of a sum.
+DECIDE = ("JAX_DEFAULT_MATMUL_PRECISION", "JAX_ENABLE_X64", "SIMCLR_JAX_ONEDNN")
 
 
 def record(workdir: epath.Path, started: datetime.datetime) -> None:
     """Append an entry for this start of the run, on the primary process. Further calls of the same start change nothing.
+
+    Warns where this start computes with other settings, packages or devices than the last one.
 
     Args:
       workdir: of the run.
@@ -48,7 +52,10 @@ def record(workdir: epath.Path, started: datetime.datetime) -> None:
     entries = read(workdir)
     if entries and entries[-1]["started"] == stamp:
         return
-    entries.append({"started": stamp} | describe())
+    now = describe()
+    if entries and (changes := differences(entries[-1], now)):
+        log.warning("Not as at the last start in %s: %s. Numbers can differ from those of one run.", workdir, changes)
+    entries.append({"started": stamp} | now)
     files.write_atomically(path, (json.dumps(entries, indent=2) + "\n").encode())
 
 
@@ -65,6 +72,18 @@ def read(workdir: epath.Path) -> list[dict[str, Any]]:
         pass
     log.warning("%s was damaged; it is kept as %s, and begins anew.", path, files.set_aside(path))
     return []
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What of two entries differs and can change results, for a message; "" where nothing does."""
+
+    def facts(entry: dict[str, Any]) -> dict[str, str]:
+        found = {name: entry.get("variables", {}).get(name, "unset") for name in DECIDE}
+        found["device"] = entry.get("devices", {}).get("kind", "unknown")
+        return found | {name: entry.get("versions", {}).get(name, "none") for name in PACKAGES}
+
+    old, new = facts(before), facts(now)
+    return ", ".join(f"{name} was {old[name]}, is {new[name]}" for name in old if old[name] != new[name])
 
 
 def describe() -> dict[str, Any]:

@@ -388,14 +388,16 @@ def test_tfds_mistakes_are_explained(tfds_dir, monkeypatch):
 # --- Labels --------------------------------------------------------------------------------------------------------
 
 
-def test_label_subsets_are_balanced_seeded_and_nested_in_nothing_else():
+def test_label_subsets_are_balanced_seeded_and_nested_in_nothing_else(caplog):
     labels = np.repeat(np.arange(10), [100, 120, 90, 110, 100, 100, 80, 100, 100, 100])
     names = list("abcdefghij")
     chosen = subsets.choose_labelled(labels, names, fraction=0.1)
     assert np.all(np.bincount(labels[chosen]) == 10)
     np.testing.assert_array_equal(chosen, subsets.choose_labelled(labels, names, fraction=0.1))
     assert not np.array_equal(chosen, subsets.choose_labelled(labels, names, fraction=0.1, seed=1))
+    assert not caplog.records
     assert len(subsets.choose_labelled(labels, names, fraction=0.001)) == 10, "at least one of each class"
+    assert "label_fraction=0.001 of 1000 labels is less than half a label of each of the 10 classes" in caplog.text
     assert np.all(np.bincount(labels[subsets.choose_labelled(labels, names, per_class=13)]) == 13)
     assert len(subsets.choose_labelled(labels, names)) == 1000
     with pytest.raises(UserError, match="labels_per_class=85, but the class 'g' has only 80"):

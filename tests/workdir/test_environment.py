@@ -28,6 +28,23 @@ def test_each_start_has_one_entry(tmp_path):
     assert first["command"] == shlex.join(sys.orig_argv)
 
 
+def test_another_environment_is_told(tmp_path, caplog, monkeypatch):
+    monkeypatch.delenv("JAX_ENABLE_X64", raising=False)
+    environment.record(epath.Path(tmp_path), STARTED)
+    environment.record(epath.Path(tmp_path), STARTED + datetime.timedelta(hours=1))
+    assert not caplog.records
+    monkeypatch.setenv("JAX_ENABLE_X64", "1")
+    environment.record(epath.Path(tmp_path), STARTED + datetime.timedelta(hours=2))
+    assert "JAX_ENABLE_X64 was unset, is 1." in caplog.text
+
+
+def test_entries_of_other_versions_are_compared():
+    entry = {"versions": {"jax": "0.9.0"}, "devices": {"kind": "TPU v4"}}
+    now = {"versions": {"jax": "0.10.2"}, "devices": {"kind": "TPU v4"}, "variables": {"XLA_FLAGS": "--a"}}
+    assert environment.differences(entry, now) == "jax was 0.9.0, is 0.10.2"
+    assert environment.differences(entry, entry) == ""
+
+
 @pytest.mark.parametrize("content", ["", "[{", "{}", "[3]", '["started"]', '[["started"]]', '[{"other": 1}]'])
 def test_a_damaged_file_is_kept_aside(tmp_path, caplog, content):
     (tmp_path / "environment.json").write_text(content)
