@@ -9,15 +9,20 @@ This needs no TPU and times nothing. `cycles` is the sum of the compiler's estim
 - `plain`: a SimCLR step in the way of Flax's ImageNet example (linen, `nn.BatchNorm`, `nn.max_pool`, all similarities at
   once, `optax.lars`), without metrics and without classifier.
 
-Both use bfloat16, 224 px, two views, and a batch split over the slice.
+Both use bfloat16, 224 px, two views, and a batch split over the slice. `with OPTIONS` compiles the same step with options of
+the compiler, which a user sets in the same way: LIBTPU_INIT_ARGS (docs/performance.md).
 """
 
 import functools
+import os
 from typing import Any
 
 from benchmarks import harness
 
 SIZE = 224
+OPTIONS = (
+    "--xla_tpu_enable_multi_level_output_dot_dot_fusion=true --xla_tpu_control_large_2nd_minor_layout_for_x16=true"
+)
 
 
 def plain_encoder(head):
@@ -123,7 +128,8 @@ def our_step(devices, batch: int):
     return recipe.step, (recipe.abstract_state(), recipe.abstract_batch())
 
 
-def compiled(options: dict, make_step) -> dict:
+def compiled(options: dict, make_step, compiler_options: str = "") -> dict:
+    os.environ["LIBTPU_INIT_ARGS"] = compiler_options  # read when the compiler is loaded
     import jax
 
     jax.config.update("jax_platforms", "cpu")
@@ -146,6 +152,12 @@ BENCHMARK = harness.Benchmark(
     contenders={
         "ours": harness.Contender(functools.partial(compiled, make_step=our_step)),
         "plain": harness.Contender(functools.partial(compiled, make_step=plain_step)),
+        "ours with OPTIONS": harness.Contender(
+            functools.partial(compiled, make_step=our_step, compiler_options=OPTIONS)
+        ),
+        "plain with OPTIONS": harness.Contender(
+            functools.partial(compiled, make_step=plain_step, compiler_options=OPTIONS)
+        ),
     },
     value="cycles",
     more_is_better=False,

@@ -138,3 +138,7 @@ def test_parts_that_do_not_divide_the_images_of_a_device_are_refused():
     config.batch_size = 64
     with pytest.raises(errors.UserError, match="config.microbatches is 3.* 8 images on each device: one of 1, 2, 4, 8"):
         config_checks.check_values(config, 8)
+    with pytest.raises(
+        errors.UserError, match="the 64 images of a batch: one of 1, 2, .*64, and on several devices a div"
+    ):
+        config_checks.check_values(config, 1)
