@@ -7,6 +7,7 @@ After a change of the step, remove docs/scale.jsonl, or mark its entries with `"
 the tables until they are compiled again.
 """
 
+import argparse
 import json
 import pathlib
 import re
@@ -161,7 +162,13 @@ def write_tables() -> None:
     PAGE.write_text(text)
 
 
-if __name__ == "__main__":
-    if "--tables" not in sys.argv:
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tables", action="store_true", help="compile nothing, only write the tables")
+    if not parser.parse_args().tables:
         measure()
     write_tables()
+
+
+if __name__ == "__main__":
+    main()

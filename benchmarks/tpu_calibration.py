@@ -6,6 +6,7 @@ Flax's README (examples/imagenet): a ResNet-50 on a v3-8, 125,100 steps of 1,024
 checkpoints and evaluations. Compiles such a step for a v3:2x2, which is a v3-8, and writes the comparison to docs/scale.md.
 """
 
+import argparse
 import pathlib
 
 from benchmarks.pages import filled
@@ -54,6 +55,7 @@ def supervised_step(devices):
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     import jax
 
     jax.config.update("jax_platforms", "cpu")

@@ -36,13 +36,15 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
     config = setup.config
     results = label_subsets.evaluate_each(setup, FineTuning(setup).run) | {"init": config.init}
     writers.write_results(workdir, results)
+    spread = (
+        f" (+- {100 * results['top1_std']:.1f} over {len(results['draws'])} draws)" if len(results["draws"]) > 1 else ""
+    )
     log.info(
-        "%s on %d labels: %.1f %% top-1 (+- %.1f over %d draws) of %d test images.",
+        "%s on %d labels: %.1f %% top-1%s of %d test images.",
         "Fine-tuned" if config.init == "pretrained" else "Trained from scratch",
         results["draws"][0]["labels"],
         100 * results["top1"],
-        100 * results["top1_std"],
-        len(results["draws"]),
+        spread,
         results["n"],
     )
     return results

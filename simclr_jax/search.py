@@ -1,10 +1,11 @@
 """Search in a table of embeddings: nearest images, near-duplicates, clusters. As a page of pictures or as CSV.
 
     python -m simclr_jax.search --embeddings=x.parquet --nearest=cats/17.jpg --output=near.html
-    python -m simclr_jax.search --embeddings=x.parquet --duplicates=0.97 --output=duplicates.csv
+    python -m simclr_jax.search --embeddings=x.parquet --duplicates=0.99 --output=duplicates.csv
     python -m simclr_jax.search --embeddings=x.parquet --clusters=50 --output=clusters.html
 
-`simclr_jax.embed` makes the table. Similarity is the cosine of two embeddings: 1 for the same image. CSV has a line for each
+`simclr_jax.embed` makes the table. Similarity is the cosine of two embeddings seen from the mean of the table (from zero, if it
+has fewer than 20 images): 1 for the same image, about 0 for two images that have nothing in common. CSV has a line for each
 image of each group: group, rank, similarity, path, label. HTML is one file with small pictures. Install faiss for this:
 `pip install 'simclr_jax[search]'`.
 """
@@ -61,6 +62,14 @@ def run(values: flags.FlagValues) -> list[Group]:
         title = f"{values.embeddings}: {len(table.paths):,} images"
         content = gallery.render(table.paths, table.labels, groups[:SHOWN_GROUPS], len(groups), title, pictures)
     files.write_atomically(output, content.encode())
+    if values.duplicates is not None and groups and groups[0].size > max(10, len(table.paths) / 5):
+        log.warning(
+            "The largest group has %d of the %d images, because pairs connect in chains. A value above --duplicates=%s keeps "
+            "to closer copies.",
+            groups[0].size,
+            len(table.paths),
+            values.duplicates,
+        )
     images = sum(group.size for group in groups)
     log.info("%s: %d group%s, %d image%s.", output, len(groups), "s" * (len(groups) != 1), images, "s" * (images != 1))
     return groups

@@ -157,7 +157,7 @@ def test_the_l2_penalty_is_as_documented():
     features = rng.normal(size=(60, 4))
     labels = rng.integers(0, 3, 60).astype(np.int32)
     options = config_lib.linear_probe().lbfgs
-    options.update(l2_values=1, l2_max=2.5, standardize=False)
+    options.update(l2_values=1, l2_max=5.0, l2_min=1.25, standardize=False)
     classifier, l2 = logistic_regression.fit(features, labels, options, seed=0)
     assert l2 == 2.5
     scores = logistic_regression.scores(classifier, features, 3)

@@ -274,7 +274,7 @@ def lbfgs() -> Block:
         "standardize": Field(True, "Features to mean 0 and standard deviation 1 first."),
         "l2_min": Field(1e-6, "Least l2 penalty.", bound=field.POSITIVE),
         "l2_max": Field(1e5, "Largest l2 penalty.", bound=field.POSITIVE),
-        "l2_values": Field(45, "How many, log-spaced.", bound=field.AT_LEAST_1),
+        "l2_values": Field(45, "How many, log-spaced; 1: the one in the middle.", bound=field.AT_LEAST_1),
         "max_iterations": Field(1000, "For each value of l2.", bound=field.AT_LEAST_1),
     }
 

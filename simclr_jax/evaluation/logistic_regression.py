@@ -73,6 +73,8 @@ def fit(
     scaler = StandardScaler(with_mean=lbfgs.standardize, with_std=lbfgs.standardize).fit(features)
     features = scaler.transform(features)
     values = np.geomspace(lbfgs.l2_max, lbfgs.l2_min, lbfgs.l2_values)
+    if len(values) == 1:  # `geomspace` would take the first end
+        values = np.sqrt([lbfgs.l2_max * lbfgs.l2_min])
     if held_out is None and len(values) > 1:
         held_out = hold_out(labels, lbfgs.holdout, seed)
     if len(values) == 1 or held_out is None:

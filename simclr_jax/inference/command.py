@@ -57,6 +57,6 @@ def run(values: flags.FlagValues, place: str, flag: str, result: str) -> dict[st
     )
     counts = stream.run(job, RunMonitor())
     if distributed.is_primary():
-        bad = f"; {counts['unreadable']} cannot be read" if counts["unreadable"] else ""
+        bad = f"; {counts['unreadable']} of them cannot be read" if counts["unreadable"] else ""
         log.info("%s: %d images%s.", values.output, counts["images"], bad)
     return counts

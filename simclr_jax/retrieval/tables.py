@@ -14,6 +14,8 @@ from simclr_jax.runtime import extras
 log = logging.getLogger("simclr_jax")
 
 PATH, LABEL, VECTOR = "path", "label", "vector"
+# Fewer vectors have no mean that says what all images have in common.
+ENOUGH_FOR_A_MEAN = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Embeddings:
 
     Attributes:
       paths: `[n]`, where each image is.
-      vectors: float32 `[n, dim]`, each of length 1.
+      vectors: float32 `[n, dim]`, each of length 1, around their mean.
       labels: `[n]` class names, or None.
     """
 
@@ -49,7 +51,7 @@ class Embeddings:
 
 
 def read(name: str) -> Embeddings:
-    """Read a table and scale its vectors to length 1. Rows without a vector are left out.
+    """Read a table and scale its vectors to length 1 around their mean. Rows without a vector are left out.
 
     Raises:
       UserError: if the file does not exist, cannot be read, is empty, or has no column of vectors.
@@ -88,9 +90,25 @@ def read(name: str) -> Embeddings:
     rows = np.flatnonzero(good)
     return Embeddings(
         [str(columns[PATH][row]) for row in rows],
-        vectors / length[:, None],
+        around_mean(vectors / length[:, None]),
         None if labels is None else ["" if labels[row] is None else str(labels[row]) for row in rows],
     )
+
+
+def around_mean(unit: np.ndarray) -> np.ndarray:
+    """The directions from the mean of unit vectors, float32 `[n, dim]`.
+
+    Features that most images have (after a ReLU none is negative) bring the cosines of any two close to 1. Seen from the
+    mean, as `simclr_jax.verdict` sees them, only what sets images apart counts. Few vectors, and vectors that are all equal,
+    stay as they are.
+    """
+    if len(unit) < ENOUGH_FOR_A_MEAN:
+        return unit
+    apart = unit - unit.mean(axis=0, dtype=np.float64).astype(np.float32)
+    length = np.linalg.norm(apart, axis=1, keepdims=True)
+    if length.max() < 1e-3:  # the differences are mostly rounding
+        return unit
+    return apart / np.maximum(length, 1e-6)
 
 
 def _read_parquet(path: epath.Path) -> dict:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 import os
+import re
 import sys
 from typing import Any
 
@@ -44,9 +45,10 @@ def show(text: str) -> None:
 
 
 def _text(flag: flags.Flag) -> str:
-    """The help of a flag, and the values that it may have."""
+    """The help of a flag, and the values that it may have, without what absl adds to the text in its own words."""
+    text = re.sub(r"^<[^>]*>: |;\s*repeat this option to specify a list of values$", "", flag.help)
     choices = f" One of {', '.join(flag.parser.enum_values)}." if isinstance(flag, flags.EnumFlag) else ""
-    return flag.help + choices
+    return text + choices
 
 
 def _entry(name: str, default: Any, text: str) -> list[str]:

@@ -54,7 +54,23 @@ def test_every_format_gives_the_same_table(table, name):
     read = tables.read(str(table / name))
     assert read.paths[0] == "bus/0.jpg"
     assert read.labels == [label for label in CLASSES for _ in range(PER_CLASS)]
-    np.testing.assert_allclose(read.vectors, unit(np.load(table / "x.npz")["vector"]), rtol=1e-5, atol=1e-6)
+    vectors = unit(np.load(table / "x.npz")["vector"])
+    np.testing.assert_allclose(read.vectors, unit(vectors - vectors.mean(axis=0)), rtol=1e-4, atol=1e-5)
+
+
+def test_what_all_images_have_in_common_does_not_count():
+    random = np.random.default_rng(0)
+    vectors = unit(10 + random.normal(size=(50, 8)))
+    assert (vectors @ vectors.T).min() > 0.9
+    vectors[1] = vectors[0]
+    apart = tables.around_mean(vectors.astype(np.float32))
+    similarities = apart @ apart.T
+    assert similarities[0, 1] == pytest.approx(1, abs=1e-5)
+    assert abs(np.mean(similarities[np.triu_indices(50, 1)])) < 0.05
+    same = np.repeat(vectors[:1], 50, axis=0).astype(np.float32)
+    np.testing.assert_array_equal(tables.around_mean(same), same)
+    few = vectors[:5].astype(np.float32)
+    np.testing.assert_array_equal(tables.around_mean(few), few)
 
 
 def search(table, output, *words):
@@ -75,6 +91,13 @@ def test_copies_are_found_as_near_duplicates(table, tmp_path):
     groups = search(table, tmp_path / "same.csv", "--duplicates=0.9999")
     assert sorted(sorted(group.rows.tolist()) for group in groups) == [[0, 1], [20, 21], [40, 41]]
     assert all(group.similarities == pytest.approx([1, 1]) for group in groups)
+
+
+def test_a_value_that_connects_most_images_is_told(table, tmp_path, caplog):
+    search(table, tmp_path / "same.csv", "--duplicates=0.9999")
+    assert "largest group" not in caplog.text
+    search(table, tmp_path / "most.csv", "--duplicates=0.1")
+    assert "The largest group has 60 of the 60 images" in caplog.text
 
 
 def test_near_duplicates_are_connected_by_chains():
