@@ -15,6 +15,7 @@ from simclr_jax.errors import UserError
 from simclr_jax.errors import nearest
 from simclr_jax.runtime import flags as flags_lib
 from simclr_jax.runtime import help as help_lib
+from simclr_jax.runtime import storage
 
 
 def parse(
@@ -94,6 +95,11 @@ def main(run: Callable[[list[str]], int]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
+    except Exception as error:
+        if (problem := storage.unreachable(error)) is None:
+            raise
+        print(f"error: {problem}", file=sys.stderr)
+        code = errors.StorageError.exit_code
     sys.exit(code)
 
 

@@ -10,6 +10,7 @@ processes, which save and end. The exit code is that of the job: see launch/READ
 """
 
 import os
+import pathlib
 import shlex
 import signal
 import socket
@@ -78,6 +79,10 @@ def start(command: list[str], count: int, devices: int) -> list[subprocess.Popen
     processes = []
     for number in range(count):
         settings = os.environ | environment(number, count, port, devices)
+        # `python` in the command is the one that runs this launcher, also where its environment is not activated.
+        settings["PATH"] = os.pathsep.join(
+            [str(pathlib.Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+        )
         # In a new session, so that Ctrl-C reaches only this launcher, which then asks the processes to save.
         output = None if number == 0 else subprocess.PIPE
         process = subprocess.Popen(

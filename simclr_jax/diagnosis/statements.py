@@ -11,6 +11,7 @@ import numpy as np
 from simclr_jax.diagnosis.augmentations import IN_THE_RUN
 from simclr_jax.diagnosis.augmentations import Row
 from simclr_jax.objectives.representations import COLLAPSED
+from simclr_jax.training.advice import FEW_STEPS
 
 # Standard errors by which the trained network has to answer better than the untrained one. The best of four questions counts:
 # by chance, one of four is above 2.5 in 2.5 % of the cases.
@@ -110,7 +111,7 @@ def improving(doubling: Mapping[str, float] | None, checkpoints: Sequence[Mappin
 
     Args:
       doubling: of `progress.last_doubling`.
-      checkpoints: step and score of each checkpoint, ascending.
+      checkpoints: step and score of each checkpoint, ascending; the last one is that of the verdict.
     """
     text = ""
     if len(checkpoints) > 1:
@@ -120,6 +121,9 @@ def improving(doubling: Mapping[str, float] | None, checkpoints: Sequence[Mappin
         return Statement("still improving", "unclear", f"The metrics of the run do not say whether it improves.{text}")
     share = min(doubling["share"], 1.0)  # more than all of it, where the first half was spent above guessing
     numbers = f"the second half of the run contributed {share:.0%} of what the loss has gained on guessing"
+    if checkpoints and checkpoints[-1]["step"] < FEW_STEPS:  # the curve of the loss is that of the warmup then
+        text = f"It is too short to say: fewer than {FEW_STEPS} steps hardly train an encoder. Train longer first; {numbers}."
+        return Statement("still improving", "unclear", text)
     if share > STILL:
         text = f"It was still improving: {numbers}. Twice the epochs should help.{text}"
         return Statement("still improving", "yes", text)

@@ -24,6 +24,8 @@ REMEDIES = {
 }
 # Of aiohttp, google-auth and Python, by name: the first two are imported only where there is a bucket.
 NETWORK_ERRORS = {"ClientConnectionError", "TransportError", "DefaultCredentialsError", "gaierror"}
+# How TensorFlow, whose errors are of several types, begins the text.
+NETWORK_TEXT = "Error executing an HTTP request: "
 _PATH = re.compile(r"""["'](/[^"']+)["']""")
 
 
@@ -50,9 +52,10 @@ def problem(error: BaseException, written: str | None = None) -> str | None:
 def unreachable(error: BaseException) -> str | None:
     """The line for an error that means that a bucket cannot be reached; None for any other error."""
     for one in _chain(error):
-        if {kind.__name__ for kind in type(one).__mro__} & NETWORK_ERRORS:
+        if {kind.__name__ for kind in type(one).__mro__} & NETWORK_ERRORS or str(one).startswith(NETWORK_TEXT):
+            said = " ".join(str(one).removeprefix(NETWORK_TEXT).split())
             return (
-                f"the bucket cannot be reached: {one}. Check network and credentials, then run the same command again."
+                f"the bucket cannot be reached: {said}. Check network and credentials, then run the same command again."
             )
     return None
 

@@ -69,6 +69,14 @@ def test_colour_shortcut():
     assert answers == ["no", "yes", "partly"]
 
 
+def test_a_run_of_few_steps_is_told_to_train_longer():
+    doubling = {"half": 5.0, "end": 4.0, "share": 0.04}
+    found = statements.improving(doubling, [{"step": 126, "score": 0.2}])
+    assert found.answer == "unclear"
+    assert "too short to say: fewer than 200 steps" in found.text
+    assert statements.improving(doubling, [{"step": 200, "score": 0.2}]).answer != "unclear"
+
+
 def test_improving():
     def of(share):
         return statements.improving({"half": 5.0, "end": 4.0, "share": share}, [])

@@ -32,6 +32,16 @@ def test_help_lists_the_flags_of_the_launcher(name, word, monkeypatch, capsys):
     assert "flagfile" not in printed, "a flag of absl"
 
 
+def test_a_bucket_that_cannot_be_reached_is_one_line(capsys):
+    def run(argv):
+        raise RuntimeError("Error executing an HTTP request: libcurl code 6 meaning 'Could not resolve hostname'")
+
+    with pytest.raises(SystemExit) as ended:
+        common.main(run)
+    assert ended.value.code == errors.StorageError.exit_code
+    assert capsys.readouterr().err.startswith("error: the bucket cannot be reached: libcurl code 6")
+
+
 def test_help_after_the_dashes_is_a_word_of_the_command():
     _, _, command = common.parse(["slurm", "--", "python", "--help"], slurm.define_flags, "")
     assert command == ["python", "--help"]

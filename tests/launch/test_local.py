@@ -51,3 +51,11 @@ def test_processes_end_with_a_launcher_that_is_killed(tmp_path):
     os.kill(launcher.pid, signal.SIGKILL)
     launcher.wait()
     assert lines(tmp_path / "log", 4) == ["started"] * 2 + ["stopped"] * 2
+
+
+def test_python_in_a_command_is_the_one_of_the_launcher(tmp_path):
+    command = [sys.executable, "-m", "launch.local", "--num_processes=1", "--", "python", "-c"]
+    code = f"import sys; open({str(tmp_path / 'python')!r}, 'w').write(sys.prefix)"
+    elsewhere = os.environ | {"PATH": "/usr/bin:/bin"}  # the environment of the tests is not activated
+    subprocess.run([*command, code], cwd=ROOT, check=True, env=elsewhere, stderr=subprocess.DEVNULL)
+    assert (tmp_path / "python").read_text() == sys.prefix

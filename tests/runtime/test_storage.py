@@ -177,3 +177,9 @@ def test_a_bucket_that_cannot_be_reached_is_a_line():
         wrapped.__cause__ = error
     assert storage.unreachable(wrapped).startswith("the bucket cannot be reached: [Errno")
     assert storage.unreachable(ValueError("a bug")) is None
+    text = (
+        "Error executing an HTTP request: libcurl code 6 meaning 'Could not resolve hostname'\n\t when reading gs://a/b"
+    )
+    assert storage.unreachable(RuntimeError(text)).startswith(
+        "the bucket cannot be reached: libcurl code 6 meaning 'Could not resolve hostname' when reading gs://a/b. Check"
+    )
