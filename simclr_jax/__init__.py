@@ -10,7 +10,7 @@ The names below are imported when they are first used, so that `import simclr_ja
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _LAZY = {
     "ResNet": "simclr_jax.models.resnet",
