@@ -1,5 +1,6 @@
 """What was computed with the weights of one encoder is never used with those of another one in its place."""
 
+import contextlib
 import json
 import shutil
 
@@ -10,8 +11,12 @@ import numpy as np
 import pytest
 
 import simclr_jax
+from simclr_jax.errors import Preempted
 from simclr_jax.errors import UserError
+from simclr_jax.inference import stream
+from simclr_jax.inference.encoder import Encoder
 from simclr_jax.runtime import cli
+from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import checkpoint
 from simclr_jax.workdir import classifiers
 
@@ -102,6 +107,80 @@ def test_each_label_subset_knows_its_encoder(place):
     simclr_jax.load(draw)
     with pytest.raises(UserError, match="draw_1.*has other weights"):
         simclr_jax.load(probe / "draw_1")
+
+
+def test_an_unfinished_table_is_not_continued_with_other_weights_or_images(place, image_folder, monkeypatch):
+    monkeypatch.setattr(stream, "STORE_SECONDS", 0.0)
+    images, starts = image_folder, []
+    batches = Encoder.batches
+    monkeypatch.setattr(
+        Encoder,
+        "batches",
+        lambda self, *args, **kwargs: starts.append(kwargs.get("start_step")) or batches(self, *args, **kwargs),
+    )
+
+    def embed(*words, stop=False):
+        """Returns the batch that it begins with."""
+        words = (f"--pretrained={place}/pretrained", f"--images={images}", f"--output={place}/x.npz", *words)
+        with monkeypatch.context() as patch:
+            if stop:
+                stopping = iter([False, True])
+                patch.setattr(RunMonitor, "poll", lambda self: next(stopping))
+            with pytest.raises(Preempted) if stop else contextlib.nullcontext():
+                cli.call("embed", "--batch_size=8", *words)
+        return starts[-1]
+
+    assert embed(stop=True) == 0
+    write_again(place / "pretrained", 1.01)
+    with pytest.raises(
+        UserError, match="beginning of another run: weights is .*Continue with the same values, or start anew"
+    ):
+        embed()
+    assert embed("--overwrite", stop=True) == 0
+    image = images / "train" / "cat" / "0.jpg"
+    content = bytearray(image.read_bytes())
+    content[-20] ^= 1
+    image.write_bytes(content)  # with the size that it had
+    with pytest.raises(UserError, match="beginning of another run: contents is "):
+        embed()
+    assert embed("--overwrite", stop=True) == 0
+    assert embed("--overwrite", stop=True) == 2, "a preempted job is started again by the same command"
+    whole = simclr_jax.load(place / "pretrained").embed(images)
+    assert embed("--overwrite") > 0
+    np.testing.assert_allclose(np.load(place / "x.npz")["vector"], whole, atol=2e-6)
+    # What was begun without --overwrite is discarded by it.
+    (place / "x.npz").unlink()
+    assert embed(stop=True) == 0
+    assert embed("--overwrite") == 0
+
+
+def test_a_card_has_no_results_of_other_weights(place, caplog):
+    words = (f"--pretrained={place}/pretrained", "--format=safetensors", f"--output={place}/x", "--overwrite")
+    top1 = f"{100 * json.loads((place / 'probe' / 'results.json').read_text())['top1']:.1f} %"
+    cli.call("export", *words)
+    assert f"| linear probe | digits | 1437 | top-1 | {top1} | 360 |" in (place / "x" / "README.md").read_text()
+    write_again(place / "pretrained", 1.01)
+    cli.call("export", *words)
+    text = (place / "x" / "README.md").read_text()
+    assert "linear probe" not in text
+    assert "model-index" not in text
+    said = f"{place}/probe is of an encoder with other weights than the one in {place}/pretrained/checkpoints/9: its results"
+    assert caplog.text.count(said) == 1
+    (place / "probe" / "data.json").unlink()  # as of a version that did not write it
+    cli.call("export", *words)
+    assert top1 in (place / "x" / "README.md").read_text()
+
+
+def test_a_card_has_no_config_of_another_pretraining(place, caplog):
+    few = "--config=configs/digits_finetune.py:0.1,steps=2"
+    cli.call("finetune", f"--pretrained={place}/pretrained", f"--workdir={place}/finetuned", few)
+    words = (f"--pretrained={place}/finetuned/draw_0", "--format=safetensors", f"--output={place}/x", "--overwrite")
+    cli.call("export", *words)
+    assert "loss.temperature" in (place / "x" / "README.md").read_text()
+    write_again(place / "pretrained", 1.01)
+    cli.call("export", *words)
+    assert "loss.temperature" not in (place / "x" / "README.md").read_text()
+    assert f"{place}/finetuned is of an encoder with other weights" in caplog.text
 
 
 def test_a_probe_of_an_untrained_encoder_keeps_its_seed(place):
