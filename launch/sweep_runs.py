@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import logging
 import pathlib
 import sys
 from typing import Any
@@ -18,7 +19,10 @@ from simclr_jax.config import checks as config_checks
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.flags import parse_run
+from simclr_jax.workdir import data_record
 from simclr_jax.workdir import runs as saved_runs
+
+log = logging.getLogger("simclr_jax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,10 +93,9 @@ class Stage:
 
     def disagreements(self) -> list[str]:
         """The fields whose values differ from those in the workdir's config.json, one line for each."""
-        path = self.workdir / "config.json"
-        if not path.exists():
+        if not (self.workdir / "config.json").exists():
             return []
-        saved = saved_config.read(path, self._schema(), "move that folder away, or take another --workdir")
+        saved = self._saved_as()
         config = self.config.copy_and_resolve_references()
         saved_config.settle_as(config, saved)
         if self.binary != "pretrain":
@@ -106,8 +109,27 @@ class Stage:
         return saved_config.differences(config, saved)
 
     def results(self) -> dict[str, Any] | None:
-        """The content of results.json; None if the stage is not done, and with a warning where the file is damaged."""
-        return saved_runs.read_results(self.workdir) if (self.workdir / "config.json").exists() else None
+        """The content of results.json; None if the stage is not done.
+
+        With a warning also where the file is damaged, or the checkpoint that was evaluated has been replaced since.
+        """
+        if not (self.workdir / "config.json").exists():
+            return None
+        results = saved_runs.read_results(self.workdir)
+        return results if results is None or self._is_of_its_encoder() else None
+
+    def _is_of_its_encoder(self) -> bool:
+        if self.binary == "pretrain":
+            return True
+        pretrained = self._saved_as().pretrained
+        if not pretrained or data_record.is_of_files(data_record.read(self.workdir), epath.Path(pretrained)):
+            return True
+        log.warning("%s is of weights that are no longer in %s: it counts as not done.", self.workdir, pretrained)
+        return False
+
+    def _saved_as(self) -> ConfigDict:
+        remedy = "move that folder away, or take another --workdir"
+        return saved_config.read(self.workdir / "config.json", self._schema(), remedy)
 
 
 @dataclasses.dataclass(frozen=True)

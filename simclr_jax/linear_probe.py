@@ -105,7 +105,8 @@ def _lbfgs(setup: Setup) -> dict:
         )
         kernel, bias = logistic_regression.folded(classifier, setup.num_classes)
         names, features = setup.test.class_names or (), setup.config.features
-        classifiers.write(folder, classifiers.SavedClassifier(kernel, bias, names, features, l2))
+        of_encoder = setup.data["encoder"]
+        classifiers.write(folder, classifiers.SavedClassifier(kernel, bias, names, features, l2, of_encoder))
         scores = logistic_regression.scores(classifier, test.values, setup.num_classes)
         results = setup.score(scores, test, folder)
         return results | {"l2": l2, "step": setup.pretrained_step, "bad_images": train.unreadable + test.unreadable}

@@ -41,6 +41,7 @@ from simclr_jax.evaluation.setup import Setup
 from simclr_jax.evaluation.setup import set_up
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime.run_monitor import RunMonitor
+from simclr_jax.workdir import data_record
 from simclr_jax.workdir import runs
 from simclr_jax.workdir import writers
 
@@ -196,11 +197,13 @@ def _train(
         config.batch_size = supervised.batch_for(config.batch_size, train.num_examples, setup.mesh.size)
         config.epochs = (config.steps - 1) * config.batch_size / train.num_examples
         config.min_steps = config.steps
+    # The workdir has no record before the end, so that each training has its own.
+    data = data_record.check(folder, setup.data, accept=setup.monitor.accept_new_data)
     earlier = runs.earlier_results(folder, config, setup.config.metric)
     if earlier is not None:
         return earlier
     folder.mkdir(parents=True, exist_ok=True)
-    part = dataclasses.replace(setup, config=config, workdir=folder, train=train, test=test)
+    part = dataclasses.replace(setup, config=config, workdir=folder, train=train, test=test, data=data)
     momentum = max(1 - 10 / steps_per_epoch, 0.9)
     training = supervised.ClassifierTraining(part, frozen=False, name=folder.name, bn_momentum=momentum)
     results = training.run(np.arange(train.num_examples), config.seed, folder)

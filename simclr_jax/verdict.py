@@ -77,7 +77,7 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
     metrics = of_run / "metrics.jsonl" if of_run else None
     lines = metrics_file.read(metrics) if metrics is not None and metrics.exists() else []
     verdict, h = examine(encoder, _earlier(place) if of_run else [], images, lines, op_images=values.op_images)
-    verdict |= {"pretrained": str(place)}
+    verdict |= {"pretrained": str(place), "encoder": checkpoint.identity(place, "encoder")}
     folder.mkdir(parents=True, exist_ok=True)
     _draw(h, images, folder)
     files.write_atomically(folder / VERDICT, (json.dumps(verdict, indent=1) + "\n").encode())

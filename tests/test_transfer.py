@@ -235,6 +235,14 @@ def test_finetuning_chooses_from_the_grid_and_continues(folder, tmp_path, pretra
     monkeypatch.setattr(transfer.supervised.ClassifierTraining, "run", counted)
     with pytest.raises(KeyboardInterrupt):
         cli.call("transfer", *arguments)
+    record = tmp_path / "grid" / "learning_rate=0.05,weight_decay=0" / "data.json"
+    content = record.read_text()
+    record.write_text(json.dumps(json.loads(content) | {"encoder": {"step": 9, "values": "of another encoder"}}))
+    with pytest.raises(
+        errors.UserError, match="weight_decay=0 is a run on other data: encoder: it has other weights. Take"
+    ):
+        cli.call("transfer", *arguments)
+    record.write_text(content)
     results = cli.call("transfer", *arguments)
     assert trained[:3] == [(0.05, 0, 12, 9), (0.05, 0.001, 12, 9), (1e-8, 0, 12, 9)]
     assert trained[3:5] == [(1e-8, 0, 12, 9), (1e-8, 0.001, 12, 9)]

@@ -16,6 +16,7 @@ def check(
     train: sources.Source,
     test: sources.Source,
     path: epath.Path | None,
+    seed: int,
     accept: bool,
 ) -> dict[str, Any]:
     """The record of an evaluation, for `workdir.data_record`.
@@ -25,12 +26,13 @@ def check(
       workdir: where it writes.
       train, test: its images.
       path: the checkpoint of the encoder, if there is one.
+      seed: of the weights of an untrained encoder.
       accept: continue a training on other data.
 
     Raises:
       UserError: where a training in the workdir would be continued on other data. Other runs compute everything again.
     """
-    of_encoder = checkpoint.identity(path, "encoder") if path and config.init == "pretrained" else None
+    of_encoder = checkpoint.identity(path, "encoder") if path and config.init == "pretrained" else {"seed": seed}
     record = {
         "training images": sources.fingerprint(train),
         "test images": sources.fingerprint(test),

@@ -190,7 +190,8 @@ def set_up(
         config=saved_config.to_json(config), training_set=sources.identity(train), test_set=sources.identity(test)
     )
     sources.check_outside(workdir, config.data, train, test)
-    data = on_which_data.check(config, workdir, train, test, path, monitor.accept_new_data)
+    seed = _seed(config, pretrain_config)
+    data = on_which_data.check(config, workdir, train, test, path, seed, monitor.accept_new_data)
     workdir.mkdir(parents=True, exist_ok=True)
     distributed.check_shared(workdir)
     monitor.trackers.start(workdir, saved_config.flatten(config))
@@ -264,11 +265,15 @@ def _check_same_network(config: ConfigDict, pretrain_config: ConfigDict, path: e
             )
 
 
+def _seed(config: ConfigDict, pretrain_config: ConfigDict | None) -> int:
+    """Of the weights of an untrained encoder."""
+    return config.seed if pretrain_config is None else pretrain_config.seed
+
+
 def _load_encoder(config: ConfigDict, pretrain_config: ConfigDict | None, path: epath.Path | None, mesh: Mesh):
     def make_model(rngs):
         return _Features(*make_parts(config, pretrain_config, rngs))
 
-    seed = config.seed if pretrain_config is None else pretrain_config.seed
     if config.init == "random":
-        return state_lib.init_variables(make_model, seed, mesh)
+        return state_lib.init_variables(make_model, _seed(config, pretrain_config), mesh)
     return checkpoint.load_parts(path, *state_lib.abstract_variables(make_model, mesh))

@@ -33,6 +33,7 @@ from simclr_jax.training import steps
 from simclr_jax.training.checkpoint import Checkpoints
 from simclr_jax.training.recipe import make_optimization
 from simclr_jax.workdir import classifiers
+from simclr_jax.workdir import data_record
 
 log = logging.getLogger("simclr_jax")
 
@@ -199,7 +200,11 @@ class ClassifierTraining:
         if self.frozen:
             gather = jax.jit(lambda tree: tree, out_shardings=sharding.replicated(setup.mesh))
             weights = jax.device_get(gather(state.params["classifier"]))
-            saved = classifiers.SavedClassifier(weights["kernel"], weights["bias"], class_names, config.features)
+            # The frozen encoder is that of the first checkpoint, with whatever data the run was continued.
+            first = [*setup.data.get(data_record.BEFORE, []), setup.data][0].get("encoder")
+            saved = classifiers.SavedClassifier(
+                weights["kernel"], weights["bias"], class_names, config.features, encoder=first
+            )
             classifiers.write(workdir, saved)
         return state, distributed.sum_over_processes(bad_images.count)
 

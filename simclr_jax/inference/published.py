@@ -1,8 +1,10 @@
 """An encoder for others: a workdir with its weights only, and a model card in the layout of the Hugging Face Hub."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import importlib.resources
+import logging
 from typing import Any
 
 from etils import epath
@@ -16,7 +18,10 @@ from simclr_jax.config import saved as saved_config
 from simclr_jax.inference.encoder import Encoder
 from simclr_jax.runtime import files
 from simclr_jax.training import checkpoint
+from simclr_jax.workdir import data_record
 from simclr_jax.workdir import runs
+
+log = logging.getLogger("simclr_jax")
 
 # Blocks of a config that the card shows as a table.
 _SHOWN = ("batch_size", "epochs", "optimizer.", "loss.", "model.", "head.", "protocol", "features", "label_fraction")
@@ -106,8 +111,13 @@ def _public(config: ConfigDict) -> ConfigDict:
 
 def front_matter(encoder: Encoder, export: Export) -> str:
     """The YAML at the beginning of a card, without the lines of dashes."""
+    return _front_matter(encoder, export, _configs(encoder), _results(encoder))
+
+
+def _front_matter(
+    encoder: Encoder, export: Export, configs: Mapping[str, ConfigDict], results: Sequence[Result]
+) -> str:
     classifies = encoder.class_names is not None
-    results = _results(encoder)
     tags = ["simclr", "self-supervised-learning", "contrastive-learning", "resnet", "jax", "flax", export.format]
     fields: dict[str, Any] = {
         "library_name": "simclr_jax",
@@ -116,9 +126,7 @@ def front_matter(encoder: Encoder, export: Export) -> str:
     }
     if export.license:
         fields["license"] = export.license
-    names = [
-        config.data.name.partition(":")[0] for config in _configs(encoder).values() if config.data.source == "tfds"
-    ]
+    names = [config.data.name.partition(":")[0] for config in configs.values() if config.data.source == "tfds"]
     if names:
         fields["datasets"] = sorted(set(names))
     if results:
@@ -143,7 +151,7 @@ def card(encoder: Encoder, export: Export) -> str:
     template = jinja2.Environment(keep_trailing_newline=True, undefined=jinja2.StrictUndefined).from_string(text)
     return template.render(
         **dataclasses.asdict(export),
-        front_matter=front_matter(encoder, export),
+        front_matter=_front_matter(encoder, export, configs, results),
         summary=_summary(encoder),
         size=first.data.image_size,
         num_features=encoder.num_features,
@@ -176,7 +184,8 @@ def _configs(encoder: Encoder) -> dict[str, ConfigDict]:
     found = {KINDS[own.kind].title: own}
     place = own.get("pretrained") if own.get("init") == "pretrained" else None
     before = checkpoint.newest(epath.Path(place)) if place else None
-    if before is not None:
+    folder = _workdir(encoder)
+    if before is not None and (folder is None or _is_of(folder, before, "the config of that one is left out")):
         config = checkpoint.load_own_config(before)
         found.setdefault(KINDS[config.kind].title, config)
     return found
@@ -203,11 +212,27 @@ def _results(encoder: Encoder) -> list[Result]:
     of_checkpoint = made_by.parent.parent.parent if made_by is not None else None
     own = next((folder for folder in (place, *list(place.parents)[:2]) if (folder / "results.json").exists()), None)
     found = runs.evaluations(made_by, [of_checkpoint]) if made_by is not None and of_checkpoint is not None else []
+    found = [run for run in found if made_by is not None and _is_of(run.path, made_by, "its results are left out")]
     if encoder.class_names is not None and own is not None and all(run.path not in (own, own.parent) for run in found):
         config = saved_config.flatten(encoder.saved.config)
         title = KINDS[encoder.saved.config.kind].title
         found.insert(0, runs.SavedRun(own.name, own, config, title, runs.read_results(own, config)))
     return [result for run in found for result in _of_run(run)]
+
+
+def _is_of(evaluation: epath.Path, encoder: epath.Path, otherwise: str) -> bool:
+    """Whether an evaluation is of the weights that a checkpoint has now. Warns where it is not."""
+    record = data_record.read(evaluation) or {}
+    if not checkpoint.changed(encoder, "encoder", record.get("encoder")):
+        return True
+    log.warning("%s is of an encoder with other weights than the one in %s: %s.", evaluation, encoder, otherwise)
+    return False
+
+
+def _workdir(encoder: Encoder) -> epath.Path | None:
+    """The workdir of the run that made an encoder or its classifier: the first folder above its weights with a config."""
+    place = epath.Path(encoder.path)
+    return next((folder for folder in (place, *list(place.parents)[:3]) if (folder / "config.json").exists()), None)
 
 
 def _of_run(run: runs.SavedRun) -> Sequence[Result]:

@@ -62,15 +62,18 @@ class Parts:
     def __init__(self, output: epath.Path, facts: dict[str, Any]):
         self.folder = output.parent / f"{output.name}.partial"
         self._facts = json.loads(json.dumps(facts))
+        self._overwrite = False
 
     def open(self, overwrite: bool = False) -> int:
         """Finds the parts of an earlier run. Returns the batch to continue from; 0 where there are none.
 
-        Parts with other facts are deleted where `overwrite` is true.
+        Where `overwrite` is true, the parts are deleted, unless the same command began them, with `overwrite` and the same
+        facts: a job that is preempted and started again has to come to its end.
 
         Raises:
           UserError: where they are damaged or of a run with other facts, and `overwrite` is false.
         """
+        self._overwrite = overwrite
         run = self.folder / "run.json"
         if run.exists():
             try:
@@ -84,7 +87,7 @@ class Parts:
                 for name, value in self._facts.items()
                 if value != earlier.get(name)
             ]
-            if differing and overwrite:
+            if overwrite and (differing or not earlier.get("overwrite")):
                 self.remove()
             elif differing:
                 raise UserError(
@@ -97,7 +100,8 @@ class Parts:
         """Stores the rows of batches `first` to `stop` (excluded)."""
         if not (self.folder / "run.json").exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            files.write_atomically(self.folder / "run.json", json.dumps(self._facts, indent=1).encode())
+            facts = self._facts | {"overwrite": self._overwrite}
+            files.write_atomically(self.folder / "run.json", json.dumps(facts, indent=1).encode())
         content = io.BytesIO()
         texts = {"paths": json.dumps(rows.paths), "labels": json.dumps(rows.labels)}
         arrays: dict[str, Any] = {"readable": rows.readable, "values": rows.values, "classes": rows.classes}

@@ -1,7 +1,9 @@
 """Find what a workdir holds for use: an encoder, perhaps its projection head, perhaps a classifier."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
+from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -12,7 +14,10 @@ from simclr_jax.errors import UserError
 from simclr_jax.runtime import files
 from simclr_jax.runtime import hub
 from simclr_jax.training import checkpoint
+from simclr_jax.training.checkpoint import places
 from simclr_jax.workdir import classifiers
+from simclr_jax.workdir import data_record
+from simclr_jax.workdir import draws
 from simclr_jax.workdir import predictions
 
 # Runs that keep no weights of their own.
@@ -74,7 +79,7 @@ def find(path: epath.PathLike, pretrained: epath.PathLike | None = None, flag: s
     if (place / "chosen").is_dir():  # of simclr_jax.transfer with protocol=finetune
         return find(place / "chosen", pretrained, flag)
     _refuse_without_weights(place, name)
-    inside = sorted(place.glob("draw_*"))
+    inside = draws.of_run(place)
     if len(inside) > 1:
         names = ", ".join(draw.name for draw in inside)
         raise UserError(f"{name} has one classifier for each subset of the labels: choose one of {names}.")
@@ -146,27 +151,53 @@ def _of_probe(draw: epath.Path, name: str, pretrained: epath.PathLike | None) ->
     if not (draw.parent / "config.json").exists():
         raise UserError(f"{name} has a classifier, but no config.json is in the folder above: keep the whole workdir.")
     config = saved_config.read(draw.parent / "config.json", config_lib.linear_probe())
+    if draws.is_left_over(draw):
+        raise UserError(
+            f"{name} is of an earlier run: the one in {draw.parent} has config.label_seeds={tuple(config.label_seeds)}, and "
+            "perhaps other settings. Probe this label subset again, with another --workdir of simclr_jax.linear_probe."
+        )
     probe = classifiers.read(draw)
+    was = probe.encoder or (data_record.read(draw.parent) or {}).get("encoder") or {}
     place = pretrained or config.pretrained
+    untrained = config.init == "random"
     of_encoder = None
     if place is not None:
         path = files.absolute(hub.local(place))
-        found = checkpoint.newest(path) if path.exists() else None
-        if found is None and (config.init == "pretrained" or probe.features != "h"):
+        found = _probed(path, was.get("step")) if path.exists() else None
+        if found is None and (not untrained or probe.features != "h"):
             raise UserError(
                 f"{name} is a probe of the encoder in {place}, where no checkpoint is now: say where it is, with "
-                "simclr_jax.load(PATH, pretrained=DIR)."
+                "simclr_jax.load(PATH, pretrained=DIR), or probe an encoder that is there, by simclr_jax.linear_probe."
             )
+        if found is not None and not untrained:
+            _check_encoder(found, was, name)
         of_encoder = _of_checkpoint(found, name) if found else None
-    untrained = config.init == "random"
     return Saved(
         name=name,
         path=draw,
         checkpoint=None if untrained or of_encoder is None else of_encoder.checkpoint,
         config=config,
-        seed=of_encoder.seed if of_encoder else config.seed,
+        seed=was.get("seed", of_encoder.seed if of_encoder else config.seed),
         head=of_encoder.head if of_encoder else None,
         class_names=probe.class_names,
         class_features=probe.features,
         probe=probe,
     )
+
+
+def _probed(place: epath.Path, step: int | None) -> epath.Path | None:
+    """The checkpoint of this step in a workdir, and where it has none, the newest one; or `place`, if it is a checkpoint."""
+    newest = checkpoint.newest(place)
+    if newest is None or newest == place:
+        return newest
+    return next((one for one in places.all_of(newest.parent) if int(one.name) == step), newest)
+
+
+def _check_encoder(found: epath.Path, was: Mapping[str, Any], name: str) -> None:
+    """Refuses an encoder that is not the one of the probe."""
+    if checkpoint.changed(found, "encoder", was):
+        raise UserError(
+            f"{name}: the encoder in {found} has other weights than the one that was probed, at step {was.get('step')}. Say "
+            "where that one is, with simclr_jax.load(PATH, pretrained=DIR), or probe this one, by simclr_jax.linear_probe with "
+            "another --workdir."
+        )

@@ -14,6 +14,7 @@ import numpy as np
 from simclr_jax.data.bad_images import BadImages
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.data.sources.base import Source
+from simclr_jax.data.sources.fingerprint import digest_of_images
 from simclr_jax.errors import Preempted
 from simclr_jax.errors import UserError
 from simclr_jax.inference import rows as rows_lib
@@ -24,6 +25,7 @@ from simclr_jax.inference.rows import Parts
 from simclr_jax.inference.rows import Rows
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime.run_monitor import RunMonitor
+from simclr_jax.training import checkpoint
 from simclr_jax.workdir.progress import ImageProgress
 
 log = logging.getLogger("simclr_jax")
@@ -46,7 +48,7 @@ class Job:
       result: a name of features, or `PROBABILITIES`.
       output: the file to write.
       keep_unreadable: whether an image that cannot be read has a row, without values.
-      overwrite: replace an existing output, and an unfinished one of another run.
+      overwrite: replace an existing output, and an unfinished one that was begun without it, or with other facts.
       batch_size: global.
     """
 
@@ -63,17 +65,22 @@ class Job:
         """What decides about the rows."""
         ids = self.source.ids if isinstance(self.source, RandomAccess) else None
         digest = hashlib.sha256("\n".join(ids or []).encode("utf-8", "surrogateescape")).hexdigest()
+        data = self.encoder.config.data
         # Of a stream each process reads a piece, so that their number decides which images are in a batch.
         hosts = {} if isinstance(self.source, RandomAccess) else {"processes": jax.process_count()}
         return hosts | {
             "encoder": self.encoder.origin,
             "step": self.encoder.step,
+            "weights": checkpoint.digest(self.encoder.variables),
             "classifier": self.encoder.path if self.result == PROBABILITIES else None,
             "features": self.result,
             "compute_dtype": self.encoder.config.compute_dtype,
             "images": self.images,
             "num_images": self.source.num_examples,
             "names": digest[:16],
+            "contents": digest_of_images(self.source),
+            "image_size": data.image_size,
+            "eval_crop": data.eval_crop,
             "unreadable": "null" if self.keep_unreadable else "skip",
             "batch_size": self.batch_size,
         }
@@ -190,11 +197,10 @@ def _label(source: Source, label: np.ndarray) -> str:
 
 def _layout(job: Job, facts: dict[str, Any]) -> tables.Layout:
     names = job.encoder.class_names if job.result == PROBABILITIES else None
-    data = job.encoder.config.data
-    about = {name: facts[name] for name in ("encoder", "step", "features", "compute_dtype", "images")}
+    names_of_facts = ("encoder", "step", "features", "compute_dtype", "images", "image_size", "eval_crop")
     return tables.Layout(
         labelled=job.source.class_names is not None,
         width=min(TOP, len(names)) if names is not None else job.encoder.num_features,
         class_names=names,
-        about=about | {"image_size": data.image_size, "eval_crop": data.eval_crop},
+        about={name: facts[name] for name in names_of_facts},
     )

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 import logging
 from typing import Any
 
+from etils import epath
+
 from simclr_jax.config import chance
 from simclr_jax.errors import UserError
 from simclr_jax.reporting.parts import Part
 from simclr_jax.reporting.parts import Section
 from simclr_jax.runtime import files
+from simclr_jax.workdir import data_record
 from simclr_jax.workdir import runs as saved_runs
 from simclr_jax.workdir.runs import SavedRun
 
@@ -73,7 +76,7 @@ def _evaluations(run: SavedRun, runs: list[SavedRun]) -> list[str]:
     for evaluation, untrained in saved_runs.baselines(runs):
         of_h = evaluation.kind in _SENTENCES and evaluation.config["features"] == "h"
         now, before = (((one.results if one else None) or {}).get("top1") for one in (evaluation, untrained))
-        if of_h and _is_of(evaluation, run) and now is not None:
+        if of_h and _is_of(evaluation, run) and now is not None and _has_its_weights(evaluation):
             compared = "" if before is None else f", on the same network untrained for {before:.1%}"
             sentences.append(_SENTENCES[evaluation.kind].format(now=f"{now:.1%}", before=compared))
     return sentences
@@ -84,6 +87,15 @@ def _is_of(evaluation: SavedRun, run: SavedRun) -> bool:
     return str(evaluation.config.get("pretrained") or "").startswith(f"{run.path}/")
 
 
+def _has_its_weights(evaluation: SavedRun) -> bool:
+    """Whether the checkpoint that was evaluated is still the same. Warns where it is not."""
+    encoder = epath.Path(evaluation.config["pretrained"])
+    if data_record.is_of_files(data_record.read(evaluation.path), encoder):
+        return True
+    log.warning("%s is of weights that are no longer in %s: it is left out of what came out.", evaluation.path, encoder)
+    return False
+
+
 def _verdict(run: SavedRun) -> list[str]:
     path = run.path / VERDICT
     if not path.exists():
@@ -92,6 +104,10 @@ def _verdict(run: SavedRun) -> list[str]:
     try:
         verdict = files.read_json(path, remedy)
         with files.damage_of(path, remedy):
+            encoder = epath.Path(verdict.get("pretrained", run.path))
+            if not data_record.is_of_files(verdict, encoder):
+                log.warning("%s is of weights that are no longer in %s: %s.", path, encoder, remedy)
+                return []
             score = (
                 f"The score without labels is {verdict['score']:.2f} of 1, untrained {verdict['score_untrained']:.2f}."
             )

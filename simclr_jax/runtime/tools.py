@@ -110,7 +110,8 @@ def _define_use(values: flags.FlagValues, formats: str) -> None:
     )
     flags.DEFINE_string("images", None, text, flag_values=values)
     flags.DEFINE_string("output", None, f"The file to write: {formats}. Also gs://BUCKET/...", flag_values=values)
-    flags.DEFINE_bool("overwrite", False, "Replace the output, if it exists.", flag_values=values)
+    text = "Replace the output, if it exists, and discard an unfinished one that was begun without this flag."
+    flags.DEFINE_bool("overwrite", False, text, flag_values=values)
     text = "Images that cannot be read are left out (skip), or have a row without values (null)."
     flags.DEFINE_enum("unreadable", "skip", ["skip", "null"], text, flag_values=values)
     text = "Images at once, over all devices and hosts. It changes the speed only."

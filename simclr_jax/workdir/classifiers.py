@@ -1,9 +1,12 @@
 """The linear classifier of a probe: `classifier.npz` in the folder of each label subset."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import io
+import json
 import re
+from typing import Any
 
 from etils import epath
 import numpy as np
@@ -24,6 +27,8 @@ class SavedClassifier:
       class_names: the names of the classes.
       features: what it classifies: "h", "z", "g1", ...
       l2: the penalty of its training; None for the SGD protocol.
+      encoder: the `training.checkpoint.identity` of the encoder that it was fitted on, or the `seed` of an untrained one; None
+        where that is not known, as in the files of earlier versions.
     """
 
     kernel: np.ndarray
@@ -31,6 +36,7 @@ class SavedClassifier:
     class_names: Sequence[str]
     features: str
     l2: float | None = None
+    encoder: Mapping[str, Any] | None = None
 
 
 def write(folder: epath.Path, classifier: SavedClassifier) -> None:
@@ -45,6 +51,7 @@ def write(folder: epath.Path, classifier: SavedClassifier) -> None:
         class_names=np.array(classifier.class_names, str),
         features=classifier.features,
         l2=np.nan if classifier.l2 is None else classifier.l2,
+        encoder=json.dumps(classifier.encoder),
     )
     files.write_atomically(folder / NAME, content.getvalue())
 
@@ -65,6 +72,7 @@ def read(folder: epath.Path) -> SavedClassifier:
             saved["class_names"].tolist(),
             str(saved["features"]),
             None if np.isnan(l2) else l2,
+            json.loads(str(saved["encoder"])) if "encoder" in saved.files else None,
         )
         _check(read)
         return read
@@ -80,3 +88,5 @@ def _check(classifier: SavedClassifier) -> None:
         raise ValueError("it has values that are not finite")
     if not re.fullmatch(r"h|z|g[0-9]+", classifier.features):
         raise ValueError(f"features is {classifier.features!r}, not h, z, g1, ...")
+    if not isinstance(classifier.encoder, dict | None):
+        raise ValueError(f"encoder is {classifier.encoder!r}, not what tells encoders apart")

@@ -10,6 +10,7 @@ from etils import epath
 from simclr_jax.errors import UserError
 from simclr_jax.runtime import distributed
 from simclr_jax.runtime import files
+from simclr_jax.workdir import weights
 
 log = logging.getLogger("simclr_jax")
 
@@ -18,7 +19,7 @@ FILE = "data.json"
 BEFORE = "before"
 # The part that each record has.
 NEEDED = "training images"
-# Facts of `data.sources.fingerprint`, and how a difference in them is said.
+# Facts of `data.sources.fingerprint` and `training.checkpoint.identity`, and how a difference in them is said.
 _FACTS = {
     "images": "{old} images are now {new}",
     "classes": "the classes are other ones",
@@ -26,7 +27,9 @@ _FACTS = {
     "labels": "the labels differ",
     "contents": "the contents of the images differ",
     "step": "it was at step {old} and is at step {new}",
+    "values": "it has other weights",
     "weights": "it has other weights",
+    "seed": "its initial weights were of seed {old} and are of seed {new}",
 }
 
 # By part: "training images", "test images", "encoder", "teacher".
@@ -101,7 +104,7 @@ def differences(old: Record, now: Record) -> list[str]:
     found = []
     for part, facts in now.items():
         was = old.get(part)
-        if not facts or not was:
+        if not facts or not was or weights.same(was, facts):
             continue
         said = [
             text.format(old=was[fact], new=facts[fact])
@@ -109,8 +112,17 @@ def differences(old: Record, now: Record) -> list[str]:
             if was.get(fact) is not None and facts.get(fact) is not None and was[fact] != facts[fact]
         ]
         if said:
-            found.append(f"{part}: {', '.join(said)}")
+            found.append(f"{part}: {', '.join(dict.fromkeys(said))}")
     return found
+
+
+def is_of_files(record: Record | None, checkpoint: epath.Path) -> bool:
+    """Whether a record may be of the encoder in a checkpoint, by its files. No array is read.
+
+    False also for the same weights where they were written again. True where that is not known.
+    """
+    was = (record or {}).get("encoder")
+    return not isinstance(was, dict) or weights.same(was, weights.of_files(checkpoint, "encoder")) is not False
 
 
 def write(workdir: epath.Path, record: dict[str, Any]) -> None:

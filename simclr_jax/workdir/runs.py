@@ -15,6 +15,7 @@ from simclr_jax.config import KINDS
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
 from simclr_jax.runtime import files
+from simclr_jax.workdir import draws
 from simclr_jax.workdir import metrics_file
 
 log = logging.getLogger("simclr_jax")
@@ -50,7 +51,7 @@ class SavedRun:
 
     def draws(self) -> list[epath.Path]:
         """The folders of its label subsets."""
-        return sorted(path for path in self.path.iterdir() if path.name.startswith("draw_"))
+        return draws.of_run(self.path)
 
 
 def find(workdirs: list[str]) -> list[SavedRun]:

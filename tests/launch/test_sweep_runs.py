@@ -19,6 +19,7 @@ from launch import sweep
 from launch import sweep_runs
 from simclr_jax import errors
 from simclr_jax.errors import UserError
+from simclr_jax.workdir import weights
 
 pytestmark = pytest.mark.usefixtures("at_repository")
 
@@ -120,3 +121,22 @@ def test_another_checkpoint_is_another_run(write, tmp_path):
     assert run.status() == "done"
     assert runs(tmp_path / "a" / "checkpoints" / "9")[0].status() == "done"
     assert "config.pretrained is" in runs(tmp_path / "b")[0].stages[0].disagreements()[0]
+
+
+def test_an_evaluation_of_a_replaced_checkpoint_is_not_done(write, tmp_path, caplog):
+    (run, _) = load(write, workdir=tmp_path / "runs")
+    for stage in run.stages:
+        finish(stage, seconds=1.0)
+    checkpoint = run.stages[0].workdir / "checkpoints" / "9"
+    checkpoint.mkdir(parents=True)
+    sums, record = checkpoint / "checksums.json", run.stages[1].workdir / "data.json"
+    sums.write_text('{"crc32": {"encoder/a": [3, 5]}}')
+    record.write_text(json.dumps({"training images": {"images": 3}, "encoder": {"step": 9, "weights": None}}))
+    assert run.status() == "done", "of a checkpoint without checksums nothing is compared"
+    of_now = weights.of_files(checkpoint, "encoder")
+    record.write_text(json.dumps({"training images": {"images": 3}, "encoder": of_now}))
+    assert run.status() == "done"
+    sums.write_text('{"crc32": {"encoder/a": [3, 6]}}')
+    assert run.status() == "unfinished"
+    assert f"{run.stages[1].workdir} is of weights that are no longer in {checkpoint}" in caplog.text
+    assert [stage.results() is None for stage in run.stages] == [False, True]

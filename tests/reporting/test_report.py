@@ -20,6 +20,7 @@ from simclr_jax.reporting import names
 from simclr_jax.reporting import pictures
 from simclr_jax.workdir import predictions
 from simclr_jax.workdir import runs as saved_runs
+from simclr_jax.workdir import weights
 from simclr_jax.workdir import writers
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -176,6 +177,36 @@ def test_the_page_begins_with_what_came_out(runs, tmp_path):
     assert "It has learned <for sure>. The score without labels is 0.50 of 1, untrained 0.12." in first
     assert "is in training, so far for 100 steps" in second
     assert "score" not in second
+
+
+def test_what_is_of_replaced_weights_is_not_among_what_came_out(runs, tmp_path, caplog):
+    top, _ = runs
+    workdir = top / "first" / "pretrain"
+    sums = workdir / "checkpoints" / "9" / "checksums.json"
+    config = config_lib.linear_probe()
+    config.pretrained = str(sums.parent)
+    top1 = evaluated(top / "first" / "probe", config)["top1"]
+    sums.write_text('{"crc32": {"encoder/a": [3, 5]}}')
+    of_now = {"encoder": weights.of_files(sums.parent, "encoder")}
+    (top / "first" / "probe" / "data.json").write_text(json.dumps({"training images": {"images": 3}} | of_now))
+    verdict = {"score": 0.5, "score_untrained": 0.125, "statements": [], "pretrained": str(sums.parent)} | of_now
+    (workdir / "verdict.json").write_text(json.dumps(verdict))
+    said = [f"is right for {top1:.1%} of the test images.", "The score without labels is 0.50"]
+    report.write([str(top)], str(tmp_path / "page.html"))
+    assert [text in (tmp_path / "page.html").read_text() for text in said] == [True, True]
+    sums.write_text('{"crc32": {"encoder/a": [3, 6]}}')
+    report.write([str(top)], str(tmp_path / "page.html"))
+    assert [text in (tmp_path / "page.html").read_text() for text in said] == [False, False]
+    for path in (top / "first" / "probe", workdir / "verdict.json"):
+        assert f"{path} is of weights that are no longer in {sums.parent}" in caplog.text
+
+
+def test_label_subsets_of_an_earlier_run_are_not_counted(tmp_path):
+    evaluated(epath.Path(tmp_path) / "probe", config_lib.linear_probe(), draws=3)
+    config = tmp_path / "probe" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"label_seeds": [0, 2]}))
+    (run,) = saved_runs.find([str(tmp_path)])
+    assert [draw.name for draw in run.draws()] == ["draw_0", "draw_2"]
 
 
 def test_names_of_classes_are_shown_as_they_are(tmp_path, recwarn):

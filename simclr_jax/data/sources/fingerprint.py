@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable
 from collections.abc import Sequence
+from concurrent import futures
 import hashlib
+import itertools
+import os
 from typing import Any
 import zlib
 
@@ -14,6 +17,8 @@ from simclr_jax.data.sources.base import Source
 
 # Contents are looked at up to this size: the rest would take longer than a start may.
 SMALL_EXAMPLES, SMALL_BYTES = 2000, 64 * 2**20
+# Of a larger set, `digest_of_images` looks at the contents of this many.
+SAMPLED = 500
 
 
 def fingerprint(source: Source) -> dict[str, Any]:
@@ -36,6 +41,55 @@ def fingerprint(source: Source) -> dict[str, Any]:
         "labels": None if labels is None else _digest([labels.tobytes()]),
         "contents": _contents(known) if known else None,
     }
+
+
+def digest_of_images(source: Source) -> str | None:
+    """A digest of the labels of a set of any size, the sizes of its files on this machine, and some contents.
+
+    Not of the times of files: a job that is preempted may find its images downloaded again. None where images can only be
+    read one after the other.
+    """
+    if not isinstance(source, RandomAccess):
+        return None
+    ids = () if source.ids is None or isinstance(source.ids, Names) else source.ids
+    chunks = [ids[start : start + 1000] for start in range(0, len(ids), 1000)]
+    with futures.ThreadPoolExecutor(16) as pool:  # a network disk answers several at once
+        sizes = np.array([*itertools.chain(*pool.map(_sizes, chunks))], np.int64)
+    labels = b"" if source.all_labels is None else source.all_labels.tobytes()
+    names = (str(name).encode() for name in source.class_names or ())
+    return _digest([labels, *names, sizes.tobytes(), _some_contents(source)])
+
+
+def _sizes(paths: Sequence[str]) -> list[int]:
+    """Of files on this machine; -1 where there is none."""
+    found = []
+    for path in paths:
+        try:
+            found.append(-1 if "://" in path else os.stat(path).st_size)
+        except (OSError, ValueError):
+            found.append(-1)
+    return found
+
+
+def _some_contents(source: RandomAccess) -> bytes:
+    """Checksums: of pixels in memory; otherwise of images at even distances, up to `SMALL_BYTES`; of none in a bucket."""
+    if source.pixels is not None:
+        return zlib.crc32(np.ascontiguousarray(source.pixels).data).to_bytes(4, "little")
+    rows = np.unique(np.linspace(0, source.num_examples - 1, min(SAMPLED, source.num_examples)).astype(int))
+    if "://" in source.name or (source.ids is not None and "://" in source.describe(int(rows[0]))):
+        return b""
+    size, found = 0, []
+    for row in rows:
+        try:
+            image = source.content(int(row))
+        except OSError:  # it is counted, later
+            image = b""
+        content = image if isinstance(image, bytes) else image.tobytes()
+        size += len(content)
+        if size > SMALL_BYTES:
+            break
+        found.append(zlib.crc32(content).to_bytes(4, "little"))
+    return b"".join(found)
 
 
 def _digest_of_names(ids: Sequence[str], folder: str) -> str:

@@ -6,7 +6,6 @@ only the encoder, and a checkpoint explains itself when it is moved. `checksums.
 writes into a temporary folder and renames it at the end: a folder with its final name is complete.
 """
 
-from simclr_jax.training.checkpoint.integrity import identity
 from simclr_jax.training.checkpoint.integrity import set_aside_damaged
 from simclr_jax.training.checkpoint.of_run import Checkpoints
 from simclr_jax.training.checkpoint.of_run import write
@@ -23,12 +22,17 @@ from simclr_jax.training.checkpoint.reading import load_own_config
 from simclr_jax.training.checkpoint.reading import load_parts
 from simclr_jax.training.checkpoint.reading import shapes
 from simclr_jax.training.checkpoint.reading import step_of
+from simclr_jax.training.checkpoint.same_weights import changed
+from simclr_jax.training.checkpoint.same_weights import digest
+from simclr_jax.training.checkpoint.same_weights import identity
 
 __all__ = [
     "FOLDER",
     "Checkpoints",
     "begun",
+    "changed",
     "class_names",
+    "digest",
     "find",
     "identity",
     "load_classifier",

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from concurrent import futures
 import functools
-import hashlib
 import json
 import logging
 from typing import Any
@@ -25,10 +24,10 @@ from simclr_jax.runtime import files
 from simclr_jax.training.checkpoint.places import FOLDER
 from simclr_jax.training.checkpoint.places import all_of
 from simclr_jax.training.checkpoint.places import is_step
+from simclr_jax.workdir.weights import CHECKSUMS as NAME
 
 log = logging.getLogger("simclr_jax")
 
-NAME = "checksums.json"
 # Where damaged checkpoints of a run are moved to, in its workdir.
 ASIDE = "damaged_checkpoints"
 # Of a checkpoint from which a run continues. One that is evaluated need not have its optimiser.
@@ -74,19 +73,6 @@ def fault(checkpoint: epath.Path, parts: Iterable[str], *, and_others: bool = Fa
         if value != wanted[name]:
             return f"its file {name} is not as it was written"
     return None
-
-
-def identity(checkpoint: epath.Path, part: str) -> dict[str, Any]:
-    """What tells two checkpoints apart: the step, and a digest of the checksums of one part; None without checksums."""
-    step = int(checkpoint.name) if is_step(checkpoint.name) else None
-    try:
-        sums = (checkpoint / NAME).read_text()
-        of_part = sorted(value for name, value in json.loads(sums)["crc32"].items() if name.startswith(f"{part}/"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or a damaged one: see `fault`
-        return {"step": step, "weights": None}
-    if not of_part:
-        return {"step": step, "weights": None}
-    return {"step": step, "weights": hashlib.sha256(repr(of_part).encode()).hexdigest()[:16]}
 
 
 def check(checkpoint: epath.Path, *parts: str) -> None:

@@ -5,6 +5,7 @@ from etils import epath
 from simclr_jax.errors import UserError
 from simclr_jax.runtime import files
 from simclr_jax.runtime import hub
+from simclr_jax.workdir import draws
 
 FOLDER = "checkpoints"
 # Orbax writes it last. In a bucket, where folders cannot be renamed, a checkpoint without it is still being written.
@@ -27,11 +28,11 @@ def find(pretrained: str, flag: str = "--pretrained") -> epath.Path:
     checkpoint = newest(path)
     if checkpoint is not None:
         return checkpoint
-    draws = sorted(child.name for child in path.glob("draw_*"))
-    if draws:
+    names = [draw.name for draw in draws.of_run(path)]
+    if names:
         raise UserError(
-            f"{flag}={pretrained!r} has one network for each subset of the labels: choose one of {', '.join(draws)}, as in "
-            f"{flag}={pretrained.rstrip('/')}/{draws[0]}."
+            f"{flag}={pretrained!r} has one network for each subset of the labels: choose one of {', '.join(names)}, as in "
+            f"{flag}={pretrained.rstrip('/')}/{names[0]}."
         )
     raise UserError(
         f"{flag}={pretrained!r} is neither the workdir of a run with a finished checkpoint "
@@ -50,11 +51,11 @@ def only_draw(place: str, what: str) -> str:
       UserError: where there are several.
     """
     folder = epath.Path(hub.local(place, what))
-    draws = sorted(folder.glob("draw_*")) if folder.is_dir() else []
-    if len(draws) > 1:
-        names = ", ".join(draw.name for draw in draws)
-        raise UserError(f"{what} has several draws: choose one of {names}, as in {draws[0]}.")
-    return str(draws[0]) if draws else place
+    found = draws.of_run(folder) if folder.is_dir() else []
+    if len(found) > 1:
+        names = ", ".join(draw.name for draw in found)
+        raise UserError(f"{what} has several draws: choose one of {names}, as in {found[0]}.")
+    return str(found[0]) if found else place
 
 
 def workdir_of(checkpoint: epath.Path) -> epath.Path | None:

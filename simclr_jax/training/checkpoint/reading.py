@@ -93,13 +93,18 @@ def shapes(checkpoint: epath.Path, part: str) -> Any:
 def load_classifier(checkpoint: epath.Path) -> tuple[np.ndarray, np.ndarray]:
     """Kernel `[features, classes]` and bias `[classes]` of the linear classifier in a checkpoint, on the host."""
     check(checkpoint, "classifier")
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        path = checkpoint / "classifier"
-        args = jax.tree.map(
-            lambda _: ocp.RestoreArgs(restore_type=np.ndarray), checkpointer.metadata(path).item_metadata.tree
-        )
-        params = checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=args))["params"]
+    params = host_arrays(checkpoint, "classifier")["params"]
     return params["kernel"], params["bias"]
+
+
+def host_arrays(checkpoint: epath.Path, part: str) -> dict[str, Any]:
+    """One part of a checkpoint on the host, whatever its shapes, not verified: `{"params": ..., "batch_stats": ...}`."""
+    path = checkpoint / part
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        with quiet.errors_only():  # Orbax warns that an item has no separate metadata: none has
+            tree = checkpointer.metadata(path).item_metadata.tree
+        args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        return checkpointer.restore(path, args=ocp.args.PyTreeRestore(restore_args=args))
 
 
 @reader
