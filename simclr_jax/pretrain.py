@@ -49,11 +49,13 @@ from simclr_jax.training import initial
 from simclr_jax.training import inputs
 from simclr_jax.training import loop
 from simclr_jax.training import memory
+from simclr_jax.training import occupied
 from simclr_jax.training import steps
 from simclr_jax.training.inputs import Batch
 from simclr_jax.training.recipe import PretrainRecipe
 from simclr_jax.training.state import TrainState
 from simclr_jax.workdir import data_record
+from simclr_jax.workdir import runs
 from simclr_jax.workdir import writers
 
 log = logging.getLogger("simclr_jax")
@@ -126,8 +128,9 @@ def _check_workdir(
     """What `data.json` will say of the images. Moves damaged checkpoints away.
 
     Raises:
-      UserError: for a workdir among the images, or of a run on other images.
+      UserError: for a workdir among the images, of another run, or of a run on other images.
     """
+    occupied.check(workdir, config)
     distributed.check_agreement(config=saved_config.to_json(config), training_set=sources.identity(source))
     sources.check_outside(workdir, config.data, source)
     checkpoint.set_aside_damaged(workdir)
@@ -278,12 +281,16 @@ def _conclude(results: dict, workdir: epath.Path, config: ConfigDict) -> dict:
     """Draws the curves, writes results.json and says how it went."""
     lines = metrics_file.read(workdir / "metrics.jsonl")
     pictures.curves(lines, workdir / "curves.png", advice.chance_levels(config))
-    results |= {key: lines[-1][key] for key in ("loss", "contrastive_top1", "contrastive_top5", "contrastive_entropy")}
+    last = lines[-1] if lines and lines[-1]["step"] == results["step"] else {}
+    names = ("loss", "contrastive_top1", "contrastive_top5", "contrastive_entropy")
+    if not last.keys() >= set(names):
+        log.warning("metrics.jsonl lacks the last step: results.json keeps the loss that it has.")
+        last = runs.read_results(workdir) or {}
+    results |= {name: last.get(name) for name in names}
     writers.write_results(workdir, results)
     online = "" if results["top1"] is None else f"; online linear classifier {results['top1']:.1%} on the test split"
-    log.info(
-        "Pretrained in %.0f s: loss %.4f%s. The encoder is in %s.", results["seconds"], results["loss"], online, workdir
-    )
+    loss = float(results["loss"] or "nan")
+    log.info("Pretrained in %.0f s: loss %.4f%s. The encoder is in %s.", results["seconds"], loss, online, workdir)
     log.info(
         "Use it: simclr_jax.load(%r).embed(images) in Python, or python -m simclr_jax.embed --pretrained=%s --images=FOLDER "
         "--output=vectors.parquet",

@@ -29,6 +29,7 @@ from simclr_jax.data import sources
 from simclr_jax.data.order import HostShard
 from simclr_jax.reporting import pictures
 from simclr_jax.runtime.run_monitor import RunMonitor
+from simclr_jax.training import occupied
 
 log = logging.getLogger("simclr_jax")
 
@@ -79,6 +80,7 @@ def run(config: ConfigDict, workdir: epath.Path, *, monitor: RunMonitor) -> dict
         config, "data.source", "data.image_size", hint="set it in the config file or on the command line."
     )
     config_checks.check_values(config, 1)
+    occupied.check_kind(workdir, None)
     looker = Looker(config)
     sources.check_outside(workdir, config.data, looker.source)
     workdir.mkdir(parents=True, exist_ok=True)

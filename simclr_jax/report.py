@@ -21,6 +21,7 @@ from etils import epath
 
 from simclr_jax.errors import UserError
 from simclr_jax.reporting import page
+from simclr_jax.runtime import earlier_output
 from simclr_jax.runtime import files
 from simclr_jax.runtime.heartbeat import working
 from simclr_jax.workdir import runs as saved_runs
@@ -51,13 +52,15 @@ def write(folders: list[str], output: str, title: str | None = None) -> list[Sav
     """Writes the page about all runs in some folders, and returns them.
 
     Raises:
-      UserError: for a folder that does not exist or holds no run, and for an output whose folder does not exist.
+      UserError: for a folder that does not exist or holds no run, for an output whose folder does not exist, and for one that
+        is there and is no report.
     """
-    with working(f"looking for runs in {', '.join(folders)}"):
-        runs = saved_runs.find(folders)
     target = epath.Path(output)
     if not target.parent.is_dir():
         raise UserError(f"--output={output}: there is no folder {target.parent}.")
+    earlier_output.check_file(target, "report")
+    with working(f"looking for runs in {', '.join(folders)}"):
+        runs = saved_runs.find(folders)
     with working(f"drawing the report of {len(runs)} runs"):
         files.write_atomically(target, page.render(runs, title or ", ".join(folders)).encode())
     log.info("%s: %d runs, %.1f MB.", output, len(runs), target.stat().length / 1e6)

@@ -30,6 +30,7 @@ from simclr_jax.retrieval.groups import Group
 from simclr_jax.retrieval.index import Index
 from simclr_jax.retrieval.index import import_faiss
 from simclr_jax.retrieval.tables import Embeddings
+from simclr_jax.runtime import earlier_output
 from simclr_jax.runtime import files
 
 log = logging.getLogger("simclr_jax")
@@ -51,6 +52,7 @@ def run(values: flags.FlagValues) -> list[Group]:
         raise UserError(f"--output={values.output} exists: give another name, or --overwrite.")
     if not output.parent.is_dir():
         raise UserError(f"--output={values.output}: there is no folder {output.parent}.")
+    earlier_output.check_file(output, "search")
     files.check_writable(output, "--output")
     import_faiss()
     table = tables.read(values.embeddings)

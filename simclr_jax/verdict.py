@@ -44,6 +44,7 @@ from simclr_jax.runtime import run_monitor
 from simclr_jax.runtime import sharding
 from simclr_jax.runtime.heartbeat import working
 from simclr_jax.training import checkpoint
+from simclr_jax.training import occupied
 
 log = logging.getLogger("simclr_jax")
 
@@ -62,16 +63,19 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
         )
     place = checkpoint.find(values.pretrained)
     of_run = checkpoint.workdir_of(place)
-    folder = epath.Path(values.workdir) if values.workdir else of_run
+    folder = files.absolute(values.workdir) if values.workdir else of_run
     if folder is None:
         raise UserError(
             f"--workdir is missing: {values.pretrained} is a checkpoint outside a run's workdir, so say where to write "
             f"{VERDICT}."
         )
+    if folder != of_run:
+        occupied.check_kind(folder, None)
     source = _open(encoder, values)
     count = min(values.count, source.num_examples)
     if count < LEAST_IMAGES:
         raise UserError(f"{source.name} has {source.num_examples} images; the verdict needs at least {LEAST_IMAGES}.")
+    _check_earlier(folder, of_run, {"name": source.name, "count": count})
     images = Images(source, count, encoder.config.data, sharding.rounded_up(values.batch_size, encoder.mesh))
     log.info("Examining %s on %d images of %s.", encoder, count, source.name)
     metrics = of_run / "metrics.jsonl" if of_run else None
@@ -87,6 +91,19 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
         folder / VERDICT,
     )
     return verdict
+
+
+def _check_earlier(folder: epath.Path, of_run: epath.Path | None, images: dict[str, Any]) -> None:
+    """Refuses to replace a verdict on another run, or on other images."""
+    path = folder / VERDICT
+    if not path.exists():
+        return
+    earlier = files.read_json(path, "remove it, or take another --workdir")
+    place = checkpoint.workdir_of(epath.Path(earlier.get("pretrained", "")))
+    if folder != of_run and place != of_run:
+        raise UserError(f"{path} is of another run, {place}: remove it, or take another --workdir.")
+    if earlier.get("images", images) != images:
+        raise UserError(f"{path} is on {earlier['images']}, not on {images}: remove it, or take another --workdir.")
 
 
 def _draw(h: np.ndarray, images: Images, folder: epath.Path) -> None:

@@ -150,11 +150,13 @@ def test_a_run_leaves_all_that_is_promised(tmp_path):
     # A finished run is not trained again, and says the same.
     again = call(tmp_path, "--config.epochs=0.4", "--config.checkpoint.every_steps=4")
     assert again["top1"] == results["top1"]
+    # Nor without its metrics, whose last line has the loss.
+    (tmp_path / "metrics.jsonl").rename(tmp_path / "aside")
+    again = call(tmp_path, "--config.epochs=0.4", "--config.checkpoint.every_steps=4")
+    assert (again["loss"], again["top1"]) == (results["loss"], results["top1"])
     # Continued with another config it is refused, and nothing of it is touched.
     before = (tmp_path / "config.json").read_text()
-    with pytest.raises(
-        errors.UserError, match=r"config.loss.temperature is 0.3, but the checkpoint was written with 0.5"
-    ):
+    with pytest.raises(errors.UserError, match=r"config.loss.temperature is 0.3, but that run has 0.5"):
         call(tmp_path, "--config.epochs=0.4", "--config.loss.temperature=0.3")
     assert (tmp_path / "config.json").read_text() == before
 

@@ -182,7 +182,7 @@ def differences(config: ml_collections.ConfigDict, saved: ml_collections.ConfigD
             continue
         if key == "data.labels" and new.get(key) and old.get(key):  # the table may have moved with the folder
             continue
-        lines.append(f"config.{key} is {new.get(key)!r}, but the checkpoint was written with {old.get(key)!r}")
+        lines.append(f"config.{key} is {new.get(key)!r}, but that run has {old.get(key)!r}")
     return lines
 
 

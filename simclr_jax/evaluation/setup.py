@@ -33,6 +33,7 @@ from simclr_jax.runtime import files
 from simclr_jax.runtime import sharding
 from simclr_jax.runtime.run_monitor import RunMonitor
 from simclr_jax.training import checkpoint
+from simclr_jax.training import occupied
 from simclr_jax.training import state as state_lib
 from simclr_jax.training import steps
 from simclr_jax.workdir import data_record
@@ -183,6 +184,7 @@ def set_up(
     """
     began = time.monotonic()
     config, path, pretrain_config = _resolve(config, workdir, pretrained, schema)
+    newer = occupied.check(workdir, config)
     train, test = open_labelled(config, train_labels, multi_label, unlabelled)
     mesh = sharding.make_mesh(config.mesh)
     params, batch_stats = _load_encoder(config, pretrain_config, path, mesh)
@@ -191,7 +193,7 @@ def set_up(
     )
     sources.check_outside(workdir, config.data, train, test)
     seed = _seed(config, pretrain_config)
-    data = on_which_data.check(config, workdir, train, test, path, seed, monitor.accept_new_data)
+    data = on_which_data.check(config, workdir, train, test, path, seed, monitor.accept_new_data, newer)
     workdir.mkdir(parents=True, exist_ok=True)
     distributed.check_shared(workdir)
     monitor.trackers.start(workdir, saved_config.flatten(config))

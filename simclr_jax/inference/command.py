@@ -13,6 +13,7 @@ from simclr_jax.inference.encoder import load
 from simclr_jax.inference.named_images import open_images
 from simclr_jax.inference.network import PROBABILITIES
 from simclr_jax.runtime import distributed
+from simclr_jax.runtime import earlier_output
 from simclr_jax.runtime import files
 from simclr_jax.runtime import sharding
 from simclr_jax.runtime.run_monitor import RunMonitor
@@ -32,6 +33,7 @@ def run(values: flags.FlagValues, place: str, flag: str, result: str) -> dict[st
     output = epath.Path(values.output)
     if output.exists() and not values.overwrite:  # of a bucket; local files were looked up before
         raise UserError(f"--output={values.output} exists: --overwrite replaces it.")
+    earlier_output.check_file(output, "predict" if result == PROBABILITIES else "embed")
     files.check_writable(output, "--output")
     mesh = sharding.make_mesh(ConfigDict({"data": -1, "fsdp": 1}))
     encoder = load(place, compute_dtype=values.compute_dtype, mesh=mesh, flag=flag)

@@ -203,14 +203,15 @@ def _plot(axes: Any, points: list[tuple[int, float]]) -> Any:
 
 
 def curves(metrics: list[dict[str, Any]], path: epath.Path, chance: Mapping[str, float] | None = None) -> None:
-    """Training curves from the lines of a `metrics.jsonl`.
+    """Training curves from the lines of a `metrics.jsonl`; nothing where there are none.
 
     Args:
       metrics: the lines.
       path: of the PNG file.
       chance: by metric, its value for a network that has learned nothing: a dashed line.
     """
-    save(_curves({"_": metrics}, chance=chance), path)
+    if metrics:
+        save(_curves({"_": metrics}, chance=chance), path)
 
 
 def curves_svg(runs: dict[str, list[dict[str, Any]]], chance: Mapping[str, float] | None = None) -> str:

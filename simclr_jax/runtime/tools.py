@@ -8,6 +8,7 @@ import pathlib
 import re
 
 from absl import flags
+from etils import epath
 
 from simclr_jax.config.choices import EXPORT_FORMATS
 from simclr_jax.config.choices import FILE_FORMATS
@@ -15,6 +16,7 @@ from simclr_jax.config.choices import PADDINGS
 from simclr_jax.config.choices import TORCH_FORMATS
 from simclr_jax.config.choices import WEIGHT_FORMATS
 from simclr_jax.errors import UserError
+from simclr_jax.runtime import earlier_output
 from simclr_jax.runtime import extras
 from simclr_jax.runtime import hub
 from simclr_jax.runtime import planning_flags
@@ -177,6 +179,7 @@ def _check_use(values: flags.FlagValues, place: str, endings: Sequence[str]) -> 
         if pathlib.Path(output).is_dir():
             raise UserError(f"--output={output} is a folder, but has to be a file.")
         check_new(output, bool(values["overwrite"].value))
+        earlier_output.check_file(epath.Path(output), "embed" if place == "pretrained" else "predict")
 
 
 def _check_embed(values: flags.FlagValues) -> None:
@@ -213,7 +216,8 @@ def _check_export(values: flags.FlagValues) -> None:
         raise UserError(f"--output={output}: write to a local folder, then copy it.")
     check_new(output, bool(values["overwrite"].value))
     if form in FILE_FORMATS:
-        check_new(f"{output}.README.md", bool(values["overwrite"].value))
+        check_new(earlier_output.card_of(output, form), bool(values["overwrite"].value))
+    earlier_output.check_export(output, form)
     _check_push(values)
     if values["input"].value == "uint8" and form in TORCH_FORMATS:
         raise UserError(f"--input=uint8: --format={form} holds weights, and its network takes floats in [0, 1].")

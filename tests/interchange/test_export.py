@@ -1,7 +1,9 @@
 """Exports compute what the network here computes, and leave nothing behind if they do not."""
 
 import json
+import shutil
 
+from absl import flags
 from etils import epath
 import jax
 import jax.numpy as jnp
@@ -23,6 +25,7 @@ from simclr_jax.interchange import torch_files
 from simclr_jax.interchange.weights import Weights
 from simclr_jax.models.networks import make_encoder
 from simclr_jax.runtime import cli
+from simclr_jax.runtime import tools
 from simclr_jax.training import state as state_lib
 
 NETWORKS = {
@@ -175,6 +178,45 @@ def test_the_command_exports_and_proves_it(workdirs, tmp_path, run, outputs, for
     with pytest.raises(UserError, match="exists: --overwrite replaces it"):
         cli.call("export", *words)
     cli.call("export", *words, "--overwrite")
+
+
+def contents_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("form", "output", "message"),
+    [
+        ("onnx", "photos", "photos would be replaced, but is not an earlier export as onnx"),
+        ("savedmodel", "photos", "photos would be replaced"),
+        ("safetensors", "photos", "photos would be replaced"),
+        ("stablehlo", "photos/cat.jpg", "cat.jpg would be replaced"),
+        ("onnx", "photos/cat.jpg", "cat.jpg would be replaced"),
+        ("safetensors", "photos/cat.jpg", "cat.jpg would be replaced"),
+        ("onnx", "new.onnx", "new.onnx.README.md would be replaced, but is not the model card"),
+        ("stablehlo", "pretrained", "pretrained would be replaced"),
+        ("timm", "pretrained", "pretrained would be replaced"),
+        ("safetensors", "pretrained/checkpoints", "is among|would be replaced"),
+        ("onnx", "pretrained/checkpoints/7/x.onnx", "is among the checkpoints of the run in"),
+        ("pytorch", "exported", "exported would be replaced, but is not an earlier export as pytorch"),
+        ("safetensors", "noted", "notes.txt would be replaced, but is not of an earlier export as safetensors"),
+    ],
+)
+def test_only_an_earlier_export_is_replaced(workdirs, tmp_path, form, output, message):
+    shutil.copytree(workdirs / "pretrained", tmp_path / "pretrained")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_text("a photograph")
+    (tmp_path / "new.onnx.README.md").write_text("my notes")
+    for name in ("exported", "noted"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text("...")
+        (tmp_path / name / "README.md").write_text("---\nlibrary_name: simclr_jax\ntags:\n- safetensors\n---\n")
+    (tmp_path / "noted" / "notes.txt").write_text("...")
+    before = contents_of(tmp_path)
+    words = (f"--pretrained={tmp_path}/pretrained", f"--format={form}", f"--output={tmp_path}/{output}", "--overwrite")
+    with pytest.raises(UserError, match=message):
+        tools.parse_tool(["export", *words], flags.FlagValues(), "export")
+    assert contents_of(tmp_path) == before
 
 
 def test_an_export_that_computes_something_else_is_not_kept(workdirs, tmp_path, monkeypatch):

@@ -266,6 +266,18 @@ def test_mistakes_are_told(runs, tmp_path, monkeypatch, workdirs, output, messag
         report.write(workdirs, output)
 
 
+def test_only_an_earlier_report_is_replaced(runs, tmp_path):
+    page = tmp_path / "page.html"
+    for title in ("first", "second"):
+        report.write([str(runs[0])], str(page), title)
+    assert "<h1>second</h1>" in page.read_text()
+    for content in ("<!doctype html><h1>mine</h1>", "mine"):
+        page.write_text(content)
+        with pytest.raises(errors.UserError, match="page.html would be replaced, but is not an earlier output"):
+            report.write([str(runs[0])], str(page))
+        assert page.read_text() == content
+
+
 def test_names_with_commas_and_odd_characters_are_folders_and_text(tmp_path):
     top = epath.Path(tmp_path)
     for name in ("a=1,b=2", "a=1", "<i>\u9e1f$x_{$"):

@@ -2,6 +2,7 @@
 
 import csv
 import pathlib
+import shutil
 
 from helpers import write_image
 import numpy as np
@@ -195,9 +196,20 @@ def test_an_output_is_not_replaced_unless_asked(table, tmp_path):
     (tmp_path / "a.csv").write_text("mine")
     with pytest.raises(UserError, match="exists: give another name, or --overwrite"):
         search(table, tmp_path / "a.csv", "--clusters=2")
-    assert (tmp_path / "a.csv").read_text() == "mine"
-    search(table, tmp_path / "a.csv", "--clusters=2", "--overwrite")
-    assert (tmp_path / "a.csv").read_text() != "mine"
+    for name in ("a.csv", "a.html"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(UserError, match="would be replaced, but is not an earlier output of simclr_jax.search"):
+            search(table, tmp_path / name, "--clusters=2", "--overwrite")
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+        for clusters in (2, 3):
+            groups = search(table, tmp_path / name, f"--clusters={clusters}", "--overwrite")
+            assert len(groups) == clusters
+    shutil.copy(table / "x.csv", tmp_path / "x.csv")
+    with pytest.raises(UserError, match="x.csv would be replaced"):
+        cli.call(
+            "search", f"--embeddings={tmp_path}/x.csv", f"--output={tmp_path}/x.csv", "--clusters=2", "--overwrite"
+        )
 
 
 def test_tables_that_hold_something_else_are_refused(tmp_path, caplog):

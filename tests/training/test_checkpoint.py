@@ -92,8 +92,8 @@ def test_another_config_is_refused_and_the_fields_are_named(tmp_path, config, st
     with pytest.raises(UserError) as error:
         checkpoint.Checkpoints(epath.Path(tmp_path), other).restore(state)
     text = str(error.value)
-    assert "config.loss.temperature is 0.25, but the checkpoint was written with 0.1" in text
-    assert "config.optimizer.learning_rate is 0.6, but the checkpoint was written with 0.3" in text
+    assert "config.loss.temperature is 0.25, but that run has 0.1" in text
+    assert "config.optimizer.learning_rate is 0.6, but that run has 0.3" in text
     assert "log_every" not in text
 
 

@@ -56,7 +56,7 @@ def test_it_continues(old_run):
 
 
 def test_another_value_of_the_renamed_field_is_another_run(old_run):
-    with pytest.raises(ValueError, match=r"config.augment.noise_std is 0.1, but the checkpoint was written with 0.2"):
+    with pytest.raises(ValueError, match=r"config.augment.noise_std is 0.1, but that run has 0.2"):
         cli.call("pretrain", *SETTINGS, f"--workdir={old_run}")
 
 
