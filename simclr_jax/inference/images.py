@@ -12,6 +12,7 @@ from etils import epath
 import numpy as np
 
 from simclr_jax.augment import image_files
+from simclr_jax.augment import orientation
 from simclr_jax.data.bad_images import BadImages
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.data.sources.base import Source
@@ -90,7 +91,7 @@ def _encoded(image: Any) -> tuple[bytes, str | None]:
         path = _existing(image)
         return epath.Path(path).read_bytes(), path
     if hasattr(image, "convert"):  # a PIL image
-        return _bmp(image_files.pixels_of(image)), None
+        return _bmp(image_files.pixels_of(orientation.upright(image))), None
     if not hasattr(image, "__array__"):
         raise UserError(f"images are paths, PIL images or uint8 arrays, not {_kind(image)}.")
     return _bmp(np.asarray(image)), None

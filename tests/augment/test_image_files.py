@@ -166,6 +166,17 @@ def test_an_orientation_is_followed_wherever_it_is_in_the_file(kind):
     assert not image_files.is_plain(content)
 
 
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_a_pil_image_is_turned_upright_as_its_file(form, tmp_path):
+    content = encoded(picture(), form, exif=turned(6))
+    (tmp_path / "a").write_bytes(content)
+    for image in (tmp_path / "a", Image.open(tmp_path / "a")):
+        pixels = image_files.decode(tf.constant(images._encoded(image)[0])).numpy()
+        assert np.abs(pixels - as_shown(content)).max() <= 5
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / "a"))  # by the user already
+    np.testing.assert_array_equal(image_files.decode_with_pillow(images._encoded(upright)[0]), as_shown(content))
+
+
 def test_an_exif_segment_inside_another_segment_turns_nothing():
     plain = FILES["jpg"]
     content = plain[:2] + segment(0xFE, encoded(picture(), "JPEG", exif=turned(6))) + plain[2:]
