@@ -19,6 +19,7 @@ import numpy as np
 
 from simclr_jax.augment import orientation
 from simclr_jax.augment.orientation import JPEG
+from simclr_jax.augment.value_range import grey_in_eight_bits
 from simclr_jax.runtime.tensorflow import tf
 
 # By how much a JPEG can be reduced while it is decoded.
@@ -177,10 +178,13 @@ def size_of(content: bytes) -> tuple[int, int]:
 def pixels_of(image: Any) -> np.ndarray:
     """The pixels of a `PIL.Image.Image` of any mode, uint8 `[height, width, 3]`.
 
-    16 bits a pixel, and floats in [0, 1], are scaled to 8 bits. Alpha is left out.
+    Grey of 16 bits a pixel, also where 32 bits hold it, and floats in [0, 1] are scaled to 8 bits. Alpha is left out.
+
+    Raises:
+      ValueError: for grey of 32 bits or floats in another range; see `value_range`.
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _of_wide_grey(np.asarray(image))
+        return np.repeat(grey_in_eight_bits(np.asarray(image))[..., None], 3, axis=2)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # its colours, without a warning
     return np.asarray(image.convert("RGB"))
@@ -192,12 +196,6 @@ def _decode_or_nothing(content: bytes | np.ndarray, ratio: np.ndarray | int = 1)
         return decode_with_pillow(content, int(ratio))
     except Exception:  # each decoder raises different errors
         return np.zeros([0, 0, 3], np.uint8)
-
-
-def _of_wide_grey(grey: np.ndarray) -> np.ndarray:
-    """16 bits a pixel, or floats in [0, 1], to 8 bits."""
-    largest = 1.0 if np.issubdtype(grey.dtype, np.floating) else 65535.0
-    return np.repeat(np.round(np.clip(grey / largest, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
 @functools.cache

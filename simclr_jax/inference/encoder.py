@@ -135,9 +135,9 @@ class Encoder:
             the network becomes part of that function.
 
         Raises:
-          UserError: for uint8, values as large as 255, or another shape.
+          UserError: for uint8, another shape, NaN, or values far outside [0, 1]. Values under `jax.jit` cannot be checked.
         """
-        _check_floats(images)
+        images_lib.check_floats(images)
         if isinstance(images, jax.core.Tracer):
             layers = self._layers(self.features)
             return state_lib.merge(layers.graph, *layers.choose(*self._variables))(images)
@@ -239,24 +239,6 @@ class Encoder:
 
         jitted = jax.jit(encode, out_shardings=whole)
         return lambda images: jitted(*variables, jax.device_put(images, split))
-
-
-def _check_floats(images: Any) -> None:
-    shape, dtype = np.shape(images), getattr(images, "dtype", None)
-    if dtype is None or len(shape) != 4 or shape[-1] != 3 or shape[0] == 0:
-        raise UserError(
-            f"encoder(images) takes an array [n, height, width, 3], not {list(shape)}. For paths, PIL images and other sizes "
-            "there is encoder.embed(images)."
-        )
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise UserError(
-            f"encoder(images) takes floats in [0, 1], not {dtype}: divide by 255, or call encoder.embed(images), which also "
-            "crops and resizes."
-        )
-    if isinstance(images, np.ndarray) and images.max() > 2:
-        raise UserError(
-            f"encoder(images) takes floats in [0, 1], but there are values up to {images.max():g}: divide by 255."
-        )
 
 
 def load(

@@ -1,6 +1,7 @@
 """Files of every kind are read as a viewer shows them, and never end the process."""
 
 import io
+import re
 import struct
 import zlib
 
@@ -12,6 +13,7 @@ import pytest
 from simclr_jax.augment import image_files
 from simclr_jax.augment import tf_crops
 from simclr_jax.augment.orientation import ORIENTATION_TAG
+from simclr_jax.errors import UserError
 from simclr_jax.inference import images
 from simclr_jax.runtime.tensorflow import tf
 
@@ -171,10 +173,10 @@ def test_a_pil_image_is_turned_upright_as_its_file(form, tmp_path):
     content = encoded(picture(), form, exif=turned(6))
     (tmp_path / "a").write_bytes(content)
     for image in (tmp_path / "a", Image.open(tmp_path / "a")):
-        pixels = image_files.decode(tf.constant(images._encoded(image)[0])).numpy()
+        pixels = image_files.decode(tf.constant(images._encoded(image, 0)[0])).numpy()
         assert np.abs(pixels - as_shown(content)).max() <= 5
     upright = ImageOps.exif_transpose(Image.open(tmp_path / "a"))  # by the user already
-    np.testing.assert_array_equal(image_files.decode_with_pillow(images._encoded(upright)[0]), as_shown(content))
+    np.testing.assert_array_equal(image_files.decode_with_pillow(images._encoded(upright, 0)[0]), as_shown(content))
 
 
 def test_an_exif_segment_inside_another_segment_turns_nothing():
@@ -269,9 +271,51 @@ def test_wide_grey_images_in_memory_are_scaled_as_their_files(dtype, form):
     values = np.linspace(0, 1, 12 * 16).reshape(12, 16) * (1 if dtype == np.float32 else 65535)
     image = Image.fromarray(values.astype(dtype))
     content = encoded(image, form)
-    ((in_memory, _),) = [images._encoded(image)]
+    ((in_memory, _),) = [images._encoded(image, 0)]
     of_file = image_files.decode_with_pillow(content)
     np.testing.assert_array_equal(image_files.decode_with_pillow(in_memory), of_file)
     assert len(np.unique(of_file)) > 100
     with Image.open(io.BytesIO(content)) as opened:
-        np.testing.assert_array_equal(image_files.decode_with_pillow(images._encoded(opened)[0]), of_file)
+        np.testing.assert_array_equal(image_files.decode_with_pillow(images._encoded(opened, 0)[0]), of_file)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            np.linspace(0, 255, 192, dtype=np.float32),
+            r"read in \[0, 1\], but the values go from 0 to 255: divide by 255",
+        ),
+        (np.linspace(0, 4000, 192, dtype=np.float32), "from 0 to 4000: divide by the value of white"),
+        (np.linspace(-2, 2, 192, dtype=np.float32), "from -2 to 2, as standardised images have"),
+        (np.where(np.arange(192) == 7, np.nan, 0.5).astype(np.float32), "NaN or infinite"),
+        (
+            np.linspace(0, 255, 192).astype(np.int32),
+            r"read in \[0, 65535\], but the values go from 0 to 255: save it with 8",
+        ),
+        (np.linspace(0, 65536, 192).astype(np.int32), "from 0 to 65536"),
+        (np.linspace(-1, 65535, 192).astype(np.int32), "from -1 to 65535"),
+    ],
+)
+def test_wide_grey_images_of_another_range_are_refused(values, message, tmp_path):
+    image = Image.fromarray(values.reshape(12, 16))
+    content = encoded(image, "TIFF")
+    with pytest.raises(tf.errors.OpError):
+        image_files.decode(tf.constant(content))
+    with pytest.raises(ValueError, match=message):
+        image_files.decode_with_pillow(content)
+    assert re.search(message, image_files.problem(content))
+    with pytest.raises(UserError, match=f"cannot read the image number 3: .*{message}"):
+        images._encoded(image, 3)
+    (tmp_path / "a.tiff").write_bytes(content)
+    with pytest.raises(UserError, match=f"cannot read the image .*a.tiff: .*{message}"):
+        images._encoded(Image.open(tmp_path / "a.tiff"), 3)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_wide_grey_images_may_be_black_and_overshoot(dtype):
+    black = Image.fromarray(np.zeros([12, 16], dtype))
+    assert not np.any(image_files.decode_with_pillow(encoded(black, "TIFF")))
+    if dtype == np.float32:
+        over = Image.fromarray(np.linspace(-0.2, 1.2, 192, dtype=np.float32).reshape(12, 16))
+        assert np.ptp(image_files.decode_with_pillow(encoded(over, "TIFF"))) == 255
