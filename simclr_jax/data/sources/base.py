@@ -275,15 +275,16 @@ def _check_same_labels(train: Source, test: Source) -> None:
     classes, tested = (set(np.unique(source.labels[source.labels >= 0]).tolist()) for source in both)
     unknown, missing = ([names[label] for label in sorted(some)] for some in (tested - classes, classes - tested))
     if unknown:
-        classes_are = f"class{'es' * (len(unknown) > 1)} {_some(unknown)}"
+        classes_are = f"class{'es' * (len(unknown) > 1)} {some_names(unknown)}"
         message = f"{test.name} has images of the {classes_are}, of which {train.name} has none"
         # A data set with named classes may be used in slices so small that one lacks some, as the 1,000 images of VTAB.
         if not tested & classes or (isinstance(train, RandomAccess) and train.pixels is not None):
             raise UserError(f"{message}.")
         log.warning("%s: no classifier can be right about these.", message)
     if missing:
-        log.warning("%s has no image of the class%s %s.", test.name, "es" * (len(missing) > 1), _some(missing))
+        log.warning("%s has no image of the class%s %s.", test.name, "es" * (len(missing) > 1), some_names(missing))
 
 
-def _some(names: Sequence[str]) -> str:
+def some_names(names: Sequence[str]) -> str:
+    """The first ten names for a message, and how many more there are."""
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -12,7 +12,7 @@ _COMMITTED = "commit_success.txt"
 
 
 def find(pretrained: str, flag: str = "--pretrained") -> epath.Path:
-    """The folder of one checkpoint: `pretrained` itself, or the newest one in a workdir.
+    """The folder of one checkpoint: `pretrained` itself, or the newest one in a workdir or in its only draw.
 
     Args:
       pretrained: a checkpoint or a workdir, also hf://USER/NAME.
@@ -28,6 +28,8 @@ def find(pretrained: str, flag: str = "--pretrained") -> epath.Path:
     if checkpoint is not None:
         return checkpoint
     draws = sorted(child.name for child in path.glob("draw_*"))
+    if len(draws) == 1 and (checkpoint := newest(path / draws[0])) is not None:
+        return checkpoint
     if draws:
         raise UserError(
             f"{flag}={pretrained!r} has one network for each subset of the labels: choose one of {', '.join(draws)}, as in "
