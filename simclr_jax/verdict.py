@@ -73,6 +73,7 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
     if count < LEAST_IMAGES:
         raise UserError(f"{source.name} has {source.num_examples} images; the verdict needs at least {LEAST_IMAGES}.")
     images = Images(source, count, encoder.config.data, sharding.rounded_up(values.batch_size, encoder.mesh))
+    _check_differ(images)
     log.info("Examining %s on %d images of %s.", encoder, count, source.name)
     metrics = of_run / "metrics.jsonl" if of_run else None
     lines = metrics_file.read(metrics) if metrics is not None and metrics.exists() else []
@@ -87,6 +88,18 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
         folder / VERDICT,
     )
     return verdict
+
+
+def _check_differ(images: Images) -> None:
+    """Refuses images that are all the same: every network would look collapsed."""
+    first = None
+    for batch in images.views(changed({}), 1):  # mostly ends with the first one
+        first = batch[:1] if first is None else first
+        if np.any(batch != first):
+            return
+    raise UserError(
+        f"all {images.count} images of {images.source.name} are the same: the verdict needs different ones."
+    )
 
 
 def _draw(h: np.ndarray, images: Images, folder: epath.Path) -> None:
