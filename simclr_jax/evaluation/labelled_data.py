@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax.data import sources
-from simclr_jax.data.sources.base import some_names
+from simclr_jax.data.sources.classes import some_names
 from simclr_jax.errors import UserError
 
 log = logging.getLogger("simclr_jax")

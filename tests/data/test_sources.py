@@ -342,6 +342,17 @@ def test_a_class_that_is_missing_from_a_split_is_named(image_folder):
         sources.check_same_classes(test, train)
 
 
+def test_names_that_look_the_same_are_shown_by_their_characters():
+    train, test = (
+        of_files(["1", "2"], split, [name, "tea"]) for split, name in (("a", "caf\u00e9"), ("b", "cafe\u0301"))
+    )
+    with pytest.raises(
+        UserError, match=r"'caf\\xe9' and 'cafe\\u0301' \(Unicode normalisation\): rename one"
+    ) as refused:
+        sources.check_same_classes(train, test)
+    assert "a has the class caf" in str(refused.value)
+
+
 def test_a_small_slice_of_a_data_set_may_lack_a_class(caplog):
     source = of_files([f"{number}.png" for number in range(6)], labels=list("abcabc"))
     train, test = source.subset(np.array([0, 1, 3])), source.subset(np.array([1, 2]))
