@@ -6,6 +6,7 @@ h = encoder.embed("holiday/")         # NumPy [n, encoder.num_features]
 
 from collections.abc import Iterator
 import functools
+import os
 import re
 from typing import Any
 from typing import NamedTuple
@@ -255,14 +256,19 @@ def load(
       path: a workdir of pretraining, linear probe, fine-tuning or distillation; the folder of one label subset in it
         (draw_0); or one checkpoint. Local, or in a bucket (gs://, s3://).
       pretrained: where the encoder of a linear probe is now, if it has moved since.
-      compute_dtype: "float32" or "bfloat16". Default: float32 after pretraining, as evaluations have it; the run's own
-        after an evaluation.
+      compute_dtype: "float32" or "bfloat16", or "float64" where JAX has 64 bits (`jax_enable_x64`). Default: float32 after
+        pretraining, as evaluations have it; the run's own after an evaluation.
       mesh: the devices to use. Default: all of this process.
       flag: names the argument in error messages.
 
     Raises:
       UserError: where there is no encoder, or there are several; it says what to do.
     """
+    for name, given in (("the path", path), ("pretrained", pretrained or "unset")):
+        if not isinstance(given, str | os.PathLike) or not os.fspath(given):
+            raise UserError(
+                f"{name} is {given!r}, but must be the workdir of a run or one checkpoint, as in 'runs/photos'."
+            )
     saved = saved_lib.find(path, pretrained, flag)
     config = saved.config.copy_and_resolve_references()
     config.remat = "none"
@@ -270,6 +276,11 @@ def load(
         compute_dtype = "float32" if config.kind == "pretrain" else config.compute_dtype
     if compute_dtype not in choices.DTYPES:
         raise UserError(f"compute_dtype is {compute_dtype!r}, but must be one of {', '.join(choices.DTYPES)}.")
+    if compute_dtype == "float64" and not jax.config.jax_enable_x64:  # JAX would take float32, with warnings
+        raise UserError(
+            "compute_dtype is 'float64', but JAX has 32 bits here: take float32, or call "
+            "jax.config.update('jax_enable_x64', True) before anything else."
+        )
     config.compute_dtype = compute_dtype
     if config.model.sk_ratio is None:
         config.model.sk_ratio = 0.0

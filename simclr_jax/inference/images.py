@@ -51,7 +51,7 @@ def sources_of(images: Any) -> Iterator[Source]:
     Raises:
       UserError: for something that is no image, and for a path that does not exist.
     """
-    if _is_path(images) and epath.Path(folder := expanded(os.fspath(images))).is_dir():
+    if _is_path(images) and os.fspath(images) and epath.Path(folder := expanded(os.fspath(images))).is_dir():
         yield of_files(images_below(folder), name=folder)
         return
     if _is_one_image(images):
@@ -156,6 +156,8 @@ def _is_one_image(images: Any) -> bool:
 
 def _existing(path: Any) -> str:
     path = expanded(os.fspath(path))
+    if not path:
+        raise UserError("the path of an image is empty: give that of a file, or a folder; '.' is the current one.")
     if not is_text(path):
         raise UserError(f"the name of the image {path!a} is not UTF-8: rename it.")
     if not epath.Path(path).exists() or epath.Path(path).is_dir():

@@ -268,6 +268,9 @@ def test_mistakes_in_use_are_one_line(runs, tmp_path):
         (lambda: encoder.embed([good, tmp_path / "none.png"]), "the image '.*none.png' does not exist"),
         (lambda: encoder.embed(tmp_path / "none"), "none' does not exist"),
         (lambda: encoder.embed(REPOSITORY / "tests" / "inference"), "no images in '.*inference'"),
+        (lambda: encoder.embed(""), "the path of an image is empty"),
+        (lambda: encoder.embed([""]), "the path of an image is empty"),
+        (lambda: encoder.embed(iter([good, ""])), "the path of an image is empty"),
         (lambda: encoder.embed(3), "not builtins.int"),
         (lambda: encoder.embed([floats[0]]), "is uint8, but one is float32"),
         (lambda: encoder.embed([np.zeros([3, 8, 8], np.uint8)]), r"but one has the shape \[3, 8, 8\]"),
@@ -293,6 +296,12 @@ def test_mistakes_in_use_are_one_line(runs, tmp_path):
         (lambda: setattr(encoder, "features", "g3"), r"'g3', but the projection head has 2 layer"),
         (lambda: setattr(simclr_jax.load(runs / "sgd"), "features", "z"), "has no projection head"),
         (lambda: simclr_jax.load(runs / "pretrained", compute_dtype="int8"), "compute_dtype is 'int8'"),
+        (lambda: simclr_jax.load(runs / "pretrained", compute_dtype="float64"), "'float64', but JAX has 32 bits here"),
+        (lambda: simclr_jax.load(None), "the path is None, but must be the workdir of a run or one checkpoint"),
+        (lambda: simclr_jax.load(3), "the path is 3, but"),
+        (lambda: simclr_jax.load(b"/tmp"), "the path is b'/tmp', but"),
+        (lambda: simclr_jax.load(""), "the path is '', but"),
+        (lambda: simclr_jax.load(runs / "pretrained", pretrained=3), "pretrained is 3, but"),
     ]
     for do, message in wrong:
         with pytest.raises(UserError, match=message) as refused:
