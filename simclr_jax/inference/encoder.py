@@ -276,7 +276,7 @@ def load(
         compute_dtype = "float32" if config.kind == "pretrain" else config.compute_dtype
     if compute_dtype not in choices.DTYPES:
         raise UserError(f"compute_dtype is {compute_dtype!r}, but must be one of {', '.join(choices.DTYPES)}.")
-    if compute_dtype == "float64" and not jax.config.jax_enable_x64:  # JAX would take float32, with warnings
+    if compute_dtype == "float64" and jnp.result_type(float) != jnp.float64:  # it would be float32, with warnings
         raise UserError(
             "compute_dtype is 'float64', but JAX has 32 bits here: take float32, or call "
             "jax.config.update('jax_enable_x64', True) before anything else."

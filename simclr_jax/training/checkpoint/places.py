@@ -30,7 +30,7 @@ def find(pretrained: str, flag: str = "--pretrained") -> epath.Path:
     draws = sorted(child.name for child in path.glob("draw_*"))
     if len(draws) == 1 and (checkpoint := newest(path / draws[0])) is not None:
         return checkpoint
-    if draws:
+    if len(draws) > 1:
         raise UserError(
             f"{flag}={pretrained!r} has one network for each subset of the labels: choose one of {', '.join(draws)}, as in "
             f"{flag}={pretrained.rstrip('/')}/{draws[0]}."

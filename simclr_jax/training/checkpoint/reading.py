@@ -93,7 +93,8 @@ def shapes(checkpoint: epath.Path, part: str) -> Any:
 def load_classifier(checkpoint: epath.Path) -> tuple[np.ndarray, np.ndarray]:
     """Kernel `[features, classes]` and bias `[classes]` of the linear classifier in a checkpoint, on the host."""
     check(checkpoint, "classifier")
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    # Orbax warns that an item has no separate metadata: none has.
+    with quiet.errors_only(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         path = checkpoint / "classifier"
         args = jax.tree.map(
             lambda _: ocp.RestoreArgs(restore_type=np.ndarray), checkpointer.metadata(path).item_metadata.tree
