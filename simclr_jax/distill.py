@@ -27,6 +27,7 @@ from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
 from simclr_jax.evaluation import metrics
 from simclr_jax.evaluation import supervised
+from simclr_jax.evaluation.labelled_data import check_classifier
 from simclr_jax.evaluation.setup import Setup
 from simclr_jax.evaluation.setup import make_parts
 from simclr_jax.evaluation.setup import set_up
@@ -59,6 +60,7 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
     schema = config_lib.distill()
     setup = set_up(config, workdir, pretrained, schema, monitor, train_labels=False)
     config = setup.config
+    _check_teacher(config, path, setup)
     teacher = load_teacher(path, teacher_config, setup)
 
     def teachers(model, images):
@@ -95,6 +97,14 @@ def find_teacher(teacher: str) -> epath.Path:
       UserError: where there is none, or more than one draw.
     """
     return checkpoint.find(checkpoint.only_draw(teacher, f"config.teacher={teacher!r}"), flag="--config.teacher")
+
+
+def _check_teacher(config: ConfigDict, path: epath.Path, setup: Setup) -> None:
+    if not (path / "classifier").exists():
+        raise UserError(f"config.teacher={config.teacher!r}: {path} has no classifier.")
+    (number,) = checkpoint.shapes(path, "classifier")["params"]["bias"]
+    hint = "a student needs a teacher of the classes of its test images."
+    check_classifier(f"config.teacher={config.teacher!r}", number, checkpoint.class_names(path), setup.test, hint)
 
 
 def load_teacher(path: epath.Path, config: ConfigDict, setup: Setup) -> supervised.Teacher:

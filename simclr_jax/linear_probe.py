@@ -29,6 +29,7 @@ from simclr_jax.errors import UserError
 from simclr_jax.evaluation import label_subsets
 from simclr_jax.evaluation import logistic_regression
 from simclr_jax.evaluation import supervised
+from simclr_jax.evaluation.labelled_data import check_classifier
 from simclr_jax.evaluation.setup import Setup
 from simclr_jax.evaluation.setup import set_up
 from simclr_jax.runtime.run_monitor import RunMonitor
@@ -79,12 +80,10 @@ def _as_stored(config: ConfigDict, pretrained: str | None) -> ConfigDict:
 
 
 def _stored(setup: Setup) -> dict:
-    kernel, bias = checkpoint.load_classifier(epath.Path(setup.config.pretrained))
-    if len(bias) != setup.num_classes:
-        raise UserError(
-            f"the classifier in {setup.config.pretrained} has {len(bias)} classes, but {setup.test.name} has "
-            f"{setup.num_classes}: score it on the data it was trained for, or train one with another config.protocol."
-        )
+    path = epath.Path(setup.config.pretrained)
+    kernel, bias = checkpoint.load_classifier(path)
+    hint = "score it on the data it was trained for, or train one with another config.protocol."
+    check_classifier(f"the classifier in {path}", len(bias), checkpoint.class_names(path), setup.test, hint)
     test = setup.features(setup.test)
 
     def probe(rows: np.ndarray, seed: int, folder: epath.Path) -> dict:

@@ -29,6 +29,7 @@ import numpy as np
 from simclr_jax import config as config_lib
 from simclr_jax.augment import jax_ops
 from simclr_jax.errors import Preempted
+from simclr_jax.errors import UserError
 from simclr_jax.evaluation.setup import set_up
 from simclr_jax.runtime.heartbeat import working
 from simclr_jax.runtime.run_monitor import RunMonitor
@@ -44,8 +45,15 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
     began = time.monotonic()
     setup = set_up(config, workdir, pretrained, config_lib.transform_probe(), monitor, train_labels=False)
     config = setup.config
+    number, forms_of = min(config.train_images, setup.train.num_examples), forms(config)
+    least = least_images(config)
+    if number < least:
+        raise UserError(
+            f"{number} training images are too few to learn from ({setup.train.name} has {setup.train.num_examples}, "
+            f"config.train_images is {config.train_images}): config.classifier={config.classifier} needs at least {least} for "
+            f"config.transforms={config.transforms!r}."
+        )
     setup.write_config()
-    number = min(config.train_images, setup.train.num_examples)
     rows = np.sort(np.random.default_rng(config.seed).permutation(setup.train.num_examples)[:number])
     train = setup.train if number == setup.train.num_examples else setup.train.subset(rows)
 
@@ -53,10 +61,14 @@ def run(config: ConfigDict, workdir: epath.Path, pretrained: str | None, *, moni
     def features_of(form: Form) -> tuple[np.ndarray, np.ndarray]:
         return setup.features(train, form).values, setup.features(setup.test, form).values
 
-    results, forms_of = {}, forms(config)
+    results = {}
     for name in config.transforms.split():
         parts = [features_of(form) for form in forms_of[name]]
         seen, unseen = ([part[side] for part in parts] for side in (0, 1))
+        if len(seen[0]) < least:
+            raise UserError(
+                f"only {len(seen[0])} training images of {train.name} can be read, but at least {least} are needed."
+            )
         if monitor.poll():
             raise Preempted("asked to stop between transformations; the same command begins again.")
         with working(f"learning to recognise {name}"):
@@ -95,6 +107,17 @@ def forms(config: ConfigDict) -> dict[str, list[Form]]:
         "noise": [unchanged, noisy],
         "sobel": [unchanged, lambda images: jax_ops.clip(jax_ops.sobel(images))],
     }
+
+
+def least_images(config: ConfigDict) -> int:
+    """How many training images the classifiers need: for early stopping, "mlp" holds out a tenth of its examples, rounded up.
+
+    Two examples are held out at least, and, where it learns to recognise one of two forms, one of each.
+    """
+    if config.classifier != "mlp":
+        return 1
+    four_forms_only = all(len(forms(config)[name]) == 4 for name in config.transforms.split())
+    return 3 if four_forms_only else 6  # 12 examples
 
 
 def accuracy(train: list[np.ndarray], test: list[np.ndarray], config: ConfigDict) -> float:

@@ -77,6 +77,7 @@ def run(values: flags.FlagValues) -> dict[str, Any]:
         raise UserError(f"{source.name} has {source.num_examples} images; the verdict needs at least {LEAST_IMAGES}.")
     _check_earlier(folder, of_run, {"name": source.name, "count": count})
     images = Images(source, count, encoder.config.data, sharding.rounded_up(values.batch_size, encoder.mesh))
+    _check_differ(images)
     log.info("Examining %s on %d images of %s.", encoder, count, source.name)
     metrics = of_run / "metrics.jsonl" if of_run else None
     lines = metrics_file.read(metrics) if metrics is not None and metrics.exists() else []
@@ -104,6 +105,18 @@ def _check_earlier(folder: epath.Path, of_run: epath.Path | None, images: dict[s
         raise UserError(f"{path} is of another run, {place}: remove it, or take another --workdir.")
     if earlier.get("images", images) != images:
         raise UserError(f"{path} is on {earlier['images']}, not on {images}: remove it, or take another --workdir.")
+
+
+def _check_differ(images: Images) -> None:
+    """Refuses images that are all the same: every network would look collapsed."""
+    first = None
+    for batch in images.views(changed({}), 1):  # mostly ends with the first one
+        first = batch[:1] if first is None else first
+        if np.any(batch != first):
+            return
+    raise UserError(
+        f"all {images.count} images of {images.source.name} are the same: the verdict needs different ones."
+    )
 
 
 def _draw(h: np.ndarray, images: Images, folder: epath.Path) -> None:

@@ -1,6 +1,7 @@
 """Distillation: the student comes to agree with its teacher, without a label."""
 
 import json
+import shutil
 
 from etils import epath
 from helpers import REPOSITORY
@@ -76,3 +77,29 @@ def test_mistakes_are_told(tmp_path, digits_run):
         (tmp_path / "tuned" / f"draw_{draw}").mkdir(parents=True)
     with pytest.raises(errors.UserError, match="several draws: choose one of draw_0, draw_1"):
         cli.call("distill", f"--workdir={tmp_path}", "--config.init=random", f"--config.teacher={tmp_path}/tuned")
+
+
+def test_a_teacher_of_other_classes_is_named(tmp_path, teacher, image_folder, caplog):
+    folder, _ = teacher
+    images = ("--config.init=random", "--config.data.source=folder", f"--config.data.root={image_folder}")
+    with pytest.raises(
+        errors.UserError, match=r"has the classes 0, 1, .*, 9, but .*test has 3, cat, dog, owl: a student"
+    ):
+        call(tmp_path, folder, *images)
+    assert not (tmp_path / "checkpoints").exists()
+    for split in ("train", "test"):
+        for number in range(7):
+            shutil.copytree(image_folder / split / "owl", image_folder / split / f"owl_{number}")
+    caplog.set_level("WARNING", "simclr_jax")
+    call(tmp_path, folder, *images, "--config.epochs=0.1")
+    assert "test has 10, cat, dog, owl, owl_0, " in caplog.text
+    assert "they are taken to be the same, in this order" in caplog.text
+
+
+def test_the_only_draw_of_a_run_is_taken(tmp_path, teacher):
+    folder, accuracy = teacher
+    stored = (f"--pretrained={folder}", "--config.protocol=stored")
+    results = cli.call("linear_probe", f"--workdir={tmp_path}", *stored)
+    assert results["top1"] == pytest.approx(accuracy)
+    with pytest.raises(errors.UserError, match="is the pretraining run's own"):
+        cli.call("linear_probe", f"--workdir={folder}", *stored)

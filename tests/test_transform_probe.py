@@ -10,6 +10,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax import transform_probe
+from simclr_jax.errors import UserError
 from simclr_jax.runtime import cli
 
 pytestmark = pytest.mark.slow
@@ -63,3 +64,30 @@ def test_a_run(tmp_path, monkeypatch):
     assert results["sobel"] > 0.75
     assert results["rotate"] > 0.3, "chance is a quarter"
     assert "grayscale" not in results
+
+
+@pytest.mark.parametrize(("transforms", "least"), [("noise rotate", 6), ("rotate", 3)])
+def test_the_least_number_of_images_is_that_of_the_classifier(transforms, least):
+    config = config_lib.transform_probe()
+    config.transforms = transforms
+    assert transform_probe.least_images(config) == least
+    for name in transforms.split():
+        number = len(transform_probe.forms(config)[name])
+        parts = np.random.default_rng(0).normal(size=(number, least, 4)).astype(np.float32)
+        transform_probe.accuracy(list(parts), list(parts), config)
+        if number == 2 or transforms == name:
+            with pytest.raises(
+                ValueError, match="should be greater or equal to the number of classes|set is too small"
+            ):
+                transform_probe.accuracy(list(parts[:, 1:]), list(parts), config)
+
+
+def test_too_few_images_are_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    few = [f"--workdir={tmp_path}", *UNTRAINED, "--config.model.stem=cifar", "--config.train_images=3"]
+    with pytest.raises(
+        UserError, match=r"3 training images are too few .*, config.train_images is 3\): .* needs at least 6"
+    ):
+        cli.call("transform_probe", *few)
+    assert not (tmp_path / "config.json").exists()
+    cli.call("transform_probe", *few, "--config.classifier=linear", "--config.transforms=sobel")

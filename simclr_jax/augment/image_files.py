@@ -1,7 +1,7 @@
 """Decode image files as a viewer shows them: plain ones by TensorFlow, everything else by Pillow.
 
 TensorFlow's decoders are fast, but they refuse WebP with alpha, read palettes of BMP as grey, ignore the orientation of a
-photograph, and may abort the process on an animated WebP. So the first bytes of a file decide who reads it.
+photograph, and may abort the process on an animated WebP. So the first bytes of a file, and its metadata, decide who reads it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 from ml_collections import ConfigDict
 import numpy as np
 
+from simclr_jax.augment import orientation
+from simclr_jax.augment.orientation import JPEG
+from simclr_jax.augment.value_range import grey_in_eight_bits
 from simclr_jax.runtime.tensorflow import tf
 
-# How much of a file is searched for metadata.
-HEAD = 4096
-UPRIGHT, ORIENTATION_TAG = 1, 0x0112
 # By how much a JPEG can be reduced while it is decoded.
 RATIOS = (2, 4, 8)
-JPEG, END_OF_JPEG = b"\xff\xd8\xff", b"\xff\xd9"
+END_OF_JPEG = b"\xff\xd9"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +67,16 @@ DEFAULT_DECODING = Decoding()
 
 
 def is_surely_plain(image: tf.Tensor) -> tf.Tensor:
-    """Whether a file (bytes, scalar string) is a JPEG, PNG or GIF without metadata, which may turn it. Few ops, for speed."""
+    """Whether a file (bytes, scalar string) is a JPEG, PNG or GIF without metadata that may turn it. Few ops, for speed."""
     known = tf.reduce_any(tf.strings.substr(image, 0, 3) == tf.constant([JPEG, b"\x89PN", b"GIF"]))
-    return known & ~tf.strings.regex_full_match(tf.strings.substr(image, 0, HEAD), r"\C*(Exif|eXIf)\C*")  # \C: any byte
+    return known & orientation.is_without_metadata(image)
 
 
 def is_plain(content: bytes | np.ndarray) -> np.bool_:
     """Whether TensorFlow decodes a file as a viewer shows it."""
     content = _bytes(content)
     if content[:3] in (JPEG, b"\x89PN", b"GIF"):
-        return np.bool_(_is_upright(content))
+        return np.bool_(orientation.is_upright(content))
     if content[:2] == b"BM":
         return np.bool_(content[28:34] == b"\x18\0\0\0\0\0")  # 24 bits a pixel, not compressed
     return np.bool_(content[:4] == b"RIFF" and content[8:16] == b"WEBPVP8 ")  # no alpha, no animation, no metadata
@@ -157,7 +157,6 @@ def decode_with_pillow(content: bytes | np.ndarray, ratio: int = 1, draft_side: 
       draft_side: a JPEG may be decoded smaller, in less time, as long as no side gets shorter than this many pixels.
     """
     from PIL import Image
-    from PIL import ImageOps
 
     readable_extensions()  # registers the plugins
     with Image.open(io.BytesIO(_bytes(content))) as opened:
@@ -165,7 +164,7 @@ def decode_with_pillow(content: bytes | np.ndarray, ratio: int = 1, draft_side: 
             opened.draft(None, (opened.width // ratio, opened.height // ratio))
         if draft_side is not None:
             opened.draft(None, (draft_side, draft_side))
-        return pixels_of(ImageOps.exif_transpose(opened))
+        return pixels_of(orientation.upright(opened))
 
 
 def size_of(content: bytes) -> tuple[int, int]:
@@ -179,10 +178,13 @@ def size_of(content: bytes) -> tuple[int, int]:
 def pixels_of(image: Any) -> np.ndarray:
     """The pixels of a `PIL.Image.Image` of any mode, uint8 `[height, width, 3]`.
 
-    16 bits a pixel, and floats in [0, 1], are scaled to 8 bits. Alpha is left out.
+    Grey of 16 bits a pixel, also where 32 bits hold it, and floats in [0, 1] are scaled to 8 bits. Alpha is left out.
+
+    Raises:
+      ValueError: for grey of 32 bits or floats in another range; see `value_range`.
     """
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _of_wide_grey(np.asarray(image))
+        return np.repeat(grey_in_eight_bits(np.asarray(image))[..., None], 3, axis=2)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # its colours, without a warning
     return np.asarray(image.convert("RGB"))
@@ -194,12 +196,6 @@ def _decode_or_nothing(content: bytes | np.ndarray, ratio: np.ndarray | int = 1)
         return decode_with_pillow(content, int(ratio))
     except Exception:  # each decoder raises different errors
         return np.zeros([0, 0, 3], np.uint8)
-
-
-def _of_wide_grey(grey: np.ndarray) -> np.ndarray:
-    """16 bits a pixel, or floats in [0, 1], to 8 bits."""
-    largest = 1.0 if np.issubdtype(grey.dtype, np.floating) else 65535.0
-    return np.repeat(np.round(np.clip(grey / largest, 0, 1) * 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
 @functools.cache
@@ -216,31 +212,8 @@ def readable_extensions() -> frozenset[str]:
     return frozenset(extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN)
 
 
-def _is_upright(content: bytes) -> bool:
-    """Whether no metadata turns a JPEG or PNG."""
-    return _orientation(content) not in range(2, 9)
-
-
 def _is_on_its_side(content: bytes | np.ndarray) -> np.bool_:
-    """Whether metadata turns a JPEG by a quarter, so that height and width change places."""
-    return np.bool_(_orientation(_bytes(content)) in range(5, 9))
-
-
-def _orientation(content: bytes) -> int:
-    """How metadata turns a JPEG or PNG: 1 to 8, see EXIF. Damaged metadata turns nothing, as in viewers."""
-    from PIL import Image
-
-    begin = content.find(b"Exif\0\0", 0, HEAD)
-    exif = Image.Exif()
-    try:
-        if begin >= 0:
-            exif.load(content[begin : begin + 2**16])
-        else:  # a PNG
-            with Image.open(io.BytesIO(content)) as image:
-                exif = image.getexif()
-        return exif.get(ORIENTATION_TAG, UPRIGHT)
-    except Exception:  # damage has errors of many types
-        return UPRIGHT
+    return np.bool_(orientation.is_on_its_side(_bytes(content)))
 
 
 def reason_of(error: tf.errors.OpError) -> str:

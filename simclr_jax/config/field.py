@@ -32,8 +32,10 @@ WIDTH = Bound("positive, with 64 * width a whole number", lambda value: value > 
 # The keys of JAX and NumPy take more, those of TensorFlow do not.
 SEED = Bound("from 0 to 2147483647", lambda value: 0 <= value < 2**31)
 SEEDS = Bound(
-    "whole numbers from 0 up to 2147483647, at least one",
-    lambda value: len(value) > 0 and all(isinstance(seed, int) and 0 <= seed < 2**31 for seed in value),
+    "whole numbers from 0 up to 2147483647, at least one, each once",
+    lambda value: (
+        len(set(value)) == len(value) > 0 and all(isinstance(seed, int) and 0 <= seed < 2**31 for seed in value)
+    ),
 )
 POSITIVE_NUMBERS = Bound(
     "positive numbers, at least one", lambda value: len(value) > 0 and all(number > 0 for number in value)

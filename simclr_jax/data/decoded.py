@@ -10,6 +10,7 @@ from simclr_jax.augment import image_files
 from simclr_jax.augment import numpy_crops
 from simclr_jax.augment.image_files import DEFAULT_DECODING
 from simclr_jax.augment.image_files import Decoding
+from simclr_jax.data.bad_images import BadImages
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.errors import UserError
 from simclr_jax.runtime import tensorflow
@@ -50,8 +51,8 @@ def _open(source: RandomAccess, index: int, decoding: Decoding) -> np.ndarray:
         return image_files.decode(tensorflow.tf.constant(decoding.completed_bytes(content))).numpy()
     except Exception as error:  # each decoder raises different errors
         log.debug("image %d: %s", index, error)
-        name = source.describe(index)
-        raise UserError(f"cannot read the image {name}, which config.data.resident needs.") from None
+        name, reason = source.describe(index), BadImages(source, 0.0).reason(index)
+        raise UserError(f"cannot read the image {name}, which config.data.resident needs{reason}.") from None
 
 
 def decode(

@@ -1,11 +1,13 @@
 """Open the images of an evaluation, which need labels."""
 
+from collections.abc import Sequence
 import logging
 
 from ml_collections import ConfigDict
 import numpy as np
 
 from simclr_jax.data import sources
+from simclr_jax.data.sources.classes import some_names
 from simclr_jax.errors import UserError
 
 log = logging.getLogger("simclr_jax")
@@ -93,3 +95,25 @@ def warn_of_one_class(source: sources.Source, why: str) -> None:
     name = only_class(source)
     if name is not None:
         log.warning("%s has only the class %r: accuracy says nothing, because %s.", source.name, name, why)
+
+
+def check_classifier(what: str, number: int, names: Sequence[str] | None, test: sources.Source, hint: str) -> None:
+    """Checks that a classifier that is there already is for the classes of the test images.
+
+    Args:
+      what: names it.
+      number: of its classes.
+      names: of its classes; None where it does not have them.
+      test: has class names.
+      hint: what to do instead.
+
+    Raises:
+      UserError: where the number of classes differs. Where only the names do, this is a line in the log.
+    """
+    of_test = list(test.class_names or ())
+    has = f"the classes {some_names(names)}" if names else f"{number} classes"
+    test_has = f"{test.name} has {len(of_test)}, {some_names(of_test)}"
+    if number != len(of_test):
+        raise UserError(f"{what} has {has}, but {test_has}: {hint}")
+    if names and list(names) != of_test:
+        log.warning("%s has %s, but %s: they are taken to be the same, in this order.", what, has, test_has)

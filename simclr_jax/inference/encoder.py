@@ -6,6 +6,7 @@ h = encoder.embed("holiday/")         # NumPy [n, encoder.num_features]
 
 from collections.abc import Iterator
 import functools
+import os
 import re
 from typing import Any
 from typing import NamedTuple
@@ -135,9 +136,9 @@ class Encoder:
             the network becomes part of that function.
 
         Raises:
-          UserError: for uint8, values as large as 255, or another shape.
+          UserError: for uint8, another shape, NaN, or values far outside [0, 1]. Values under `jax.jit` cannot be checked.
         """
-        _check_floats(images)
+        images_lib.check_floats(images)
         if isinstance(images, jax.core.Tracer):
             layers = self._layers(self.features)
             return state_lib.merge(layers.graph, *layers.choose(*self._variables))(images)
@@ -241,24 +242,6 @@ class Encoder:
         return lambda images: jitted(*variables, jax.device_put(images, split))
 
 
-def _check_floats(images: Any) -> None:
-    shape, dtype = np.shape(images), getattr(images, "dtype", None)
-    if dtype is None or len(shape) != 4 or shape[-1] != 3 or shape[0] == 0:
-        raise UserError(
-            f"encoder(images) takes an array [n, height, width, 3], not {list(shape)}. For paths, PIL images and other sizes "
-            "there is encoder.embed(images)."
-        )
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise UserError(
-            f"encoder(images) takes floats in [0, 1], not {dtype}: divide by 255, or call encoder.embed(images), which also "
-            "crops and resizes."
-        )
-    if isinstance(images, np.ndarray) and images.max() > 2:
-        raise UserError(
-            f"encoder(images) takes floats in [0, 1], but there are values up to {images.max():g}: divide by 255."
-        )
-
-
 def load(
     path: epath.PathLike,
     *,
@@ -273,14 +256,19 @@ def load(
       path: a workdir of pretraining, linear probe, fine-tuning or distillation; the folder of one label subset in it
         (draw_0); or one checkpoint. Local, or in a bucket (gs://, s3://).
       pretrained: where the encoder of a linear probe is now, if it has moved since.
-      compute_dtype: "float32" or "bfloat16". Default: float32 after pretraining, as evaluations have it; the run's own
-        after an evaluation.
+      compute_dtype: "float32" or "bfloat16", or "float64" where JAX has 64 bits (`jax_enable_x64`). Default: float32 after
+        pretraining, as evaluations have it; the run's own after an evaluation.
       mesh: the devices to use. Default: all of this process.
       flag: names the argument in error messages.
 
     Raises:
       UserError: where there is no encoder, or there are several; it says what to do.
     """
+    for name, given in (("the path", path), ("pretrained", pretrained or "unset")):
+        if not isinstance(given, str | os.PathLike) or not os.fspath(given):
+            raise UserError(
+                f"{name} is {given!r}, but must be the workdir of a run or one checkpoint, as in 'runs/photos'."
+            )
     saved = saved_lib.find(path, pretrained, flag)
     config = saved.config.copy_and_resolve_references()
     config.remat = "none"
@@ -288,6 +276,11 @@ def load(
         compute_dtype = "float32" if config.kind == "pretrain" else config.compute_dtype
     if compute_dtype not in choices.DTYPES:
         raise UserError(f"compute_dtype is {compute_dtype!r}, but must be one of {', '.join(choices.DTYPES)}.")
+    if compute_dtype == "float64" and jnp.result_type(float) != jnp.float64:  # it would be float32, with warnings
+        raise UserError(
+            "compute_dtype is 'float64', but JAX has 32 bits here: take float32, or call "
+            "jax.config.update('jax_enable_x64', True) before anything else."
+        )
     config.compute_dtype = compute_dtype
     if config.model.sk_ratio is None:
         config.model.sk_ratio = 0.0

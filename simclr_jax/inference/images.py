@@ -9,9 +9,13 @@ import struct
 from typing import Any
 
 from etils import epath
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from simclr_jax.augment import image_files
+from simclr_jax.augment import orientation
+from simclr_jax.augment.value_range import problem_of_floats
 from simclr_jax.data.bad_images import BadImages
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.data.sources.base import Source
@@ -47,7 +51,7 @@ def sources_of(images: Any) -> Iterator[Source]:
     Raises:
       UserError: for something that is no image, and for a path that does not exist.
     """
-    if _is_path(images) and epath.Path(folder := expanded(os.fspath(images))).is_dir():
+    if _is_path(images) and os.fspath(images) and epath.Path(folder := expanded(os.fspath(images))).is_dir():
         yield of_files(images_below(folder), name=folder)
         return
     if _is_one_image(images):
@@ -58,10 +62,32 @@ def sources_of(images: Any) -> Iterator[Source]:
         yield of_files([_existing(image) for image in images])
         return
     number = 0
-    for chunk in _chunks(_encoded(image) for image in images):
+    for chunk in _chunks(_encoded(image, place) for place, image in enumerate(images)):
         ids = [name or f"number {number + place}" for place, (_, name) in enumerate(chunk)]
         yield _of_bytes([content for content, _ in chunk], ids)
         number += len(chunk)
+
+
+def check_floats(images: Any) -> None:
+    """A UserError unless an array can go to a network as it is: floats `[n, height, width, 3]` in [0, 1]."""
+    shape, dtype = np.shape(images), getattr(images, "dtype", None)
+    if not isinstance(dtype, np.dtype) or len(shape) != 4 or shape[-1] != 3 or 0 in shape:
+        raise UserError(
+            f"encoder(images) takes an array [n, height, width, 3], not {list(shape)}. For paths, PIL images and other sizes "
+            "there is encoder.embed(images)."
+        )
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise UserError(
+            f"encoder(images) takes floats in [0, 1], not {dtype}: divide by 255, or call encoder.embed(images), which also "
+            "crops and resizes."
+        )
+    if isinstance(images, jax.core.Tracer):
+        return
+    with jax.ensure_compile_time_eval():  # a constant inside jax.jit has values too
+        least, largest = float(images.min()), float(images.max())
+    problem = problem_of_floats(least, largest)
+    if problem:
+        raise UserError(f"encoder(images) takes floats in [0, 1], but {problem}.")
 
 
 def _of_bytes(contents: list[bytes], ids: list[str]) -> RandomAccess:
@@ -84,13 +110,17 @@ def _chunks(encoded: Iterable[tuple[bytes, str | None]]) -> Iterator[list[tuple[
         yield chunk
 
 
-def _encoded(image: Any) -> tuple[bytes, str | None]:
+def _encoded(image: Any, number: int) -> tuple[bytes, str | None]:
     """The bytes of an image file, and its name if it has one. Pixels become an uncompressed BMP: no value changes."""
     if _is_path(image):
         path = _existing(image)
         return epath.Path(path).read_bytes(), path
     if hasattr(image, "convert"):  # a PIL image
-        return _bmp(image_files.pixels_of(image)), None
+        try:
+            return _bmp(image_files.pixels_of(orientation.upright(image))), None
+        except Exception as error:  # each decoder raises different errors
+            name = getattr(image, "filename", "") or f"number {number}"
+            raise UserError(f"cannot read the image {name}: {error}") from error
     if not hasattr(image, "__array__"):
         raise UserError(f"images are paths, PIL images or uint8 arrays, not {_kind(image)}.")
     return _bmp(np.asarray(image)), None
@@ -126,6 +156,8 @@ def _is_one_image(images: Any) -> bool:
 
 def _existing(path: Any) -> str:
     path = expanded(os.fspath(path))
+    if not path:
+        raise UserError("the path of an image is empty: give that of a file, or a folder; '.' is the current one.")
     if not is_text(path):
         raise UserError(f"the name of the image {path!a} is not UTF-8: rename it.")
     if not epath.Path(path).exists() or epath.Path(path).is_dir():

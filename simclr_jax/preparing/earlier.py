@@ -13,18 +13,20 @@ from simclr_jax.data.records.index import read_manifest
 from simclr_jax.data.records.index import remedy
 from simclr_jax.data.sources.records import open_split
 from simclr_jax.errors import UserError
+from simclr_jax.preparing.inputs import CONTENTS
 from simclr_jax.runtime import files
 
 log = logging.getLogger("simclr_jax")
 
 
-def is_complete(output: epath.Path, facts: dict[str, Any], overwrite: bool) -> bool:
+def is_complete(output: epath.Path, facts: dict[str, Any], changed: float, overwrite: bool) -> bool:
     """Whether the folder has all the records already. With `overwrite`, records of other images or flags, and damaged ones, are
     removed.
 
     Args:
       output: the folder.
       facts: about the images and flags of this call.
+      changed: when an image was changed last; see `Inputs`.
       overwrite: the flag.
 
     Raises:
@@ -47,9 +49,15 @@ def is_complete(output: epath.Path, facts: dict[str, Any], overwrite: bool) -> b
     differing = [
         f"{name} is {facts.get(name)!r}, but was {earlier.get(name)!r}"
         for name in {**earlier, **facts}
-        if facts.get(name) != earlier.get(name)
+        if facts.get(name) != earlier.get(name) and not (name == CONTENTS and _unknown(earlier, facts))
     ]
-    if not differing and (state == UNFINISHED or not overwrite or _is_sound(output)):
+    # A second is what the time of the state may lack.
+    newer = _unknown(earlier, facts) and changed > (output / state).stat().mtime + 1
+    if not differing and not (newer and overwrite) and (state == UNFINISHED or not overwrite or _is_sound(output)):
+        if newer:
+            log.warning(
+                "Images are newer than the records in %s: if one has changed, --overwrite prepares them again.", output
+            )
         return state == MANIFEST
     if not overwrite:
         raise UserError(
@@ -59,6 +67,11 @@ def is_complete(output: epath.Path, facts: dict[str, Any], overwrite: bool) -> b
     _check_ours(output)
     files.remove(output)
     return False
+
+
+def _unknown(earlier: dict[str, Any], facts: dict[str, Any]) -> bool:
+    """Whether the contents were not read: of large images, and by earlier versions."""
+    return earlier.get(CONTENTS) is None or facts.get(CONTENTS) is None
 
 
 def _is_sound(output: epath.Path) -> bool:

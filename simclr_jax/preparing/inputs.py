@@ -4,10 +4,14 @@ import dataclasses
 import hashlib
 import itertools
 import os
+import pathlib
 import re
 from typing import Any
+import zlib
 
 from simclr_jax import config as config_lib
+from simclr_jax.data.sources.fingerprint import SMALL_BYTES
+from simclr_jax.data.sources.fingerprint import SMALL_EXAMPLES
 from simclr_jax.data.sources.folder import DEFAULT_SPLIT
 from simclr_jax.data.sources.folder import OTHER_SPLITS
 from simclr_jax.data.sources.folder import TEST_SPLITS
@@ -27,6 +31,7 @@ from simclr_jax.runtime.files import is_remote
 from simclr_jax.runtime.tensorflow import tf
 
 TARS, PARQUETS = (".tar", ".tar.gz", ".tgz"), (".parquet",)
+CONTENTS = "contents"  # a fact that records of earlier versions lack
 SPLITS = (DEFAULT_SPLIT, *TEST_SPLITS, *OTHER_SPLITS)
 DEFAULT_LABEL_KEY = "label"
 
@@ -39,11 +44,13 @@ class Inputs:
       splits: the units of each split, in order.
       class_names: of the classes 0, 1, ... of each split; None where the labels themselves say it when all are read.
       facts: what decides about the records.
+      changed: when a local file was changed last, in seconds since 1970; 0 for other files.
     """
 
     splits: dict[str, list[Unit]]
     class_names: dict[str, list[str] | None]
     facts: dict[str, Any]
+    changed: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Wanted:
 
 
 def find(wanted: Wanted) -> Inputs:
-    """Finds the images. None is read here.
+    """Finds the images. Only of a few small files the contents are read here, for a checksum.
 
     Raises:
       UserError: where there are none, or not what the flags say.
@@ -155,7 +162,20 @@ def _by_split(images: str, paths: list[str], units: list[Unit]) -> dict[str, lis
 
 def _container_facts(kind: str, paths: list[str]) -> dict[str, Any]:
     sizes = [f"{os.path.basename(path)} {tf.io.gfile.stat(path).length}" for path in paths]
-    return {"kind": kind, "files": len(paths), "names and sizes": _digest(sizes)}
+    return {"kind": kind, "files": len(paths), "names and sizes": _digest(sizes), CONTENTS: _contents(paths)}
+
+
+def _contents(paths: list[str]) -> str | None:
+    """A digest of all contents, where they are as few and small as those that `fingerprint` reads, and local; or None."""
+    local = len(paths) <= SMALL_EXAMPLES and not any(is_remote(path) for path in paths)
+    if not local or sum(map(_size, paths)) > SMALL_BYTES:
+        return None
+    return _digest([f"{zlib.crc32(pathlib.Path(path).read_bytes()):08x}" for path in paths])
+
+
+def _changed(paths: list[str]) -> float:
+    """See `Inputs.changed`."""
+    return max((os.stat(path).st_mtime for path in paths if not is_remote(path)), default=0.0)
 
 
 def _digest(lines: list[str]) -> str:
@@ -173,7 +193,7 @@ def _tars(wanted: Wanted, paths: list[str]) -> Inputs:
         raise UserError(f"--label_column={wanted.label_column}: {first.name} has no label in a .json file beside it.")
     facts = _container_facts("tars", paths) | {"label_column": wanted.label_column}
     splits = _by_split(wanted.images, paths, list(units))
-    return Inputs(splits, dict.fromkeys(splits), facts)
+    return Inputs(splits, dict.fromkeys(splits), facts, _changed(paths))
 
 
 def _parquets(wanted: Wanted, paths: list[str]) -> Inputs:
@@ -183,7 +203,7 @@ def _parquets(wanted: Wanted, paths: list[str]) -> Inputs:
         raise UserError(f"{differing} has other columns or classes than {paths[0]}: prepare them one after the other.")
     splits = _by_split(wanted.images, paths, [Parquet(path, found[0].image, found[0].label) for path in paths])
     facts = _container_facts("parquet", paths) | {"image_column": found[0].image, "label_column": found[0].label}
-    return Inputs(splits, {name: found[0].class_names for name in splits}, facts)
+    return Inputs(splits, {name: found[0].class_names for name in splits}, facts, _changed(paths))
 
 
 def _folder(wanted: Wanted) -> Inputs:
@@ -194,7 +214,7 @@ def _folder(wanted: Wanted) -> Inputs:
     names = names if DEFAULT_SPLIT in names else [DEFAULT_SPLIT]
     splits: dict[str, list[Unit]] = {}
     class_names: dict[str, list[str] | None] = {}
-    digests: list[str] = []
+    every: list[str] = []
     inside = os.path.join(root, "")
     for name in names:
         data.train_split = name
@@ -208,14 +228,15 @@ def _folder(wanted: Wanted) -> Inputs:
             Files(inside, paths[start:stop], labels[start:stop] if labels else None)
             for start, stop in _slices(len(paths), wanted.shard_images)
         ]
-        digests += [f"{path.removeprefix(inside)} {_size(path)}" for path in paths]
-    facts = {"kind": "folder", "images": len(digests), "names and sizes": _digest(digests)}
-    return Inputs(splits, class_names, facts | {"shard_images": wanted.shard_images})
+        every += paths
+    sizes = [f"{path.removeprefix(inside)} {_size(path)}" for path in every]
+    facts = {"kind": "folder", "images": len(every), "names and sizes": _digest(sizes), CONTENTS: _contents(every)}
+    return Inputs(splits, class_names, facts | {"shard_images": wanted.shard_images}, _changed(every))
 
 
 def _size(path: str) -> int:
     """Of a local file. Of an object it would be a request for each image."""
-    return -1 if "://" in path else os.stat(path).st_size
+    return -1 if is_remote(path) else os.stat(path).st_size
 
 
 def _tfds(wanted: Wanted) -> Inputs:

@@ -62,7 +62,7 @@ def prepare(
       UserError: where the folder holds something else, or no image can be read.
     """
     facts = json.loads(json.dumps(inputs.facts | {"shorter_side": shorter_side}))
-    if is_complete(output, facts, overwrite):
+    if is_complete(output, facts, inputs.changed, overwrite):
         log.info("%s is complete: nothing to do.", output)
         return read_manifest(str(output))
     tasks = {

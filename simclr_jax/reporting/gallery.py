@@ -74,14 +74,14 @@ def _first(group: Group) -> tuple[list[int], list[float]]:
 def _thumbnail(path: str, folder: epath.Path | None) -> str | None:
     """The picture of a file as JPEG in base64, or None."""
     from PIL import Image
-    from PIL import ImageOps
 
     from simclr_jax.augment.image_files import pixels_of
+    from simclr_jax.augment.orientation import upright
 
     try:
         with ((folder / path) if folder else epath.Path(path)).open("rb") as file, Image.open(file) as image:
             image.draft("RGB", (2 * PICTURE_SIZE, 2 * PICTURE_SIZE))
-            small = Image.fromarray(pixels_of(ImageOps.exif_transpose(image)))
+            small = Image.fromarray(pixels_of(upright(image)))
             small.thumbnail((PICTURE_SIZE, PICTURE_SIZE))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None

@@ -42,7 +42,7 @@ def nearest(table: Embeddings, index: Index, queries: np.ndarray, titles: list[s
 
 
 def duplicates(table: Embeddings, index: Index, similarity: float) -> list[Group]:
-    """Groups of images that a chain of pairs above a similarity connects; the largest first.
+    """Groups of images that a chain of pairs with at least this similarity connects; the largest first.
 
     In each group the image with most near-duplicates comes first, and the similarities are those to it.
 

@@ -17,6 +17,8 @@ EXACT_NUMBERS = 30_000_000
 PROBES, TRAINING_ROWS = 32, 40
 # Queries at a time.
 CHUNK = 4096
+# More than float32 loses in the similarity of a vector of some thousand values to itself.
+ROUNDING = 4e-6
 
 
 def import_faiss() -> Any:
@@ -77,12 +79,16 @@ class Index:
         return self._index.search(np.ascontiguousarray(queries), count)
 
     def above(self, queries: np.ndarray, similarity: float) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """All pairs (query, row) that are more similar than `similarity`, for a chunk of queries at a time.
+        """All pairs (query, row) that are at least as similar as `similarity`, for a chunk of queries at a time.
+
+        For 1 the rounding of float32 is allowed for: the similarity of a vector to itself may be less.
 
         Yields:
           Numbers of queries, rows, and similarities, each `[pairs]`.
         """
+        # The index takes those above a limit.
+        limit = float(np.nextafter(np.float32(similarity), np.float32(-2))) if similarity < 1 else 1 - ROUNDING
         for start in range(0, len(queries), CHUNK):
             chunk = np.ascontiguousarray(queries[start : start + CHUNK])
-            limits, similarities, rows = self._index.range_search(chunk, similarity)
+            limits, similarities, rows = self._index.range_search(chunk, limit)
             yield start + np.repeat(np.arange(len(chunk)), np.diff(limits).astype(np.int64)), rows, similarities

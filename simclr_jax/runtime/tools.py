@@ -67,7 +67,7 @@ def _define_search(argv: Sequence[str], values: flags.FlagValues) -> None:
     flags.DEFINE_string("embeddings", None, "The table that simclr_jax.embed has written.", flag_values=values)
     text = "An image of the table, by its path or the end of it: find the images nearest to it. May be repeated."
     flags.DEFINE_multi_string("nearest", [], text, flag_values=values)
-    text = "Find groups of images that are more similar than this, such as 0.97."
+    text = "Find groups of images that are at least as similar as this, such as 0.97; 1: equal ones."
     flags.DEFINE_float("duplicates", None, text, lower_bound=-1, upper_bound=1, flag_values=values)
     text = "Divide the images into this many clusters, each with its most typical images."
     flags.DEFINE_integer("clusters", None, text, lower_bound=1, flag_values=values)

@@ -10,6 +10,7 @@ import pytest
 from simclr_jax import config as config_lib
 from simclr_jax.augment import image_files
 from simclr_jax.augment import tf_crops
+from simclr_jax.augment.orientation import ORIENTATION_TAG
 from simclr_jax.config import saved
 from simclr_jax.runtime.tensorflow import tf
 
@@ -20,7 +21,7 @@ def jpeg(height, width, orientation=None, seed=0, form="JPEG"):
     coarse = np.random.default_rng(seed).integers(0, 255, (6, 9, 3), dtype=np.uint8)
     exif = Image.Exif()
     if orientation:
-        exif[image_files.ORIENTATION_TAG] = orientation
+        exif[ORIENTATION_TAG] = orientation
     file = io.BytesIO()
     Image.fromarray(coarse).resize((width, height), Image.BICUBIC).save(file, form, quality=92, exif=exif)
     return tf.constant(file.getvalue())

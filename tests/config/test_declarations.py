@@ -30,10 +30,10 @@ BROKEN = {
     "in [0, 1)": 1.0,
     "-1 or at least 1": 0,
     "positive, with 64 * width a whole number": 0.3,
-    "whole numbers from 0 up to 2147483647, at least one": (-1,),
+    "whole numbers from 0 up to 2147483647, at least one, each once": (-1,),
     "positive numbers, at least one": (0.0,),
     "positive numbers, or none": (0.0,),
-    "numbers from 0 up, at least one": (),
+    "numbers from 0 up, at least one, each once": (),
     "three numbers, one for each of red, green and blue": (0.5,),
     "three positive numbers, one for each of red, green and blue": (0.5, 0.5, 0.0),
     "(low, high) with 0 < low <= high <= 1, as in 0.1,0.9": (0.5, 2.0),
@@ -72,6 +72,7 @@ def test_every_field_has_a_good_default_a_help_and_a_bound_that_bites(kind, name
         ("augment.crop_area", (0.5,), "with 0 < low"),
         ("lbfgs.l2_max", 1e-9, "must be at most config.lbfgs.l2_max"),
         ("label_seeds", (0, 0.5), "whole numbers"),
+        ("label_seeds", (0, 1, 1), "at least one, each once"),
     ],
 )
 def test_values_that_do_not_go_together_are_refused(name, value, message):

@@ -119,6 +119,57 @@ def test_a_missing_split_names_those_that_are_there(tmp_path):
         opened(path, train_split="extra")
 
 
+def test_an_empty_split_is_named_and_harms_no_other_one(tmp_path):
+    path = saved(
+        tmp_path, train_images=IMAGES, train_labels=LABELS, test_images=IMAGES[:0], test_labels=np.zeros(0, np.int64)
+    )
+    assert opened(path).class_names == ["0", "1", "2"]
+    with pytest.raises(UserError, match=r"test_images has the shape \[0, 5, 5, 3\]: there are no images in it"):
+        opened(path, "test")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("train_images x_train", "arrays train_images and x_train, which mean the same"),
+        ("x_train images", "arrays x_train and images, which"),
+        ("train_images train_labels y_train", "arrays train_labels and y_train, which"),
+        ("images labels y_train", "arrays y_train and labels, which"),
+    ],
+)
+def test_a_split_under_two_names_is_refused(tmp_path, names, message):
+    arrays = {name: IMAGES if "images" in name or "x_" in name else LABELS for name in names.split()}
+    path = saved(tmp_path, **arrays, test_images=IMAGES[:2])
+    with pytest.raises(UserError, match=message):
+        opened(path)
+    assert opened(path, "test").num_examples == 2
+    with pytest.raises(UserError, match=message):
+        open_images(str(path))
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_class_without_a_training_image_is_refused(tmp_path, named, caplog):
+    def check(train, test):
+        names = {"class_names": np.array(["cat", "dog", "emu", "fox"])} if named else {}
+        arrays = {"train_images": IMAGES[: len(train)], "test_images": IMAGES[: len(test)]}
+        path = saved(tmp_path, **arrays, train_labels=np.array(train), test_labels=np.array(test), **names)
+        sources.check_same_classes(opened(path), opened(path, "test"))
+
+    caplog.set_level("WARNING", "simclr_jax")
+    check([0, 1, 1], [1, 0])
+    assert not caplog.text
+    for test, given, classes in (
+        ([2, 3], "emu, fox" if named else "2, 3", "es"),
+        ([1, 2], "emu" if named else "2", ""),
+    ):
+        with pytest.raises(
+            UserError, match=rf"test_images has images of the class{classes} {given}, of which .* has none\.$"
+        ):
+            check([0, 1, 1], test)
+    check([0, 1, 2], [2, 0])
+    assert f"test_images has no image of the class {'dog' if named else 1}." in caplog.text
+
+
 def no_member(path):
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("readme.txt", "no array")

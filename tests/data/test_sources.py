@@ -23,6 +23,7 @@ from simclr_jax.data import sources
 from simclr_jax.data import subsets
 from simclr_jax.data.sources import tfds as tfds_source
 from simclr_jax.data.sources import tfds_builder
+from simclr_jax.data.sources.files import of_files
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.tensorflow import tf
 from simclr_jax.runtime.tensorflow import tfds
@@ -339,6 +340,27 @@ def test_a_class_that_is_missing_from_a_split_is_named(image_folder):
         sources.check_same_classes(train, test)
     with pytest.raises(UserError, match="has the class owl, unknown"):
         sources.check_same_classes(test, train)
+
+
+def test_names_that_look_the_same_are_shown_by_their_characters():
+    train, test = (
+        of_files(["1", "2"], split, [name, "tea"]) for split, name in (("a", "caf\u00e9"), ("b", "cafe\u0301"))
+    )
+    with pytest.raises(
+        UserError, match=r"'caf\\xe9' and 'cafe\\u0301' \(Unicode normalisation\): rename one"
+    ) as refused:
+        sources.check_same_classes(train, test)
+    assert "a has the class caf" in str(refused.value)
+
+
+def test_a_small_slice_of_a_data_set_may_lack_a_class(caplog):
+    source = of_files([f"{number}.png" for number in range(6)], labels=list("abcabc"))
+    train, test = source.subset(np.array([0, 1, 3])), source.subset(np.array([1, 2]))
+    sources.check_same_classes(train, test)
+    assert "images of the class c, of which" in caplog.text
+    assert "has no image of the class a." in caplog.text
+    with pytest.raises(UserError, match="images of the class c, of which"):
+        sources.check_same_classes(train, source.subset(np.array([2, 5])))
 
 
 def test_tfds_split_expressions_and_feature_names(tfds_dir):

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 
+from helpers import write_image
 from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
@@ -88,6 +89,10 @@ def test_what_the_verdict_refuses(tmp_path, digits_run):
     shutil.copytree(digits_run, tmp_path / "run")
     with pytest.raises(UserError, match="at least 20"):
         cli.call("verdict", f"--pretrained={tmp_path}/run", "--count=5")
+    for number in range(25):
+        write_image(tmp_path / "copies" / f"{number}.png", seed=0)
+    with pytest.raises(UserError, match="all 25 images of .*copies are the same: the verdict needs different ones"):
+        cli.call("verdict", f"--pretrained={tmp_path}/run", f"--images={tmp_path}/copies")
     (tmp_path / "run" / "checkpoints" / "9").rename(tmp_path / "alone")
     with pytest.raises(UserError, match="--workdir is missing"):
         cli.call("verdict", f"--pretrained={tmp_path}/alone")

@@ -256,6 +256,8 @@ def test_mistakes_in_use_are_one_line(runs, tmp_path):
     (tmp_path / "bad.png").write_text("no image")
     good = write_image(tmp_path / "good.png")
     floats = np.zeros([2, 8, 8, 3], np.float32)
+    picture = Image.open(good)
+    wide = Image.fromarray(np.linspace(0, 200, 64, dtype=np.float32).reshape(8, 8))
     wrong = [
         (
             lambda: encoder.predict([good]),
@@ -266,21 +268,57 @@ def test_mistakes_in_use_are_one_line(runs, tmp_path):
         (lambda: encoder.embed([good, tmp_path / "none.png"]), "the image '.*none.png' does not exist"),
         (lambda: encoder.embed(tmp_path / "none"), "none' does not exist"),
         (lambda: encoder.embed(REPOSITORY / "tests" / "inference"), "no images in '.*inference'"),
+        (lambda: encoder.embed(""), "the path of an image is empty"),
+        (lambda: encoder.embed([""]), "the path of an image is empty"),
+        (lambda: encoder.embed(iter([good, ""])), "the path of an image is empty"),
         (lambda: encoder.embed(3), "not builtins.int"),
         (lambda: encoder.embed([floats[0]]), "is uint8, but one is float32"),
         (lambda: encoder.embed([np.zeros([3, 8, 8], np.uint8)]), r"but one has the shape \[3, 8, 8\]"),
         (lambda: encoder(floats[0]), r"takes an array \[n, height, width, 3\], not \[8, 8, 3\]"),
         (lambda: encoder(floats.astype(np.uint8)), "floats in .0, 1., not uint8"),
-        (lambda: encoder(floats + 255), "values up to 255: divide by 255"),
+        (lambda: encoder(floats + 255), "values go from 255 to 255: divide by 255"),
+        (lambda: encoder(jnp.asarray(floats + 255)), "values go from 255 to 255: divide by 255"),
+        (lambda: encoder(jnp.asarray(floats + 255, jnp.bfloat16)), "divide by 255"),
+        (lambda: encoder(floats + 5000), "divide by the value of white, 65535 for 16 bits"),
+        (lambda: encoder(floats + 3), r"values go from 3 to 3: scale them to \[0, 1\]"),
+        (lambda: encoder(floats - 1), "values go from -1 to -1: add 1 and divide by 2"),
+        (
+            lambda: encoder(jnp.linspace(-2, 2.5, floats.size).reshape(floats.shape)),
+            "from -2 to 2.5, as standardised images",
+        ),
+        (lambda: encoder(np.where(np.arange(3) == 1, np.nan, floats)), "some values are NaN or infinite"),
+        (lambda: encoder(jnp.full(floats.shape, jnp.inf)), "some values are NaN or infinite"),
+        (
+            lambda: encoder.embed([picture, wide]),
+            "cannot read the image number 1: .* values go from 0 to 200: divide by 255",
+        ),
         (lambda: setattr(encoder, "features", "y"), "features are 'y', but must be 'h', 'z'"),
         (lambda: setattr(encoder, "features", "g3"), r"'g3', but the projection head has 2 layer"),
         (lambda: setattr(simclr_jax.load(runs / "sgd"), "features", "z"), "has no projection head"),
         (lambda: simclr_jax.load(runs / "pretrained", compute_dtype="int8"), "compute_dtype is 'int8'"),
+        (lambda: simclr_jax.load(runs / "pretrained", compute_dtype="float64"), "'float64', but JAX has 32 bits here"),
+        (lambda: simclr_jax.load(None), "the path is None, but must be the workdir of a run or one checkpoint"),
+        (lambda: simclr_jax.load(3), "the path is 3, but"),
+        (lambda: simclr_jax.load(b"/tmp"), "the path is b'/tmp', but"),
+        (lambda: simclr_jax.load(""), "the path is '', but"),
+        (lambda: simclr_jax.load(runs / "pretrained", pretrained=3), "pretrained is 3, but"),
     ]
     for do, message in wrong:
         with pytest.raises(UserError, match=message) as refused:
             do()
         assert "\n" not in str(refused.value)
+
+
+def test_values_are_checked_where_they_are_known(runs):
+    encoder = simclr_jax.load(runs / "pretrained")
+    images = np.random.default_rng(0).random((2, 8, 8, 3), np.float32)
+    for near in (images, images * 1.4 - 0.2):  # as a resize leaves them
+        given = jax.jit(encoder)(near)
+        np.testing.assert_allclose(encoder(near), given, atol=1e-5)
+        np.testing.assert_allclose(jax.jit(lambda constant=near: encoder(jnp.asarray(constant)))(), given, atol=1e-5)
+    with pytest.raises(UserError, match="divide by 255"):
+        jax.jit(lambda: encoder(255 * images))()
+    assert np.all(np.isfinite(jax.jit(encoder)(255 * images))), "no value is known"
 
 
 def test_other_commands_suggest_the_subsets_of_a_finetuned_run(runs, tmp_path):

@@ -1,5 +1,7 @@
 """`simclr_jax.prepare` that is killed and continued, and what it refuses."""
 
+import io
+import json
 import os
 import pathlib
 import signal
@@ -9,6 +11,7 @@ import time
 
 from helpers import REPOSITORY
 from helpers import write_image
+from PIL import Image
 import pytest
 
 from simclr_jax import config as config_lib
@@ -16,6 +19,10 @@ from simclr_jax.data import sources
 from simclr_jax.errors import UserError
 from simclr_jax.preparing import shards
 from simclr_jax.runtime import extras
+
+_FILE = io.BytesIO()
+Image.new("RGB", (20, 24)).save(_FILE, "JPEG")
+EXAMPLE = _FILE.getvalue()
 
 
 def files_of(folder):
@@ -89,6 +96,57 @@ def test_other_images_or_flags_are_refused_with_what_differs(photos, prepare):
         prepare(photos)
     prepare(photos, "--overwrite")
     assert opened(output).num_examples == 8
+
+
+def other_pixels(folder):
+    """Other images with the same names and sizes in bytes, written later."""
+    for path in folder.glob("*.bmp"):
+        Image.effect_noise((20, 24), 50 + int(path.stem)).convert("RGB").save(path)
+        os.utime(path, (time.time() + 100,) * 2)
+
+
+@pytest.fixture
+def bitmaps(tmp_path):
+    (tmp_path / "bitmaps").mkdir()
+    for number in range(4):
+        Image.new("RGB", (20, 24), (number,) * 3).save(tmp_path / "bitmaps" / f"{number}.bmp")
+    return tmp_path / "bitmaps"
+
+
+def test_other_images_of_the_same_sizes_are_other_images(bitmaps, prepare):
+    output, _ = prepare(bitmaps)
+    prepare(bitmaps)
+    other_pixels(bitmaps)
+    with pytest.raises(UserError, match="other images or flags: contents is '"):
+        prepare(bitmaps)
+    prepare(bitmaps, "--overwrite")
+    assert opened(output).content(2) == (bitmaps / "2.bmp").read_bytes()
+
+
+def test_a_tar_of_the_same_size_is_another_one(write_tar, prepare):
+    tar = write_tar("a.tar", [{"bmp": b"BM 1"}, {"jpg": EXAMPLE, "cls": b"0"}])
+    prepare(tar)
+    write_tar("a.tar", [{"bmp": b"BM 2"}, {"jpg": EXAMPLE, "cls": b"1"}])
+    with pytest.raises(UserError, match="other images or flags: contents is '"):
+        prepare(tar)
+
+
+@pytest.mark.parametrize("records_of", ["many images", "an earlier version"])
+def test_where_contents_are_not_known_newer_images_are_a_warning(bitmaps, prepare, caplog, monkeypatch, records_of):
+    if records_of == "many images":
+        monkeypatch.setattr("simclr_jax.preparing.inputs.SMALL_EXAMPLES", 3)
+    output, manifest = prepare(bitmaps)
+    if records_of == "an earlier version":
+        del manifest["facts"]["contents"]
+        (output / "records.json").write_text(json.dumps(manifest))
+    prepare(bitmaps)
+    assert "newer" not in caplog.text
+    other_pixels(bitmaps)
+    prepare(bitmaps)
+    assert "Images are newer than the records in" in caplog.text
+    assert opened(output).content(2) != (bitmaps / "2.bmp").read_bytes()
+    prepare(bitmaps, "--overwrite")
+    assert opened(output).content(2) == (bitmaps / "2.bmp").read_bytes()
 
 
 def test_a_folder_with_something_else_is_refused(photos, prepare, tmp_path):

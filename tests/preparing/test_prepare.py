@@ -13,6 +13,7 @@ import pytest
 
 from simclr_jax import config as config_lib
 from simclr_jax.augment import image_files
+from simclr_jax.augment.orientation import ORIENTATION_TAG
 from simclr_jax.data import sources
 from simclr_jax.errors import UserError
 from simclr_jax.preparing.convert import Unreadable
@@ -61,7 +62,7 @@ def test_a_large_image_is_shrunk_to_the_shorter_side(tmp_path, kind, options):
 
 def test_a_photograph_is_turned_upright_and_large_ones_are_drafted(tmp_path):
     exif = Image.Exif()
-    exif[image_files.ORIENTATION_TAG] = 6  # a quarter to the right
+    exif[ORIENTATION_TAG] = 6  # a quarter to the right
     for size, side, expected in (((20, 40), 512, (20, 40)), ((400, 1600), 20, (20, 80))):
         content = write_image(tmp_path / "a.jpg", size=size, exif=exif, quality=95).read_bytes()
         upright = image_files.decode_with_pillow(content)

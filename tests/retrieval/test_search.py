@@ -110,6 +110,20 @@ def test_near_duplicates_are_connected_by_chains():
     assert groups_lib.duplicates(table, Index(vectors), np.cos(np.radians(1))) == []
 
 
+def test_equal_images_have_a_similarity_of_at_least_one():
+    vectors = unit(np.random.default_rng(0).normal(size=(300, 2048)).astype(np.float32)).astype(np.float32)
+    vectors[200:] = vectors[:100]
+    vectors[50] = unit(vectors[50] + 0.01 * vectors[51])  # not the same any more
+    table = tables.Embeddings([f"{number}.jpg" for number in range(300)], vectors)
+    found = groups_lib.duplicates(table, Index(vectors), 1.0)
+    assert sorted(group.rows.tolist() for group in found) == [[row, 200 + row] for row in range(100) if row != 50]
+    half = np.array([[1, 0], [0.5, np.sqrt(0.75)], [-1, 0]], np.float32)
+    table = tables.Embeddings(["a", "b", "c"], half)
+    (group,) = groups_lib.duplicates(table, Index(half), 0.5)
+    assert group.rows.tolist() == [0, 1], "exactly as similar"
+    assert not groups_lib.duplicates(table, Index(half), float(np.nextafter(np.float32(0.5), np.float32(1))))
+
+
 def test_clusters_are_the_classes(table, tmp_path):
     groups = search(table, tmp_path / "clusters.csv", "--clusters=3", "--count=4")
     assert sorted(group.size for group in groups) == [PER_CLASS] * 3

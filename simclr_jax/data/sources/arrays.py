@@ -67,16 +67,16 @@ class Arrays:
         """The images of the first of some splits that is there, as a source.
 
         Raises:
-          UserError: where none is there, or an array cannot be used.
+          UserError: where none is there, one is there under two names, or an array cannot be used.
         """
-        choices = [(images.format(name), labels.format(name)) for name in splits for images, labels in NAMES]
-        choices += [WITHOUT_SPLITS] * (DEFAULT_SPLIT in splits)
+        choices = [names for name in splits for names in _names_of(name)]
         names = next((names for names in choices if names[0] in self.arrays), None)
         if names is None:
             raise UserError(
                 f"{self.what} has no array {' or '.join(images for images, _ in choices)}; it has "
                 f"{', '.join(sorted(self.arrays)[:10]) or 'none'}."
             )
+        self._check_one_name(names, splits)
         images = _as_images(self.arrays[names[0]], f"{self.what}: {names[0]}")
         labels = self._labels(names)
         if labels is None:
@@ -86,6 +86,16 @@ class Arrays:
         class_names = None if labels is None else self._class_names(int(labels.max()))
         ids = [f"{names[0]}[{number}]" for number in range(len(images))]  # the same wherever the file is
         return of_arrays(f"{self.file}, {names[0]}", images, labels, class_names, ids)
+
+    def _check_one_name(self, names: tuple[str, str], splits: Sequence[str]) -> None:
+        """Refuses a split whose images or labels are there under two names: which ones are meant is not known."""
+        split = next((name for name in splits if names in _names_of(name)), DEFAULT_SPLIT)
+        for place in range(2):
+            there = [names[place] for names in _names_of(split) if names[place] in self.arrays]
+            if names[place] in self.arrays and len(there) > 1:
+                raise UserError(
+                    f"{self.what} has the arrays {' and '.join(there)}, which mean the same: leave one out."
+                )
 
     def _labels(self, names: tuple[str, str]) -> np.ndarray | None:
         """The labels of a split, given the names of its two arrays."""
@@ -103,16 +113,21 @@ class Arrays:
             if len(set(names)) < len(names):
                 raise UserError(f"{self.what}: {CLASS_NAMES} has a name twice.")
             return names
-        splits = [(images.format(split), labels.format(split)) for split in self.splits() for images, labels in NAMES]
-        splits = [names for names in (*splits, WITHOUT_SPLITS) if names[0] in self.arrays]
+        splits = [names for split in self.splits() for names in _names_of(split) if names[0] in self.arrays]
         all_labels = [labels for names in splits if (labels := self._labels(names)) is not None]
-        number = 1 + max(int(labels.max()) for labels in all_labels)
+        number = 1 + max(int(labels.max(initial=0)) for labels in all_labels)
         if number > sum(labels.size for labels in all_labels):
             raise UserError(
                 f"{self.what} has the label {number - 1}, more than there are images: number the classes from 0 on."
             )
         digits = len(str(number - 1))
         return [f"{label:0{digits}d}" for label in range(number)]
+
+
+def _names_of(split: str) -> list[tuple[str, str]]:
+    """The names that the arrays of a split may have, of images and labels."""
+    names = [(images.format(split), labels.format(split)) for images, labels in NAMES]
+    return names + [WITHOUT_SPLITS] * (split == DEFAULT_SPLIT)
 
 
 def _as_images(images: np.ndarray, what: str) -> np.ndarray:
@@ -144,7 +159,7 @@ def _as_labels(labels: np.ndarray, number: int, what: str) -> np.ndarray:
     labels = labels.reshape(number)
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(f"{what} has to be whole numbers from 0 on, but is {labels.dtype}.")
-    if labels.min() < 0 or labels.max() >= MOST_CLASSES:
+    if labels.size and (labels.min() < 0 or labels.max() >= MOST_CLASSES):
         raise UserError(
             f"{what} has to be whole numbers from 0 on, but goes from {labels.min()} to {labels.max()}: number the classes."
         )

@@ -238,22 +238,3 @@ def identity(source: Source) -> str:
     digest = "" if labels is None else hashlib.sha256(labels.tobytes()).hexdigest()
     classes = ", ".join(source.class_names or ["no labels"])
     return f"{source.num_examples} images, {classes}\n{digest}"
-
-
-def check_same_classes(train: Source, test: Source) -> None:
-    """Checks that a test split has the classes of the training split.
-
-    Raises:
-      UserError: naming the missing and the unknown classes, or a split without labels.
-    """
-    if train.class_names is None or test.class_names is None:
-        unlabelled = train if train.class_names is None else test
-        raise UserError(f"{unlabelled.name} has no labels, which this evaluation needs.")
-    missing = sorted(set(train.class_names) - set(test.class_names))
-    unknown = sorted(set(test.class_names) - set(train.class_names))
-    if missing:
-        raise UserError(f"{test.name} lacks the class{'es' * (len(missing) > 1)} {', '.join(missing)} of {train.name}.")
-    if unknown:
-        raise UserError(
-            f"{test.name} has the class{'es' * (len(unknown) > 1)} {', '.join(unknown)}, unknown to {train.name}."
-        )

@@ -13,7 +13,7 @@ _COMMITTED = "commit_success.txt"
 
 
 def find(pretrained: str, flag: str = "--pretrained") -> epath.Path:
-    """The folder of one checkpoint: `pretrained` itself, or the newest one in a workdir.
+    """The folder of one checkpoint: `pretrained` itself, or the newest one in a workdir or in its only draw.
 
     Args:
       pretrained: a checkpoint or a workdir, also hf://USER/NAME.
@@ -28,8 +28,11 @@ def find(pretrained: str, flag: str = "--pretrained") -> epath.Path:
     checkpoint = newest(path)
     if checkpoint is not None:
         return checkpoint
-    names = [draw.name for draw in draws.of_run(path)]
-    if names:
+    of_draws = draws.of_run(path)
+    if len(of_draws) == 1 and (checkpoint := newest(of_draws[0])) is not None:
+        return checkpoint
+    names = [draw.name for draw in of_draws]
+    if len(names) > 1:
         raise UserError(
             f"{flag}={pretrained!r} has one network for each subset of the labels: choose one of {', '.join(names)}, as in "
             f"{flag}={pretrained.rstrip('/')}/{names[0]}."
