@@ -211,7 +211,7 @@ def _define_export(argv: Sequence[str], values: flags.FlagValues) -> None:
 
 def _check_export(values: flags.FlagValues) -> None:
     check_exists("pretrained", values["pretrained"].value)
-    output, form = str(values["output"].value), values["format"].value
+    output, form = str(values["output"].value), str(values["format"].value)
     if "://" in output:
         raise UserError(f"--output={output}: write to a local folder, then copy it.")
     check_new(output, bool(values["overwrite"].value))
