@@ -19,7 +19,6 @@ from simclr_jax.config import checks as config_checks
 from simclr_jax.config import saved as saved_config
 from simclr_jax.errors import UserError
 from simclr_jax.runtime.flags import parse_run
-from simclr_jax.workdir import data_record
 from simclr_jax.workdir import runs as saved_runs
 
 log = logging.getLogger("simclr_jax")
@@ -121,6 +120,8 @@ class Stage:
     def _is_of_its_encoder(self) -> bool:
         if self.binary == "pretrain":
             return True
+        from simclr_jax.workdir import data_record  # imports JAX, which --help does without
+
         pretrained = self._saved_as().pretrained
         if not pretrained or data_record.is_of_files(data_record.read(self.workdir), epath.Path(pretrained)):
             return True
