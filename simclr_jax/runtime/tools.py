@@ -210,7 +210,7 @@ def _define_export(argv: Sequence[str], values: flags.FlagValues) -> None:
 
 def _check_export(values: flags.FlagValues) -> None:
     check_exists("pretrained", values["pretrained"].value)
-    output, form = str(values["output"].value), values["format"].value
+    output, form = str(values["output"].value), str(values["format"].value)
     if "://" in output:
         raise UserError(f"--output={output}: write to a local folder, then copy it.")
     check_new(output, bool(values["overwrite"].value))
@@ -221,7 +221,7 @@ def _check_export(values: flags.FlagValues) -> None:
     if values["input"].value == "uint8" and form in TORCH_FORMATS:
         raise UserError(f"--input=uint8: --format={form} holds weights, and its network takes floats in [0, 1].")
     packages = {"safetensors": "safetensors", "timm": "safetensors", "pytorch": "torch", "onnx": "onnx"}
-    package = packages.get(form or "", "orbax.export" if form == "savedmodel" else "jax")
+    package = packages.get(form, "orbax.export" if form == "savedmodel" else "jax")
     extra = {"safetensors": "weights", "torch": "torch"}.get(package, "export")
     extras.check(package, f"--format={form} needs {package}, which is not installed", extra)
 
