@@ -222,7 +222,7 @@ def _check_export(values: flags.FlagValues) -> None:
     if values["input"].value == "uint8" and form in TORCH_FORMATS:
         raise UserError(f"--input=uint8: --format={form} holds weights, and its network takes floats in [0, 1].")
     packages = {"safetensors": "safetensors", "timm": "safetensors", "pytorch": "torch", "onnx": "onnx"}
-    package = packages.get(form or "", "orbax.export" if form == "savedmodel" else "jax")
+    package = packages.get(form, "orbax.export" if form == "savedmodel" else "jax")
     extra = {"safetensors": "weights", "torch": "torch"}.get(package, "export")
     extras.check(package, f"--format={form} needs {package}, which is not installed", extra)
 

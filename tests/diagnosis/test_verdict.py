@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 
+from etils import epath
 from helpers import write_image
 from ml_collections import ConfigDict
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 import pytest
 
 from configs import digits
+from simclr_jax import verdict as verdict_lib
 from simclr_jax.augment import family
 from simclr_jax.data import sources
 from simclr_jax.diagnosis import augmentations
@@ -78,6 +80,18 @@ def test_the_verdict_of_a_run(tmp_path, digits_run, capsys):
     assert (tmp_path / "other" / "verdict.json").exists()
     assert again["images"] == {"name": "digits, split test", "count": 60}
     assert again["measures"] != verdict["measures"]
+
+
+def test_a_verdict_on_another_run_or_other_images_is_kept(tmp_path):
+    folder, images = epath.Path(tmp_path), {"name": "digits", "count": 60}
+    of_run = folder / "run"
+    verdict_lib._check_earlier(folder, of_run, images)
+    (folder / "verdict.json").write_text(json.dumps({"pretrained": f"{of_run}/checkpoints/9", "images": images}))
+    verdict_lib._check_earlier(folder, of_run, images)
+    with pytest.raises(UserError, match="verdict.json is of another run, .*run: remove it, or take another --workdir"):
+        verdict_lib._check_earlier(folder, folder / "other", images)
+    with pytest.raises(UserError, match="verdict.json is on .*60.*, not on .*70.*: remove it"):
+        verdict_lib._check_earlier(folder, of_run, images | {"count": 70})
 
 
 @pytest.mark.slow
