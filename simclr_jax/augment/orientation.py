@@ -1,5 +1,7 @@
 """How the metadata of a file turns its image. Damaged metadata turns nothing, as in viewers."""
 
+from __future__ import annotations
+
 import io
 from typing import Any
 

@@ -33,7 +33,7 @@ BROKEN = {
     "whole numbers from 0 up to 2147483647, at least one, each once": (-1,),
     "positive numbers, at least one": (0.0,),
     "positive numbers, or none": (0.0,),
-    "numbers from 0 up, at least one, each once": (),
+    "numbers from 0 up, at least one": (),
     "three numbers, one for each of red, green and blue": (0.5,),
     "three positive numbers, one for each of red, green and blue": (0.5, 0.5, 0.0),
     "(low, high) with 0 < low <= high <= 1, as in 0.1,0.9": (0.5, 2.0),
