@@ -61,7 +61,7 @@ UNTRAINED = (
 )
 
 # A linear probe by L-BFGS that takes a second.
-FEW_L2 = ("--config.lbfgs.l2_values=1", "--config.lbfgs.max_iterations=50")
+FEW_L2 = ("--config.lbfgs.l2_values=1", "--config.lbfgs.l2_min=1e5", "--config.lbfgs.max_iterations=50")
 
 
 def pretrain_digits(workdir):

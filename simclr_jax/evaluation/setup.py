@@ -176,8 +176,7 @@ def set_up(
       monitor: of the run.
       train_labels: whether training images need labels.
       multi_label: whether an image may have several labels.
-      unlabelled: whether training images without labels are enough; the test images, which are the training images where
-        there are no other ones, then need no labels either.
+      unlabelled: whether no image needs labels; the test images are the training images where there are no other ones.
 
     Raises:
       UserError: for anything that the user can correct; before anything is computed.
