@@ -22,13 +22,7 @@ def of_files(checkpoint: epath.Path, part: str) -> dict[str, Any]:
     try:
         sums = json.loads((checkpoint / CHECKSUMS).read_text())["crc32"]
         of_part = sorted(value for name, value in sums.items() if name.startswith(f"{part}/"))
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ):  # none, or a damaged one: see `checkpoint.integrity`
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: see `checkpoint.integrity`
         of_part = []
     return {"step": step, "weights": hashlib.sha256(repr(of_part).encode()).hexdigest()[:16] if of_part else None}
 
