@@ -161,21 +161,24 @@ def _by_split(images: str, paths: list[str], units: list[Unit]) -> dict[str, lis
 
 
 def _container_facts(kind: str, paths: list[str]) -> dict[str, Any]:
-    sizes = [f"{os.path.basename(path)} {tf.io.gfile.stat(path).length}" for path in paths]
-    return {"kind": kind, "files": len(paths), "names and sizes": _digest(sizes), CONTENTS: _contents(paths)}
+    sizes = [tf.io.gfile.stat(path).length for path in paths]
+    names = [f"{os.path.basename(path)} {size}" for path, size in zip(paths, sizes, strict=True)]
+    return {"kind": kind, "files": len(paths), "names and sizes": _digest(names), CONTENTS: _contents(paths, sizes)}
 
 
-def _contents(paths: list[str]) -> str | None:
+def _contents(paths: list[str], sizes: list[int]) -> str | None:
     """A digest of all contents, where they are as few and small as those that `fingerprint` reads, and local; or None."""
     local = len(paths) <= SMALL_EXAMPLES and not any(is_remote(path) for path in paths)
-    if not local or sum(map(_size, paths)) > SMALL_BYTES:
+    if not local or sum(sizes) > SMALL_BYTES:
         return None
     return _digest([f"{zlib.crc32(pathlib.Path(path).read_bytes()):08x}" for path in paths])
 
 
-def _changed(paths: list[str]) -> float:
-    """See `Inputs.changed`."""
-    return max((os.stat(path).st_mtime for path in paths if not is_remote(path)), default=0.0)
+def _stats(paths: list[str]) -> tuple[list[int], float]:
+    """The sizes of local files, and when one was changed last; -1 and 0 for objects, where they were a request for each."""
+    stats = [None if is_remote(path) else os.stat(path) for path in paths]
+    sizes = [-1 if stat is None else stat.st_size for stat in stats]
+    return sizes, max((stat.st_mtime for stat in stats if stat is not None), default=0.0)
 
 
 def _digest(lines: list[str]) -> str:
@@ -193,7 +196,7 @@ def _tars(wanted: Wanted, paths: list[str]) -> Inputs:
         raise UserError(f"--label_column={wanted.label_column}: {first.name} has no label in a .json file beside it.")
     facts = _container_facts("tars", paths) | {"label_column": wanted.label_column}
     splits = _by_split(wanted.images, paths, list(units))
-    return Inputs(splits, dict.fromkeys(splits), facts, _changed(paths))
+    return Inputs(splits, dict.fromkeys(splits), facts, _stats(paths)[1])
 
 
 def _parquets(wanted: Wanted, paths: list[str]) -> Inputs:
@@ -203,7 +206,7 @@ def _parquets(wanted: Wanted, paths: list[str]) -> Inputs:
         raise UserError(f"{differing} has other columns or classes than {paths[0]}: prepare them one after the other.")
     splits = _by_split(wanted.images, paths, [Parquet(path, found[0].image, found[0].label) for path in paths])
     facts = _container_facts("parquet", paths) | {"image_column": found[0].image, "label_column": found[0].label}
-    return Inputs(splits, {name: found[0].class_names for name in splits}, facts, _changed(paths))
+    return Inputs(splits, {name: found[0].class_names for name in splits}, facts, _stats(paths)[1])
 
 
 def _folder(wanted: Wanted) -> Inputs:
@@ -229,14 +232,15 @@ def _folder(wanted: Wanted) -> Inputs:
             for start, stop in _slices(len(paths), wanted.shard_images)
         ]
         every += paths
-    sizes = [f"{path.removeprefix(inside)} {_size(path)}" for path in every]
-    facts = {"kind": "folder", "images": len(every), "names and sizes": _digest(sizes), CONTENTS: _contents(every)}
-    return Inputs(splits, class_names, facts | {"shard_images": wanted.shard_images}, _changed(every))
-
-
-def _size(path: str) -> int:
-    """Of a local file. Of an object it would be a request for each image."""
-    return -1 if is_remote(path) else os.stat(path).st_size
+    sizes, changed = _stats(every)
+    lines = [f"{path.removeprefix(inside)} {size}" for path, size in zip(every, sizes, strict=True)]
+    facts = {
+        "kind": "folder",
+        "images": len(every),
+        "names and sizes": _digest(lines),
+        CONTENTS: _contents(every, sizes),
+    }
+    return Inputs(splits, class_names, facts | {"shard_images": wanted.shard_images}, changed)
 
 
 def _tfds(wanted: Wanted) -> Inputs:

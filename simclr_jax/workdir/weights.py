@@ -12,19 +12,17 @@ CHECKSUMS = "checksums.json"
 
 
 def of_files(checkpoint: epath.Path, part: str) -> dict[str, Any]:
-    """The step in the name of a checkpoint, and a digest of the checksums of one part; None for what is not known.
+    """`weights`: a digest of the checksums of one part of a checkpoint; None where they are not known.
 
     No array is read. The same weights that were written twice have two digests: `training.checkpoint.identity` has a third
     fact for them.
     """
-    name = checkpoint.name
-    step = int(name) if name.isascii() and name.isdecimal() else None
     try:
         sums = json.loads((checkpoint / CHECKSUMS).read_text())["crc32"]
         of_part = sorted(value for name, value in sums.items() if name.startswith(f"{part}/"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none, or damaged: see `checkpoint.integrity`
         of_part = []
-    return {"step": step, "weights": hashlib.sha256(repr(of_part).encode()).hexdigest()[:16] if of_part else None}
+    return {"weights": hashlib.sha256(repr(of_part).encode()).hexdigest()[:16] if of_part else None}
 
 
 def same(was: Mapping[str, Any], now: Mapping[str, Any]) -> bool | None:

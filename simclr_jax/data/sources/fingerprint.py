@@ -14,6 +14,7 @@ import numpy as np
 from simclr_jax.data.records.index import Names
 from simclr_jax.data.sources.base import RandomAccess
 from simclr_jax.data.sources.base import Source
+from simclr_jax.runtime import files
 
 # Contents are looked at up to this size: the rest would take longer than a start may.
 SMALL_EXAMPLES, SMALL_BYTES = 2000, 64 * 2**20
@@ -65,7 +66,7 @@ def _sizes(paths: Sequence[str]) -> list[int]:
     found = []
     for path in paths:
         try:
-            found.append(-1 if "://" in path else os.stat(path).st_size)
+            found.append(-1 if files.is_remote(path) else os.stat(path).st_size)
         except (OSError, ValueError):
             found.append(-1)
     return found
@@ -76,7 +77,7 @@ def _some_contents(source: RandomAccess) -> bytes:
     if source.pixels is not None:
         return zlib.crc32(np.ascontiguousarray(source.pixels).data).to_bytes(4, "little")
     rows = np.unique(np.linspace(0, source.num_examples - 1, min(SAMPLED, source.num_examples)).astype(int))
-    if "://" in source.name or (source.ids is not None and "://" in source.describe(int(rows[0]))):
+    if files.is_remote(source.name) or (source.ids is not None and files.is_remote(source.describe(int(rows[0])))):
         return b""
     size, found = 0, []
     for row in rows:
@@ -103,7 +104,7 @@ def _contents(source: RandomAccess) -> str | None:
         return _digest(
             [zlib.crc32(np.ascontiguousarray(source.pixels).data).to_bytes(4, "little")]
         )  # as they are in memory
-    if source.num_examples > SMALL_EXAMPLES or "://" in source.name:
+    if source.num_examples > SMALL_EXAMPLES or files.is_remote(source.name):
         return None
     sums, size = [], 0
     for index in range(source.num_examples):

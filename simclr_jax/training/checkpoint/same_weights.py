@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from simclr_jax.training.checkpoint.integrity import reader
+from simclr_jax.training.checkpoint.places import is_step
 from simclr_jax.training.checkpoint.reading import host_arrays
 from simclr_jax.workdir import data_record
 from simclr_jax.workdir import weights
@@ -22,7 +23,8 @@ def identity(checkpoint: epath.Path, part: str) -> dict[str, Any]:
       `step`; `weights`, a digest of the checksums of its files, None without checksums; and `values`, a digest of its
       arrays, which is the same for the same weights, wherever and whenever they were written.
     """
-    return weights.of_files(checkpoint, part) | {"values": digest(host_arrays(checkpoint, part))}
+    step = int(checkpoint.name) if is_step(checkpoint.name) else None
+    return {"step": step} | weights.of_files(checkpoint, part) | {"values": digest(host_arrays(checkpoint, part))}
 
 
 def changed(checkpoint: epath.Path, part: str, was: Mapping[str, Any] | None) -> list[str]:
